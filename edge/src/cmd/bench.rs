@@ -1,0 +1,97 @@
+//! `edge bench`: how fast the base runs here.
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use serde_json::json;
+use shared::cli::{Interrupted, interrupted, print_line};
+
+use crate::options::BaseOptions;
+
+/// Measures the base on this device
+///
+/// Runs one picture of noise after the other through the base; the median counts. Start-up is the time from the start of the process to the
+/// first feature map.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  edge bench --size 224 --threads 4 --runs 20 --json")]
+pub struct Args {
+    #[command(flatten)]
+    base: BaseOptions,
+
+    /// Height and width of the input in pixels
+    #[arg(long, value_name = "PIXELS", default_value_t = 64)]
+    size: u32,
+
+    /// Pictures to run
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
+
+    /// Prints one object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command; `start` is when the process began.
+pub fn run(args: Args, start: Instant) -> Result<()> {
+    let base = args.base.load()?;
+    base.contract().check_size(args.size)?;
+    let mut runner = base.runner(shared::base::thread_pool(args.base.threads.into())?)?;
+    // Noise, so that no feature map is all zero.
+    let mut state = 0x2545_f491u32;
+    let input: Vec<u8> = (0..3 * args.size as usize * args.size as usize)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        })
+        .collect();
+    runner.features(&input, args.size)?;
+    let startup_ms = start.elapsed().as_secs_f64() * 1e3;
+    let mut times = Vec::with_capacity(args.runs as usize);
+    for _ in 0..args.runs {
+        if interrupted() {
+            return Err(Interrupted.into());
+        }
+        let start = Instant::now();
+        std::hint::black_box(runner.features(&input, args.size)?);
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    times.sort_by(f64::total_cmp);
+    let Some(&median) = times.get(times.len() / 2) else { bail!("no runs") };
+    let gmac_per_s = base.macs(args.size) as f64 / 1e6 / median;
+    let peak = peak_rss_bytes();
+    if args.json {
+        print_line(json!({
+            "ms_per_image": round(median),
+            "ms_min": round(times[0]),
+            "gmac_per_s": round(gmac_per_s),
+            "startup_ms": round(startup_ms),
+            "peak_rss_bytes": peak,
+            "kernel": base.kernel().name(),
+            "size": args.size,
+            "threads": args.base.threads,
+            "runs": args.runs,
+        }))?;
+    } else {
+        print_line(format_args!(
+            "{median:.2} ms an image at {0}x{0} (best {1:.2}), {gmac_per_s:.1} GMAC/s, kernel {2}, {3} threads, start-up {startup_ms:.0} ms, peak memory {4:.1} MiB",
+            args.size,
+            times[0],
+            base.kernel().name(),
+            args.base.threads,
+            peak.unwrap_or(0) as f64 / 1_048_576.0
+        ))?;
+    }
+    Ok(())
+}
+
+fn round(value: f64) -> f64 {
+    (value * 1e3).round() / 1e3
+}
+
+/// Peak resident memory of this process, from `/proc`; `None` where there is none.
+fn peak_rss_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1024)
+}

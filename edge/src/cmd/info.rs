@@ -1,0 +1,105 @@
+//! `edge info`: what this device can do and what is installed.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use serde_json::json;
+use shared::Head;
+use shared::cli::print_line;
+use shared::conv::Kernel;
+
+use crate::options::BaseOptions;
+
+/// Shows CPU features, the kernel that would run, the base, and a head
+#[derive(clap::Args)]
+pub struct Args {
+    /// A head to look at as well
+    #[arg(long, value_name = "FILE")]
+    head: Option<PathBuf>,
+
+    #[command(flatten)]
+    base: BaseOptions,
+
+    /// Prints one object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> Result<()> {
+    let base = args.base.load()?;
+    let head = args.head.as_deref().map(Head::load).transpose()?;
+    if let Some(head) = &head {
+        head.check_base(&base)?;
+    }
+    let kernels: Vec<&str> = Kernel::available().map(Kernel::name).collect();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let contract = base.contract();
+    if args.json {
+        print_line(json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "arch": std::env::consts::ARCH,
+            "cpu_features": cpu_features(),
+            "cpus": threads,
+            "kernel": base.kernel().name(),
+            "kernels": kernels,
+            "base": {
+                "path": base.path(),
+                "fingerprint": base.fingerprint().to_string(),
+                "metadata": base.metadata(),
+            },
+            "head": head.as_ref().map(|head| json!({
+                "labels": head.labels,
+                "size": head.preprocess.size,
+                "preprocess": head.preprocess.to_string(),
+                "date": head.training.date,
+                "val_accuracy": head.training.metrics.val_accuracy,
+            })),
+        }))?;
+        return Ok(());
+    }
+    print_line(format_args!("edge        {}", env!("CARGO_PKG_VERSION")))?;
+    print_line(format_args!("cpu         {}, {threads} cores, {}", std::env::consts::ARCH, cpu_features().join(" ")))?;
+    print_line(format_args!("kernel      {} (of {})", base.kernel().name(), kernels.join(", ")))?;
+    print_line(format_args!("base        {}", base.path().display()))?;
+    print_line(format_args!("            {}", base.fingerprint()))?;
+    print_line(format_args!(
+        "input       {}, mean {:?}, std {:?}, sizes {} to {} in steps of {}",
+        contract.channel_order.name(),
+        contract.mean,
+        contract.std,
+        contract.size_min,
+        contract.size_max,
+        contract.size_multiple
+    ))?;
+    if let Some(head) = head {
+        print_line(format_args!(
+            "head        {}x{1}, labels {2}",
+            head.preprocess.size,
+            head.preprocess.size,
+            head.labels.join(", ")
+        ))?;
+    }
+    Ok(())
+}
+
+/// The features that kernels may use, present or to come.
+fn cpu_features() -> Vec<&'static str> {
+    #[allow(unused_mut, reason = "architectures without a list leave it empty")]
+    let mut found = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        macro_rules! check {
+            ($($name:tt),*) => { $(if std::arch::is_x86_feature_detected!($name) { found.push($name); })* };
+        }
+        check!("sse4.1", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512vnni", "avxvnni");
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        macro_rules! check {
+            ($($name:tt),*) => { $(if std::arch::is_aarch64_feature_detected!($name) { found.push($name); })* };
+        }
+        check!("neon", "dotprod", "i8mm", "fp16", "sve");
+    }
+    found
+}

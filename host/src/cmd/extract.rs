@@ -1,0 +1,99 @@
+//! `host extract`: a folder of pictures to a NumPy archive of features.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use shared::Error;
+use shared::cli::print_line;
+use shared::contract::Preprocess;
+
+use super::train::{FitName, ResizeName};
+use crate::data::{self, Item};
+use crate::npz::NpzWriter;
+use crate::options::{BaseOptions, ExtractOptions};
+
+/// Extracts features into a NumPy archive
+///
+/// Writes `features` (n, h, w, 512) as f32 in Keras's channel-last order, `labels` (n) as i64, `class_names`, and `file_names` (n)
+/// relative to DATA; read it with numpy.load. With --quantised, `features` are u8 and `scale` (1) turns them into f32.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  host extract photos/train -o train.npz --size 64\n  \
+    python3 -c \"import numpy as np; f = np.load('train.npz'); print(f['features'].shape)\"")]
+pub struct Args {
+    /// Folder with a sub-folder of pictures a class, or train/ and val/ over such folders (then all are extracted)
+    data: PathBuf,
+
+    /// Where the archive goes
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+
+    #[command(flatten)]
+    base: BaseOptions,
+
+    #[command(flatten)]
+    extract: ExtractOptions,
+
+    /// Height and width of the input in pixels, a multiple of 32
+    #[arg(long, value_name = "PIXELS", default_value_t = 64)]
+    size: u32,
+
+    /// Which part of a picture is used
+    #[arg(long, value_enum, default_value_t = FitName::Stretch)]
+    fit: FitName,
+
+    /// How it is resized [default: what the base recommends]
+    #[arg(long, value_enum)]
+    resize: Option<ResizeName>,
+
+    /// Writes the u8 feature maps and their scale, a quarter of the size
+    #[arg(long)]
+    quantised: bool,
+
+    /// Prints one object with the shape
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> Result<()> {
+    let base = args.base.load()?;
+    let resize = args.resize.map_or(base.contract().resize, Into::into);
+    let preprocess = Preprocess::new(base.contract().clone(), args.size, args.fit.into(), resize)?;
+    let splits = data::open(&args.data)?;
+    let classes = splits.train.classes;
+    let mut items: Vec<Item> = splits.train.items;
+    items.extend(splits.val.into_iter().flat_map(|(_, folder)| folder.items));
+    let features = crate::extract::extract(&base, &preprocess, &items, &args.extract)?;
+    let [height, width, channels] = preprocess.feature_shape();
+    let shape = [features.items.len() as u64, height as u64, width as u64, channels as u64];
+    let kept = || features.items.iter().map(|&item| &items[item]);
+    let names: Vec<String> = kept().map(|item| relative(&item.path, &args.data)).collect();
+    shared::fs::write_atomic::<anyhow::Error>(&args.output, |file| {
+        let wrong = || Error::io("write", &args.output);
+        let mut npz = NpzWriter::new(file);
+        if args.quantised {
+            npz.numbers("features", &shape, features.data.iter().copied()).map_err(wrong())?;
+            npz.numbers("scale", &[1], std::iter::once(features.scale)).map_err(wrong())?;
+        } else {
+            let values = features.data.iter().map(|&q| f32::from(q) * features.scale);
+            npz.numbers("features", &shape, values).map_err(wrong())?;
+        }
+        npz.numbers("labels", &[names.len() as u64], kept().map(|item| item.class as i64)).map_err(wrong())?;
+        npz.strings("class_names", &classes).map_err(wrong())?;
+        npz.strings("file_names", &names).map_err(wrong())?;
+        npz.finish().map_err(wrong())?;
+        Ok(())
+    })?;
+    if args.json {
+        print_line(serde_json::json!({
+            "output": args.output, "shape": shape, "skipped": features.skipped.len(), "cached": features.cached
+        }))?;
+    } else {
+        print_line(format_args!("wrote {}: features {shape:?}", args.output.display()))?;
+    }
+    Ok(())
+}
+
+fn relative(path: &Path, root: &Path) -> String {
+    path.strip_prefix(root).unwrap_or(path).to_string_lossy().into_owned()
+}

@@ -1,0 +1,8 @@
+//! One file a command: its arguments and what it does.
+
+pub mod classify;
+pub mod evaluate;
+pub mod extract;
+pub mod inspect;
+pub mod summary;
+pub mod train;

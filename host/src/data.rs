@@ -1,0 +1,314 @@
+//! A folder of pictures: one sub-folder a class, perhaps split into training and validation.
+
+use std::path::{Path, PathBuf};
+
+use rand_xoshiro::Xoshiro256PlusPlus;
+use rand_xoshiro::rand_core::{Rng, SeedableRng};
+use shared::decode::has_picture_extension;
+
+/// Names of the folder to train on, within a data folder.
+const TRAIN: &[&str] = &["train", "training"];
+/// Names of the folder to validate on, the first that exists is taken.
+const VAL: &[&str] = &["val", "valid", "validation", "test"];
+
+/// A picture file and the index of its class.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// The file.
+    pub path: PathBuf,
+    /// Index into the classes.
+    pub class: usize,
+}
+
+/// The pictures of a folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Folder {
+    /// Names of the classes, sorted.
+    pub classes: Vec<String>,
+    /// The pictures, by class and then by path.
+    pub items: Vec<Item>,
+    /// Files whose names are not those of pictures; they are not looked into.
+    pub ignored: usize,
+}
+
+/// What keeps a folder from being a data set.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// It cannot be listed.
+    #[error("{path}: cannot list: {source}")]
+    Io {
+        /// The folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// It has no sub-folders.
+    #[error("{0}: no class folders; put the pictures of each class into a sub-folder that bears its name")]
+    NoClasses(PathBuf),
+    /// It has one sub-folder.
+    #[error("{path}: only one class ({class}); a classifier needs at least two")]
+    OneClass {
+        /// The folder.
+        path: PathBuf,
+        /// Its only class.
+        class: String,
+    },
+    /// A sub-folder has no pictures.
+    #[error("{0}: no pictures ({list}); add some or remove the folder", list = shared::decode::EXTENSIONS.join(", "))]
+    EmptyClass(PathBuf),
+    /// A validation folder has a class that the training folder has not.
+    #[error("{path}: class {class} does not occur in training ({known})")]
+    UnknownClass {
+        /// The validation folder.
+        path: PathBuf,
+        /// The class.
+        class: String,
+        /// The classes of the training folder.
+        known: String,
+    },
+    /// A name of a class cannot be written to a head.
+    #[error("{0}: the name is not UTF-8; rename the folder")]
+    Name(PathBuf),
+    /// More classes than a head can have.
+    #[error("{path}: {count} class folders; a head has at most {max}", max = shared::head::MAX_LABELS)]
+    TooManyClasses {
+        /// The folder.
+        path: PathBuf,
+        /// How many there are.
+        count: usize,
+    },
+}
+
+/// A data folder, resolved to what is trained and validated on.
+#[derive(Debug)]
+pub struct Splits {
+    /// To train on: the whole folder if it is not split.
+    pub train: Folder,
+    /// To validate on, and its folder; `None` if the folder is not split.
+    pub val: Option<(PathBuf, Folder)>,
+}
+
+/// Lists a data folder: `DATA/class/...` or `DATA/train/class/...` and `DATA/val/class/...`.
+///
+/// # Errors
+/// [`DataError`].
+pub fn open(path: &Path) -> Result<Splits, DataError> {
+    let find = |names: &[&str]| names.iter().map(|name| path.join(name)).find(|folder| folder.is_dir());
+    let Some(train_path) = find(TRAIN) else {
+        return Ok(Splits { train: list(path, None)?, val: None });
+    };
+    let train = list(&train_path, None)?;
+    let val = match find(VAL) {
+        Some(val_path) => {
+            let folder = list(&val_path, Some(&train.classes))?;
+            Some((val_path, folder))
+        }
+        None => None,
+    };
+    Ok(Splits { train, val })
+}
+
+/// Lists the pictures to evaluate on: `DATA/class/...`, or the named part of a split folder (by default its validation part).
+///
+/// Returns the folder that was taken. `classes` are those of the head.
+///
+/// # Errors
+/// [`DataError`].
+pub fn open_for_evaluation(
+    path: &Path,
+    part: Option<&str>,
+    classes: &[String],
+) -> Result<(PathBuf, Folder), DataError> {
+    let split = TRAIN.iter().chain(VAL).any(|name| path.join(name).is_dir());
+    let folder = match (part, split) {
+        (Some(part), _) => path.join(part),
+        (None, true) => VAL
+            .iter()
+            .map(|name| path.join(name))
+            .find(|folder| folder.is_dir())
+            .ok_or_else(|| DataError::NoClasses(path.join(VAL[0])))?,
+        (None, false) => path.to_owned(),
+    };
+    let listed = list(&folder, Some(classes))?;
+    Ok((folder, listed))
+}
+
+/// Lists one folder of class folders. With `classes`, these are the classes, and not each needs pictures.
+///
+/// # Errors
+/// [`DataError`].
+pub fn list(path: &Path, classes: Option<&[String]>) -> Result<Folder, DataError> {
+    let mut folders = Vec::new();
+    for entry in entries(path)? {
+        if entry.is_dir() {
+            folders.push(entry);
+        }
+    }
+    if folders.is_empty() {
+        return Err(DataError::NoClasses(path.to_owned()));
+    }
+    let mut names = Vec::with_capacity(folders.len());
+    for folder in &folders {
+        let name = folder.file_name().and_then(|name| name.to_str());
+        names.push(name.ok_or_else(|| DataError::Name(folder.clone()))?.to_owned());
+    }
+    match classes {
+        None if names.len() == 1 => {
+            return Err(DataError::OneClass { path: path.to_owned(), class: names.swap_remove(0) });
+        }
+        None if names.len() > shared::head::MAX_LABELS => {
+            return Err(DataError::TooManyClasses { path: path.to_owned(), count: names.len() });
+        }
+        _ => {}
+    }
+    let classes = classes.map_or_else(|| names.clone(), <[String]>::to_vec);
+    let mut found = Folder { classes, items: Vec::new(), ignored: 0 };
+    for (folder, name) in folders.iter().zip(names) {
+        let Some(class) = found.classes.iter().position(|known| *known == name) else {
+            let known = found.classes.join(", ");
+            return Err(DataError::UnknownClass { path: path.to_owned(), class: name, known });
+        };
+        let before = found.items.len();
+        collect(folder, class, &mut found, 0)?;
+        if found.items.len() == before {
+            return Err(DataError::EmptyClass(folder.clone()));
+        }
+    }
+    // By class, whatever the order of the folders.
+    found.items.sort_by(|a, b| (a.class, &a.path).cmp(&(b.class, &b.path)));
+    Ok(found)
+}
+
+/// Folders within a class folder belong to the class, as in Keras. The depth is bounded against loops of links.
+fn collect(folder: &Path, class: usize, found: &mut Folder, depth: u32) -> Result<(), DataError> {
+    for path in entries(folder)? {
+        if path.is_dir() {
+            if depth < 16 {
+                collect(&path, class, found, depth + 1)?;
+            }
+        } else if has_picture_extension(&path) {
+            found.items.push(Item { path, class });
+        } else {
+            found.ignored += 1;
+        }
+    }
+    Ok(())
+}
+
+/// The entries of a folder, sorted by name, without hidden ones.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
+    let wrong = |source| DataError::Io { path: folder.to_owned(), source };
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(wrong)? {
+        let entry = entry.map_err(wrong)?;
+        if !entry.file_name().as_encoded_bytes().starts_with(b".") {
+            paths.push(entry.path());
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// Chooses validation items out of each class: `share` of it, rounded, at least one and never all.
+///
+/// `classes` gives the class of each item. Returns the indices of the training and of the validation items, ascending. The choice depends
+/// on the seed and on the order of the items within their class only.
+pub fn split(classes: &[usize], count: usize, share: f64, seed: u64) -> (Vec<usize>, Vec<usize>) {
+    let mut is_val = vec![false; classes.len()];
+    for class in 0..count {
+        let mut members: Vec<usize> = (0..classes.len()).filter(|&i| classes[i] == class).collect();
+        if members.len() < 2 {
+            continue;
+        }
+        // A stream for each class: a picture more in one leaves the others as they are.
+        let mut random =
+            Xoshiro256PlusPlus::seed_from_u64(seed ^ (class as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        // Fisher-Yates; the bias of the remainder is below 2^-40 for any folder that fits a disk.
+        for i in (1..members.len()).rev() {
+            members.swap(i, (random.next_u64() % (i as u64 + 1)) as usize);
+        }
+        let wanted = (share * members.len() as f64).round() as usize;
+        for &member in &members[..wanted.clamp(1, members.len() - 1)] {
+            is_val[member] = true;
+        }
+    }
+    (0..classes.len()).partition(|&i| !is_val[i])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn touch(root: &Path, files: &[&str]) {
+        for file in files {
+            let path = root.join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, b"").unwrap();
+        }
+    }
+
+    #[test]
+    fn classes_are_sorted_and_nested_pictures_found() {
+        let dir = tempfile::tempdir().unwrap();
+        touch(
+            dir.path(),
+            &[
+                "b/2.png",
+                "b/1.JPG",
+                "b/deep/3.bmp",
+                "a/x.jpeg",
+                "a/notes.txt",
+                "a/.hidden.png",
+                ".git/c.png",
+                "top.png",
+            ],
+        );
+        let splits = open(dir.path()).unwrap();
+        assert_eq!(splits.train.classes, ["a", "b"]);
+        let names: Vec<_> =
+            splits.train.items.iter().map(|i| i.path.strip_prefix(dir.path()).unwrap().to_str().unwrap()).collect();
+        assert_eq!(names, ["a/x.jpeg", "b/1.JPG", "b/2.png", "b/deep/3.bmp"]);
+        assert_eq!(splits.train.ignored, 1);
+        assert!(splits.val.is_none());
+    }
+
+    #[test]
+    fn validation_may_lack_a_class_but_not_have_another() {
+        let dir = tempfile::tempdir().unwrap();
+        touch(dir.path(), &["train/a/1.png", "train/b/1.png", "validation/b/1.png"]);
+        let val = open(dir.path()).unwrap().val.unwrap().1;
+        assert_eq!((val.classes.len(), val.items[0].class), (2, 1));
+        touch(dir.path(), &["validation/c/1.png"]);
+        assert!(matches!(open(dir.path()), Err(DataError::UnknownClass { .. })));
+    }
+
+    #[test]
+    fn what_is_no_data_set_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(open(dir.path()), Err(DataError::NoClasses(_))));
+        assert!(matches!(open(&dir.path().join("none")), Err(DataError::Io { .. })));
+        touch(dir.path(), &["a/1.png"]);
+        assert!(matches!(open(dir.path()), Err(DataError::OneClass { .. })));
+        touch(dir.path(), &["b/readme.md"]);
+        assert!(matches!(open(dir.path()), Err(DataError::EmptyClass(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn splits_are_stratified_and_repeatable(counts in prop::collection::vec(0usize..40, 1..5), share in 0.0f64..1.0, seed: u64) {
+            let classes: Vec<usize> = counts.iter().enumerate().flat_map(|(c, &n)| vec![c; n]).collect();
+            let (train, val) = split(&classes, counts.len(), share, seed);
+            prop_assert_eq!(train.len() + val.len(), classes.len());
+            prop_assert_eq!(split(&classes, counts.len(), share, seed), (train, val.clone()));
+            for (class, &n) in counts.iter().enumerate() {
+                let chosen = val.iter().filter(|&&i| classes[i] == class).count();
+                let wanted = if n < 2 { 0 } else { ((share * n as f64).round() as usize).clamp(1, n - 1) };
+                prop_assert_eq!(chosen, wanted);
+            }
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! Pictures to quantised feature maps, on all cores, in the order of the files whatever the number of threads.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use shared::contract::Preprocess;
+use shared::decode::{MAX_FILE_BYTES, decode};
+use shared::{Base, Fingerprint};
+
+use crate::PROGRAM;
+use crate::cache::Cache;
+use crate::data::Item;
+use crate::options::ExtractOptions;
+use crate::trainer::FeatureSource;
+
+/// Feature maps of pictures, as u8 with one scale.
+pub struct Features {
+    /// `[len, h, w, channels]`, channels last.
+    pub data: Vec<u8>,
+    /// Values of one picture.
+    pub dim: usize,
+    /// A feature is `q * scale`.
+    pub scale: f32,
+    /// For each row, which of the items it belongs to; ascending.
+    pub items: Vec<usize>,
+    /// SHA-256 of each row's picture file.
+    pub hashes: Vec<Fingerprint>,
+    /// Items that could not be read, and why.
+    pub skipped: Vec<(PathBuf, String)>,
+    /// How many rows came from the cache.
+    pub cached: usize,
+}
+
+impl Features {
+    /// One picture's quantised features.
+    pub fn row(&self, row: usize) -> &[u8] {
+        &self.data[row * self.dim..][..self.dim]
+    }
+}
+
+/// Some rows of [`Features`], dequantised batch by batch: what the trainer reads.
+pub struct Rows<'a> {
+    /// The table.
+    pub features: &'a Features,
+    /// The rows.
+    pub rows: &'a [usize],
+}
+
+impl FeatureSource for Rows<'_> {
+    fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn dim(&self) -> usize {
+        self.features.dim
+    }
+
+    fn gather(&self, rows: &[usize], out: &mut [f32]) {
+        for (&row, out) in rows.iter().zip(out.chunks_exact_mut(self.features.dim.max(1))) {
+            for (value, &q) in out.iter_mut().zip(self.features.row(self.rows[row])) {
+                *value = f32::from(q) * self.features.scale;
+            }
+        }
+    }
+}
+
+/// What a worker makes of one picture.
+enum Done {
+    Features {
+        hash: Fingerprint,
+        features: Vec<u8>,
+        cached: bool,
+    },
+    Unreadable(String),
+    /// The engine or the cache failed: nothing to do with the picture.
+    Broken(shared::Error),
+}
+
+/// Extracts the features of `items`.
+///
+/// Files that cannot be read are left out, listed in [`Features::skipped`] and told on stderr; with `strict` the first one is an error.
+///
+/// # Errors
+/// The first unreadable file with `strict`, trouble with the cache or the engine, Ctrl-C.
+pub fn extract(base: &Base, preprocess: &Preprocess, items: &[Item], options: &ExtractOptions) -> Result<Features> {
+    let start = Instant::now();
+    let cache = match &options.cache {
+        Some(folder) => Some(Mutex::new(Cache::open(folder, base.fingerprint(), preprocess)?)),
+        None => None,
+    };
+    let dim = preprocess.feature_len();
+    let mut data = vec![0; dim * items.len()];
+    let mut hashes: Vec<Option<Fingerprint>> = vec![None; items.len()];
+    let mut skipped = Vec::new();
+    let mut cached_count = 0;
+    let threads = options.threads().min(items.len()).max(1);
+    let bar = progress(items.len() as u64);
+    let next = AtomicUsize::new(0);
+    let stop = AtomicBool::new(false);
+    let outcome: Result<()> = std::thread::scope(|scope| {
+        let (sender, receiver) = mpsc::sync_channel::<(usize, Done)>(2 * threads);
+        for _ in 0..threads {
+            let (sender, next, stop, cache) = (sender.clone(), &next, &stop, cache.as_ref());
+            let mut runner = base.runner(None)?;
+            let quantiser = preprocess.quantiser();
+            scope.spawn(move || {
+                let mut work = |item: &Item| -> Done {
+                    let bytes = match shared::fs::read_limited(&item.path, MAX_FILE_BYTES) {
+                        Ok(bytes) => bytes,
+                        Err(shared::Error::Io { source, .. }) => {
+                            return Done::Unreadable(format!("cannot read: {source}"));
+                        }
+                        Err(e) => return Done::Unreadable(e.to_string()),
+                    };
+                    let hash = Fingerprint::of(&bytes);
+                    if let Some(cache) = cache {
+                        match lock(cache).get(&hash) {
+                            Ok(Some(features)) => return Done::Features { hash, features, cached: true },
+                            Ok(None) => {}
+                            Err(e) => return Done::Broken(e),
+                        }
+                    }
+                    let frame = match decode(&bytes) {
+                        Ok(frame) => frame,
+                        Err(e) => return Done::Unreadable(e.to_string()),
+                    };
+                    match runner.features(&quantiser.quantise(&frame), preprocess.size) {
+                        Ok(features) => Done::Features { hash, features, cached: false },
+                        Err(e) => Done::Broken(e),
+                    }
+                };
+                while !stop.load(Ordering::Relaxed) {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(item) = items.get(index) else { break };
+                    if sender.send((index, work(item))).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        let mut finish = || -> Result<()> {
+            for (index, done) in &receiver {
+                bar.inc(1);
+                if shared::cli::interrupted() {
+                    return Err(shared::cli::Interrupted.into());
+                }
+                match done {
+                    Done::Features { hash, features, cached } => {
+                        data[index * dim..][..dim].copy_from_slice(&features);
+                        hashes[index] = Some(hash);
+                        cached_count += usize::from(cached);
+                        if let (Some(cache), false) = (&cache, cached) {
+                            lock(cache).put(&hash, &features)?;
+                        }
+                    }
+                    Done::Unreadable(reason) if options.strict => {
+                        anyhow::bail!("{}: {reason} (--strict)", items[index].path.display());
+                    }
+                    Done::Unreadable(reason) => {
+                        let path = items[index].path.clone();
+                        bar.suspend(|| {
+                            shared::cli::note(PROGRAM, format_args!("left out: {}: {reason}", path.display()))
+                        });
+                        skipped.push((path, reason));
+                    }
+                    Done::Broken(e) => return Err(e.into()),
+                }
+            }
+            Ok(())
+        };
+        let outcome = finish();
+        // Lets workers go that wait for room in the channel or would take up another picture.
+        stop.store(true, Ordering::Relaxed);
+        drop(receiver);
+        outcome
+    });
+    bar.finish_and_clear();
+    if let Some(cache) = &cache {
+        // What was computed before a failure is kept; the failure matters more than a second one here.
+        let flushed = lock(cache).flush();
+        outcome.as_ref().ok().map_or(Ok(()), |()| flushed)?;
+    }
+    outcome.context("extraction")?;
+
+    // Rows move up over the pictures that were left out.
+    let rows: Vec<usize> = (0..items.len()).filter(|&i| hashes[i].is_some()).collect();
+    for (to, &from) in rows.iter().enumerate() {
+        data.copy_within(from * dim..(from + 1) * dim, to * dim);
+    }
+    data.truncate(rows.len() * dim);
+    skipped.sort();
+    let seconds = start.elapsed().as_secs_f64();
+    shared::cli::note(
+        PROGRAM,
+        format_args!(
+            "{} pictures in {seconds:.2} s ({:.0} a second), {cached_count} from the cache, {} left out",
+            rows.len(),
+            rows.len() as f64 / seconds.max(1e-9),
+            skipped.len()
+        ),
+    );
+    Ok(Features {
+        data,
+        dim,
+        scale: base.feature_scale(),
+        items: rows,
+        hashes: hashes.into_iter().flatten().collect(),
+        skipped,
+        cached: cached_count,
+    })
+}
+
+/// The cache stays whole if a worker panics: it holds records that are complete.
+fn lock(cache: &Mutex<Cache>) -> std::sync::MutexGuard<'_, Cache> {
+    cache.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn progress(len: u64) -> ProgressBar {
+    if !shared::cli::shows_progress() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} pictures  {per_sec}  {eta} left")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(len).with_style(style)
+}

@@ -1,0 +1,53 @@
+//! `host`: trains classifiers on the frozen, quantised VGG16 base.
+
+mod cache;
+mod cmd;
+mod data;
+mod extract;
+mod metrics;
+mod npz;
+mod options;
+mod trainer;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The name in messages.
+const PROGRAM: &str = "host";
+
+/// Trains image classifiers on the frozen, quantised VGG16 base, for `edge` to run.
+#[derive(Parser)]
+#[command(
+    name = PROGRAM,
+    version,
+    after_help = "Exit codes: 0 done, 1 failed, 2 usage.\n\
+                  Results go to stdout, words to stderr. Try: host train samples/surfaces -o head.postcard"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Train(cmd::train::Args),
+    Extract(cmd::extract::Args),
+    Evaluate(cmd::evaluate::Args),
+    Classify(cmd::classify::Args),
+    Summary(cmd::summary::Args),
+    Inspect(cmd::inspect::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = shared::cli::catch_interrupts().map_err(anyhow::Error::from_boxed).and_then(|()| match cli.command {
+        Command::Train(args) => cmd::train::run(args),
+        Command::Extract(args) => cmd::extract::run(args),
+        Command::Evaluate(args) => cmd::evaluate::run(args),
+        Command::Classify(args) => cmd::classify::run(args),
+        Command::Summary(args) => cmd::summary::run(args),
+        Command::Inspect(args) => cmd::inspect::run(args),
+    });
+    shared::cli::exit_code(PROGRAM, outcome.map_err(Into::into))
+}

@@ -1,0 +1,145 @@
+//! Accuracy, loss, confusion matrix, and precision, recall and F1 a class.
+
+use shared::Head;
+
+use crate::extract::Features;
+
+/// The smallest probability that a loss is computed of: Keras clips at 1e-7 (`keras.config.epsilon`).
+const EPSILON: f64 = 1e-7;
+
+/// How a head does on labelled pictures.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Evaluation {
+    /// Share classified correctly (the best score counts, whatever the threshold), 0 to 1.
+    pub accuracy: f64,
+    /// Mean cross-entropy in nats, probabilities clipped at 1e-7 as in Keras.
+    pub loss: f64,
+    /// `confusion[truth][answer]`, counts.
+    pub confusion: Vec<Vec<u64>>,
+}
+
+/// Figures of one class.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ClassFigures {
+    /// Of the answers that named it, the share that was right; 0 if none did.
+    pub precision: f64,
+    /// Of its pictures, the share that was found; 0 if there are none.
+    pub recall: f64,
+    /// Harmonic mean of both.
+    pub f1: f64,
+    /// Its pictures.
+    pub support: u64,
+}
+
+/// Evaluates `head` on rows of `features`; `truth` gives the class of each.
+pub fn evaluate(head: &Head, features: &Features, rows: &[usize], truth: &[usize]) -> Evaluation {
+    use rayon::prelude::*;
+    let classes = head.labels.len();
+    let answers: Vec<(usize, f64)> = rows
+        .par_iter()
+        .zip(truth)
+        .map(|(&row, &truth)| {
+            let scores = head.scores(features.row(row));
+            let probability = f64::from(scores[truth]).clamp(EPSILON, 1.0 - EPSILON);
+            (head.decide(&scores).0, -libm_log(probability))
+        })
+        .collect();
+    let mut confusion = vec![vec![0; classes]; classes];
+    let mut loss = 0.0;
+    for (&(answer, nats), &truth) in answers.iter().zip(truth) {
+        confusion[truth][answer] += 1;
+        loss += nats;
+    }
+    let right: u64 = (0..classes).map(|class| confusion[class][class]).sum();
+    let count = rows.len().max(1) as f64;
+    Evaluation { accuracy: right as f64 / count, loss: loss / count, confusion }
+}
+
+/// Metrics are written into the head, so they must not depend on the machine's C library.
+fn libm_log(x: f64) -> f64 {
+    libm::log(x)
+}
+
+impl Evaluation {
+    /// The figures of each class.
+    pub fn per_class(&self) -> Vec<ClassFigures> {
+        (0..self.confusion.len())
+            .map(|class| {
+                let right = self.confusion[class][class] as f64;
+                let support: u64 = self.confusion[class].iter().sum();
+                let answers: u64 = self.confusion.iter().map(|row| row[class]).sum();
+                let ratio = |of: f64| if of > 0.0 { right / of } else { 0.0 };
+                let (precision, recall) = (ratio(answers as f64), ratio(support as f64));
+                let sum = precision + recall;
+                let f1 = if sum > 0.0 { 2.0 * precision * recall / sum } else { 0.0 };
+                ClassFigures { precision, recall, f1, support }
+            })
+            .collect()
+    }
+
+    /// One object: `accuracy`, `loss`, `count`, `labels`, `confusion`, `per_class`.
+    pub fn to_json(&self, labels: &[String]) -> serde_json::Value {
+        let per_class: serde_json::Map<String, serde_json::Value> = labels
+            .iter()
+            .zip(self.per_class())
+            .map(|(label, f)| {
+                let figures = serde_json::json!({
+                    "precision": f.precision, "recall": f.recall, "f1": f.f1, "support": f.support
+                });
+                (label.clone(), figures)
+            })
+            .collect();
+        serde_json::json!({
+            "accuracy": self.accuracy,
+            "loss": self.loss,
+            "count": self.confusion.iter().flatten().sum::<u64>(),
+            "labels": labels,
+            "confusion": self.confusion,
+            "per_class": per_class,
+        })
+    }
+
+    /// A table for people.
+    pub fn to_table(&self, labels: &[String]) -> String {
+        use std::fmt::Write;
+        let width = labels.iter().map(|l| l.chars().count()).max().unwrap_or(0).max(5);
+        let mut out = format!("accuracy {:.4}  loss {:.4}\n\n", self.accuracy, self.loss);
+        let _ = writeln!(out, "{:width$}  precision  recall      f1  pictures", "class");
+        for (label, f) in labels.iter().zip(self.per_class()) {
+            let _ =
+                writeln!(out, "{label:width$}  {:9.4}  {:6.4}  {:6.4}  {:8}", f.precision, f.recall, f.f1, f.support);
+        }
+        let cell = self.confusion.iter().flatten().max().unwrap_or(&0).to_string().len().max(3);
+        let _ = writeln!(out, "\nconfusion (rows: truth, columns: answer, in the order of the classes)");
+        for (label, row) in labels.iter().zip(&self.confusion) {
+            let _ = write!(out, "{label:width$} ");
+            for count in row {
+                let _ = write!(out, " {count:cell$}");
+            }
+            out.push('\n');
+        }
+        out.truncate(out.trim_end().len());
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_of_a_known_matrix() {
+        let evaluation =
+            Evaluation { accuracy: 0.7, loss: 0.5, confusion: vec![vec![5, 1, 0], vec![2, 2, 0], vec![0, 0, 0]] };
+        let figures = evaluation.per_class();
+        assert!((figures[0].precision - 5.0 / 7.0).abs() < 1e-12);
+        assert!((figures[0].recall - 5.0 / 6.0).abs() < 1e-12);
+        assert!((figures[1].f1 - 2.0 * (2.0 / 3.0) * 0.5 / (2.0 / 3.0 + 0.5)).abs() < 1e-12);
+        assert_eq!(figures[2], ClassFigures { precision: 0.0, recall: 0.0, f1: 0.0, support: 0 });
+        let labels = ["a", "b", "c"].map(String::from);
+        let json = evaluation.to_json(&labels);
+        assert_eq!(json["confusion"][1][0], 2);
+        assert_eq!(json["per_class"]["a"]["support"], 6);
+        assert!(evaluation.to_table(&labels).contains("accuracy 0.7000"));
+    }
+}

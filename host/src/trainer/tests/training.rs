@@ -1,0 +1,234 @@
+use super::*;
+
+fn optimizers() -> impl Strategy<Value = Optimizer> {
+    prop_oneof![
+        Just(Optimizer::rms_prop(0.005)),
+        Just(Optimizer::adam(0.01)),
+        Just(Optimizer::sgd(0.1)),
+        Just(Optimizer::Sgd { lr: 0.02, momentum: 0.9 }),
+    ]
+}
+
+fn in_pool<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> T {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    pool.unwrap().install(work)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// On separable data the loss goes down and most samples come out right.
+    #[test]
+    fn learns_what_can_be_separated(
+        optimizer in optimizers(),
+        classes in 2_usize..5,
+        units in prop_oneof![Just(0_usize), 4_usize..20],
+        dropout in 0.0_f32..0.4,
+        seed: u64,
+    ) {
+        let training = Samples::separable(90, 20, classes, 1);
+        let validation = Samples::separable(40, 20, classes, 2);
+        // A hidden layer as narrow as the classes are many may lose one of them.
+        let units = if units == 0 { 0 } else { units + 2 * classes };
+        let config = TrainConfig {
+            units, dropout, classes, optimizer, epochs: 40, batch_size: 16, seed,
+            ..TrainConfig::default()
+        };
+        let head = run(&config, &training, Some(&validation)).unwrap();
+        let (first, last) = (head.history[0], head.history[39]);
+        prop_assert!(last.loss < 0.7 * first.loss, "{} to {}", first.loss, last.loss);
+        let best = head.history[head.best_epoch - 1];
+        prop_assert!(best.val_accuracy.unwrap() > 0.9, "{best:?}");
+    }
+
+    /// The same seed gives the same bits, another seed others, and the shapes are right for every
+    /// size of the last batch.
+    #[test]
+    fn repeats_itself(
+        rows in 1_usize..40,
+        dim in 1_usize..20,
+        units in 0_usize..20,
+        classes in 2_usize..5,
+        batch_size in 1_usize..50,
+        optimizer in optimizers(),
+        dropout in 0.0_f32..0.9,
+        seed: u64,
+    ) {
+        let training = Samples::separable(rows, dim, classes, 1);
+        let config = TrainConfig {
+            units, dropout, classes, optimizer, batch_size, seed, epochs: 2,
+            ..TrainConfig::default()
+        };
+        let head = run(&config, &training, Some(&training)).unwrap();
+        let again = run(&config, &training, Some(&training)).unwrap();
+        prop_assert_eq!(bits(&head), bits(&again));
+        prop_assert_eq!(&head.history, &again.history);
+        let other = run(&TrainConfig { seed: !seed, ..config }, &training, None).unwrap();
+        prop_assert_ne!(bits(&head), bits(&other));
+
+        let outputs = if classes == 2 { 1 } else { classes };
+        let widths: Vec<_> = head.layers.iter().map(|l| (l.inputs, l.outputs)).collect();
+        let expected = match units {
+            0 => vec![(dim, outputs)],
+            _ => vec![(dim, units), (units, outputs)],
+        };
+        prop_assert_eq!(widths, expected);
+        for layer in &head.layers {
+            prop_assert_eq!(layer.kernel.len(), layer.inputs * layer.outputs);
+            prop_assert_eq!(layer.bias.len(), layer.outputs);
+        }
+    }
+
+    /// The weights returned are those of the epoch that the history shows to be the best.
+    #[test]
+    fn keeps_the_best_epoch(optimizer in optimizers(), seed: u64, with_validation: bool) {
+        let training = Samples::separable(40, 5, 3, 1);
+        let validation = Samples::separable(300, 5, 3, 2);
+        let config = TrainConfig { optimizer, seed, classes: 3, epochs: 12, ..small_config() };
+        let head = run(&config, &training, with_validation.then_some(&validation)).unwrap();
+        let key = |stats: &EpochStats| match stats.val_accuracy {
+            Some(accuracy) => (-accuracy, stats.val_loss.unwrap()),
+            None => (0.0, stats.loss),
+        };
+        let best = &head.history[head.best_epoch - 1];
+        for stats in &head.history {
+            let better = key(stats) < key(best);
+            let equal_and_earlier = key(stats) == key(best) && stats.epoch < best.epoch;
+            prop_assert!(!better && !equal_and_earlier, "{stats:?} against {best:?}");
+        }
+        if with_validation {
+            let measured = head.evaluate(&validation.dataset()).unwrap();
+            prop_assert_eq!(Some(measured.loss), best.val_loss);
+            prop_assert_eq!(Some(measured.accuracy), best.val_accuracy);
+        }
+    }
+}
+
+/// Large enough for all parallel parts: the matrix products, the optimizer's pieces.
+#[test]
+fn threads_make_no_difference() {
+    let training = Samples::separable(130, 700, 3, 1);
+    let validation = Samples::separable(300, 700, 3, 2);
+    for optimizer in [Optimizer::rms_prop(0.001), Optimizer::adam(0.001), Optimizer::sgd(0.01)] {
+        let config =
+            TrainConfig { units: 200, classes: 3, optimizer, epochs: 2, batch_size: 60, ..TrainConfig::default() };
+        let train = |threads| {
+            let head = in_pool(threads, || run(&config, &training, Some(&validation)));
+            let head = head.unwrap();
+            (bits(&head), head.history)
+        };
+        let alone = train(1);
+        for threads in [2, 3, 7] {
+            assert!(train(threads) == alone, "{optimizer:?} with {threads} threads");
+        }
+    }
+}
+
+/// Other training in the same process must not disturb, as a global generator would.
+#[test]
+fn concurrent_training_makes_no_difference() {
+    let training = Samples::separable(60, 30, 2, 1);
+    let train = |seed| {
+        let config = TrainConfig { seed, ..small_config() };
+        bits(&run(&config, &training, None).unwrap())
+    };
+    let alone: Vec<_> = (0..4).map(train).collect();
+    let together: Vec<_> = std::thread::scope(|scope| {
+        let train = &train;
+        let threads: Vec<_> = (0..4).map(|seed| scope.spawn(move || train(seed))).collect();
+        threads.into_iter().map(|t| t.join().unwrap()).collect()
+    });
+    assert_eq!(alone, together);
+}
+
+/// Without shuffling, a batch larger than the data set is the data set.
+#[test]
+fn batches_may_be_larger_than_the_data() {
+    let training = Samples::separable(13, 6, 2, 1);
+    let train = |batch_size| {
+        let config = TrainConfig { batch_size, shuffle: false, ..small_config() };
+        bits(&run(&config, &training, None).unwrap())
+    };
+    assert_eq!(train(13), train(1000));
+    assert_ne!(train(13), train(12));
+}
+
+/// A source that counts how often each row is gathered.
+struct Counting<'a> {
+    inner: &'a Matrix,
+    seen: std::sync::Mutex<Vec<Vec<usize>>>,
+}
+
+impl FeatureSource for Counting<'_> {
+    fn len(&self) -> usize {
+        self.inner.len()
+    }
+
+    fn dim(&self) -> usize {
+        self.inner.dim()
+    }
+
+    fn gather(&self, rows: &[usize], out: &mut [f32]) {
+        self.seen.lock().unwrap().push(rows.to_vec());
+        self.inner.gather(rows, out);
+    }
+}
+
+#[test]
+fn every_epoch_takes_every_sample_once() {
+    let samples = Samples::separable(21, 6, 2, 1);
+    let source = Counting { inner: &samples.features, seen: std::sync::Mutex::default() };
+    let data = Dataset { features: &source, labels: &samples.labels };
+    let mut orders = Vec::new();
+    let mut on_epoch = |_: &EpochStats| {
+        let batches = std::mem::take(&mut *source.seen.lock().unwrap());
+        assert_eq!(batches.iter().map(Vec::len).collect::<Vec<_>>(), [8, 8, 5]);
+        orders.push(batches.concat());
+        ControlFlow::Continue(())
+    };
+    train(&small_config(), &data, None, &mut on_epoch).unwrap();
+    for (i, order) in orders.iter().enumerate() {
+        let mut sorted = order.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..21).collect::<Vec<_>>());
+        assert!(!orders[..i].contains(order), "the order repeats");
+    }
+}
+
+#[test]
+fn the_callback_sees_and_stops() {
+    let training = Samples::separable(30, 6, 2, 1);
+    let mut seen = Vec::new();
+    let head = train(&small_config(), &training.dataset(), None, &mut |stats| {
+        seen.push(*stats);
+        if stats.epoch == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })
+    .unwrap();
+    assert_eq!(seen.iter().map(|s| s.epoch).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(head.history, seen);
+    assert!(seen.iter().all(|s| s.val_loss.is_none() && s.val_accuracy.is_none()));
+}
+
+#[test]
+fn patience_stops_after_epochs_without_improvement() {
+    let training = Samples::separable(40, 6, 2, 1);
+    for (patience, limit) in [(0, 1), (1, 1), (4, 4)] {
+        let config = TrainConfig { patience: Some(patience), epochs: 500, ..small_config() };
+        let head = run(&config, &training, None).unwrap();
+        assert!(head.history.len() < 500);
+        assert_eq!(head.history.len(), head.best_epoch + limit);
+    }
+}
+
+/// Dropout is active in training only: with most of the values dropped the training loss is worse
+/// than that of the very same weights without dropout.
+#[test]
+fn dropout_acts_only_while_training() {
+    let training = Samples::separable(200, 12, 2, 1);
+    for units in [0, 16] {
+        let config = TrainConfig { units, dropout: 0.8, epochs: 30, ..small_config() };
+        let head = run(&config, &training, Some(&training)).unwrap();
+        let last = head.history[29];
+        assert!(last.val_loss.unwrap() < 0.7 * last.loss, "{last:?}");
+    }
+}

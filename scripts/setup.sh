@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Installs what is needed, and says so. Sourced by ./demo and ./test; safe to run again.
+#   setup.sh demo   a C compiler
+#   setup.sh test   also cross compilers, QEMU and the Rust targets for ARM
+set -euo pipefail
+
+say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }
+[ -t 2 ] && [ -z "${NO_COLOR:-}" ] || say() { printf '%s\n' "$*" >&2; }
+
+need_packages() { # need_packages COMMAND:PACKAGE ...
+  local missing=() pair
+  for pair in "$@"; do
+    command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
+  done
+  [ ${#missing[@]} -gt 0 ] || return 0
+  if ! command -v apt-get >/dev/null; then
+    say "Please install: ${missing[*]} (this script knows Debian's apt-get only)"
+    exit 1
+  fi
+  say "Installing Debian packages: ${missing[*]}"
+  local root=()
+  [ "$(id -u)" = 0 ] || root=(sudo)
+  "${root[@]}" apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+setup() {
+  need_packages cc:gcc
+  if ! command -v cargo >/dev/null; then
+    say "Rust is missing: install it from https://rustup.rs, then run this again"
+    exit 1
+  fi
+  [ "$1" = test ] || return 0
+  need_packages \
+    aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu arm-linux-gnueabihf-gcc:gcc-arm-linux-gnueabihf \
+    qemu-aarch64-static:qemu-user-static python3:python3
+  # The headers of the C libraries are packages of their own.
+  [ -e /usr/aarch64-linux-gnu/include/stdio.h ] && [ -e /usr/arm-linux-gnueabihf/include/stdio.h ] || {
+    say "Installing Debian packages: libc6-dev-arm64-cross libc6-dev-armhf-cross"
+    need_packages none-such-a:libc6-dev-arm64-cross none-such-b:libc6-dev-armhf-cross
+  }
+  local targets
+  targets=$(rustup target list --installed)
+  for target in aarch64-unknown-linux-musl armv7-unknown-linux-gnueabihf; do
+    grep -qx "$target" <<<"$targets" || { say "Adding Rust target $target"; rustup target add "$target"; }
+  done
+  python3 -c 'import numpy' 2>/dev/null || {
+    say "Installing NumPy for the test that reads features.npz"
+    python3 -m pip install --quiet numpy 2>/dev/null || need_packages none-such-c:python3-numpy
+  }
+}
+
+setup "${1:-demo}"

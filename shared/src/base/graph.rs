@@ -1,0 +1,372 @@
+//! The ONNX file in tract: our own builder for `QLinearConv`, and the pass that folds the chain into one op.
+//!
+//! tract's own quantised convolution is left out because of its speed (`ARCHITECTURE.md`, Base file); its parser, shape analysis and runtime are used.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tract_onnx::pb::NodeProto;
+use tract_onnx::prelude::*;
+use tract_onnx::tract_core::internal::*;
+use tract_onnx::tract_core::ops::cnn::{MaxPool, PaddingSpec};
+use tract_onnx::tract_core::ops::quant::DequantizeLinearF32;
+use tract_onnx::tract_hir::infer::*;
+use tract_onnx::tract_hir::ops::expandable::{Expansion, expand};
+
+use crate::conv::{Arena, ConvLayer, Stack, naive};
+
+/// What the graph holds, once it has been read and checked.
+pub(super) struct Parsed {
+    /// The chain of convolutions.
+    pub layers: Vec<ConvLayer>,
+    /// Scale of the quantised input.
+    pub input_scale: f32,
+    /// Scale of the feature map.
+    pub feature_scale: f32,
+    /// The file's `metadata_props`.
+    pub metadata: BTreeMap<String, String>,
+    /// The graph as parsed, evaluated naively.
+    pub reference: TypedModel,
+}
+
+/// Parses an ONNX file and takes it apart.
+pub(super) fn parse(mut bytes: &[u8]) -> TractResult<Parsed> {
+    let mut onnx = onnx();
+    onnx.op_register.insert("QLinearConv", build_qlinear_conv);
+    let model = onnx.model_for_read(&mut bytes)?;
+    let mut metadata = BTreeMap::new();
+    for (key, value) in &model.properties {
+        if let Some(key) = key.strip_prefix("onnx.metadata_props.") {
+            metadata.insert(key.to_owned(), value.try_as_plain_ram()?.to_scalar::<String>()?.clone());
+        }
+    }
+    let reference = model.into_typed()?;
+    let (layers, input_scale, feature_scale) = walk(&reference)?;
+    Ok(Parsed { layers, input_scale, feature_scale, metadata, reference })
+}
+
+/// Follows the only path from the input to the output.
+fn walk(model: &TypedModel) -> TractResult<(Vec<ConvLayer>, f32, f32)> {
+    let ([input], [output]) = (model.input_outlets()?, model.output_outlets()?) else {
+        bail!("a base has one input and one output");
+    };
+    ensure!(model.outlet_fact(*input)?.datum_type == u8::datum_type(), "the input is not u8");
+    let mut layers: Vec<ConvLayer> = Vec::new();
+    let mut input_scale = 0.0;
+    let mut scale = 0.0;
+    let mut outlet = *input;
+    loop {
+        let [next] = &*model.node(outlet.node).outputs[outlet.slot].successors else {
+            bail!("after {} the graph forks or ends, which a base does not", model.node(outlet.node).name);
+        };
+        let node = model.node(next.node);
+        if let Some(conv) = node.op_as::<QuantConv>() {
+            ensure!(
+                layers.is_empty() || (conv.input_scale == scale && conv.layer.zero_point == 0),
+                "{} does not take up the scale and the zero point 0 of the layer before",
+                node.name
+            );
+            if let Some(before) = layers.last() {
+                ensure!(before.outputs == conv.layer.inputs, "{} has the wrong number of inputs", node.name);
+            } else {
+                input_scale = conv.input_scale;
+            }
+            scale = conv.output_scale;
+            layers.push((*conv.layer).clone());
+        } else if let Some(pool) = node.op_as::<MaxPool>() {
+            check_pool(pool).with_context(|| node.name.clone())?;
+            match layers.last_mut() {
+                Some(layer) if !layer.pool => layer.pool = true,
+                _ => bail!("{} does not follow a convolution", node.name),
+            }
+        } else if let Some(dequantize) = node.op_as::<DequantizeLinearF32>() {
+            ensure!(!layers.is_empty(), "the graph has no convolution");
+            ensure!(
+                dequantize.scale == scale && dequantize.zero_point == 0,
+                "{} does not take up the scale and the zero point 0 of the last layer",
+                node.name
+            );
+            ensure!(output.node == node.id, "the graph goes on after {}", node.name);
+            return Ok((layers, input_scale, scale));
+        } else {
+            bail!("{} is a {}, which a base does not hold", node.name, node.op.name());
+        }
+        outlet = OutletId::new(next.node, 0);
+    }
+}
+
+fn check_pool(pool: &MaxPool) -> TractResult<()> {
+    let spec = &pool.pool_spec;
+    let unpadded = match &spec.padding {
+        PaddingSpec::Valid => true,
+        PaddingSpec::Explicit(before, after) | PaddingSpec::ExplicitOnnxPool(before, after, false) => {
+            before.iter().chain(after).all(|&pad| pad == 0)
+        }
+        _ => false,
+    };
+    let plain = spec.dilations.as_ref().is_none_or(|d| d.iter().all(|&d| d == 1));
+    ensure!(
+        *spec.kernel_shape == [2, 2] && spec.strides.as_deref() == Some(&[2, 2]) && unpadded && plain,
+        "only 2x2 max pooling with stride 2 and no padding is known"
+    );
+    Ok(())
+}
+
+/// The whole base as one op: u8 `[n, 3, h, w]` to u8 `[n, h / 32, w / 32, 512]`, channels last.
+pub(super) fn fold(stack: Arc<Stack>, pool: Option<Arc<rayon::ThreadPool>>) -> TractResult<Arc<TypedRunnableModel>> {
+    let mut model = TypedModel::default();
+    let inputs = stack.layers().next().map_or(0, |layer| layer.inputs);
+    let [n, h, w] = ["n", "h", "w"].map(|name| TDim::from(model.symbols.new_with_prefix(name)));
+    let source = model.add_source("x", u8::fact(&[n, inputs.into(), h, w]))?;
+    let output = model.wire_node("base", ConvStack { stack, pool }, &[source])?;
+    model.select_output_outlets(&output)?;
+    model.into_runnable()
+}
+
+/// A `QLinearConv` node, evaluated naively: the reference.
+#[derive(Clone, Debug)]
+struct QuantConv {
+    layer: Arc<ConvLayer>,
+    input_scale: f32,
+    output_scale: f32,
+}
+
+impl PartialEq for QuantConv {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.layer, &other.layer)
+    }
+}
+
+impl Eq for QuantConv {}
+
+impl Op for QuantConv {
+    fn name(&self) -> StaticName {
+        "QuantConv".into()
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for QuantConv {
+    op_out_of_plan!();
+
+    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let &[n, channels, h, w] = inputs[0].shape() else { bail!("the input is not [n, c, h, w]") };
+        let input = inputs[0].try_as_plain_ram()?.as_slice::<u8>()?;
+        let mut out = Vec::with_capacity(n * self.layer.outputs * h * w);
+        for picture in input.chunks_exact(channels * h * w) {
+            out.extend(naive::convolve(&self.layer, picture, h, w));
+        }
+        Ok(tvec!(Tensor::from_shape(&[n, self.layer.outputs, h, w], &out)?.into_tvalue()))
+    }
+}
+
+impl TypedOp for QuantConv {
+    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        let mut shape = inputs[0].shape.to_tvec();
+        ensure!(shape.len() == 4 && inputs[0].datum_type == u8::datum_type(), "the input is not u8 [n, c, h, w]");
+        ensure!(shape[1] == self.layer.inputs.to_dim(), "{} channels expected", self.layer.inputs);
+        shape[1] = self.layer.outputs.to_dim();
+        Ok(tvec!(u8::fact(&shape)))
+    }
+
+    as_op!();
+}
+
+/// The folded chain, run by the kernels of [`Stack`].
+#[derive(Clone, Debug)]
+struct ConvStack {
+    stack: Arc<Stack>,
+    pool: Option<Arc<rayon::ThreadPool>>,
+}
+
+impl PartialEq for ConvStack {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.stack, &other.stack)
+    }
+}
+
+impl Eq for ConvStack {}
+
+impl Op for ConvStack {
+    fn name(&self) -> StaticName {
+        "ConvStack".into()
+    }
+
+    fn info(&self) -> TractResult<Vec<String>> {
+        Ok(vec![format!("{:?}", self.stack)])
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for ConvStack {
+    not_out_of_plan!();
+
+    fn state(&self, _ctx: &EvalContext) -> TractResult<Option<Box<dyn OpState>>> {
+        Ok(Some(Box::new(ConvStackState::default())))
+    }
+}
+
+impl TypedOp for ConvStack {
+    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        let shape = inputs[0].shape.to_tvec();
+        let pools = self.stack.layers().filter(|layer| layer.pool).count();
+        let outputs = self.stack.output_shape(0, 0).0;
+        let side = |mut dim: TDim| {
+            for _ in 0..pools {
+                dim = dim / 2;
+            }
+            dim
+        };
+        Ok(tvec!(u8::fact(&[shape[0].clone(), side(shape[2].clone()), side(shape[3].clone()), outputs.into()])))
+    }
+
+    as_op!();
+}
+
+/// The arena of one runner.
+#[derive(Clone, Default)]
+struct ConvStackState(Arena);
+
+impl std::fmt::Debug for ConvStackState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ConvStackState")
+    }
+}
+
+impl OpState for ConvStackState {
+    fn eval(&mut self, _ctx: &EvalContext, op: &dyn Op, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let op = op.downcast_ref::<ConvStack>().context("state of another op")?;
+        let &[n, channels, h, w] = inputs[0].shape() else { bail!("the input is not [n, c, h, w]") };
+        let input = inputs[0].try_as_plain_ram()?.as_slice::<u8>()?;
+        let (outputs, height, width) = op.stack.output_shape(h, w);
+        let mut out = Tensor::zero::<u8>(&[n, height, width, outputs])?;
+        {
+            let mut plain = out.try_as_plain_ram_mut()?;
+            let pictures = input.chunks_exact((channels * h * w).max(1));
+            let results = plain.as_slice_mut::<u8>()?.chunks_exact_mut((height * width * outputs).max(1));
+            for (picture, result) in pictures.zip(results) {
+                match &op.pool {
+                    Some(pool) => pool.install(|| op.stack.run(&mut self.0, picture, h, w, true, result)),
+                    None => op.stack.run(&mut self.0, picture, h, w, false, result),
+                }
+            }
+        }
+        Ok(tvec!(out.into_tvalue()))
+    }
+
+    fn reset_lanes(&mut self, _lanes: &[LaneId]) -> TractResult<()> {
+        Ok(())
+    }
+}
+
+/// `QLinearConv` on import (ONNX operators, QLinearConv-10).
+#[derive(Clone, Debug)]
+struct QLinearConv {
+    name: String,
+    has_bias: bool,
+}
+
+fn build_qlinear_conv(
+    _ctx: &tract_onnx::model::ParsingContext,
+    node: &NodeProto,
+) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
+    for attribute in &node.attribute {
+        let fits = match attribute.name.as_str() {
+            "kernel_shape" => attribute.ints == [3, 3],
+            "pads" => attribute.ints == [1, 1, 1, 1],
+            "strides" | "dilations" => attribute.ints == [1, 1],
+            "group" => attribute.i == 1,
+            "auto_pad" => attribute.s == b"NOTSET",
+            _ => true,
+        };
+        ensure!(fits, "{}: {} is not that of a 3x3 convolution with stride 1 and padding 1", node.name, attribute.name);
+    }
+    ensure!(node.attribute.iter().any(|a| a.name == "pads"), "{}: no pads: a base pads by 1", node.name);
+    ensure!(matches!(node.input.len(), 8 | 9), "{}: {} inputs", node.name, node.input.len());
+    Ok((expand(QLinearConv { name: node.name.clone(), has_bias: node.input.len() == 9 }), vec![]))
+}
+
+impl Expansion for QLinearConv {
+    fn name(&self) -> StaticName {
+        "QLinearConv".into()
+    }
+
+    fn rules<'r, 'p: 'r, 's: 'r>(
+        &'s self,
+        s: &mut Solver<'r>,
+        inputs: &'p [TensorProxy],
+        outputs: &'p [TensorProxy],
+    ) -> InferenceResult {
+        check_input_arity(inputs, 8 + usize::from(self.has_bias))?;
+        check_output_arity(outputs, 1)?;
+        s.equals(&inputs[0].datum_type, u8::datum_type())?;
+        s.equals(&inputs[3].datum_type, i8::datum_type())?;
+        s.equals(&outputs[0].datum_type, u8::datum_type())?;
+        s.equals(&inputs[0].rank, 4)?;
+        s.equals(&inputs[3].rank, 4)?;
+        s.equals(&outputs[0].rank, 4)?;
+        s.equals(&inputs[0].shape[1], &inputs[3].shape[1])?;
+        s.equals(&outputs[0].shape[0], &inputs[0].shape[0])?;
+        s.equals(&outputs[0].shape[1], &inputs[3].shape[0])?;
+        s.equals(&outputs[0].shape[2], &inputs[0].shape[2])?;
+        s.equals(&outputs[0].shape[3], &inputs[0].shape[3])?;
+        s.equals(&inputs[3].shape[2], TDim::from(3))?;
+        s.equals(&inputs[3].shape[3], TDim::from(3))?;
+        Ok(())
+    }
+
+    fn wire(&self, prefix: &str, model: &mut TypedModel, inputs: &[OutletId]) -> TractResult<TVec<OutletId>> {
+        let constant = |index: usize| -> TractResult<Arc<Tensor>> {
+            let fact = model.outlet_fact(inputs[index])?;
+            fact.konst.clone().with_context(|| format!("{}: input {index} is not a constant", self.name))
+        };
+        let scalar = |index: usize, what: &str| -> TractResult<f32> {
+            match constant(index)?.try_as_plain_ram()?.as_slice::<f32>()? {
+                [scale] if scale.is_normal() && *scale > 0.0 => Ok(*scale),
+                other => bail!("{}: the {what} is {other:?}, not one positive number", self.name),
+            }
+        };
+        let zero_point = |index: usize, what: &str| -> TractResult<u8> {
+            match constant(index)?.try_as_plain_ram()?.as_slice::<u8>()? {
+                [value] => Ok(*value),
+                _ => bail!("{}: the {what} is not one u8", self.name),
+            }
+        };
+        let (input_scale, output_scale) = (scalar(1, "scale of the input")?, scalar(6, "scale of the output")?);
+        ensure!(
+            zero_point(7, "zero point of the output")? == 0,
+            "{}: the zero point of the output is not 0",
+            self.name
+        );
+        let weights = constant(3)?;
+        let &[outputs, channels, 3, 3] = weights.shape() else { bail!("{}: weights are not [o, i, 3, 3]", self.name) };
+        ensure!(
+            constant(5)?.try_as_plain_ram()?.as_slice::<i8>()?.iter().all(|&zero| zero == 0),
+            "{}: zero points of the weights are not 0",
+            self.name
+        );
+        let weight_scales = constant(4)?;
+        let weight_scales = weight_scales.try_as_plain_ram()?;
+        let weight_scales = weight_scales.as_slice::<f32>()?;
+        ensure!(weight_scales.len() == 1 || weight_scales.len() == outputs, "{}: scales of the weights", self.name);
+        let bias =
+            if self.has_bias { constant(8)?.try_as_plain_ram()?.as_slice::<i32>()?.to_vec() } else { vec![0; outputs] };
+        let layer = ConvLayer {
+            name: self.name.clone(),
+            inputs: channels,
+            outputs,
+            weights: Arc::from(weights.try_as_plain_ram()?.as_slice::<i8>()?),
+            bias,
+            zero_point: zero_point(2, "zero point of the input")?,
+            multipliers: (0..outputs)
+                .map(|output| input_scale * weight_scales[output.min(weight_scales.len() - 1)] / output_scale)
+                .collect(),
+            pool: false,
+        };
+        layer.check()?;
+        let op = QuantConv { layer: Arc::new(layer), input_scale, output_scale };
+        model.wire_node(prefix, op, &[inputs[0]])
+    }
+}

@@ -1,0 +1,106 @@
+//! The quantised 3x3 convolutions of the base: one algorithm, a thin file for each instruction set.
+//!
+//! [`Stack`] runs a chain of [`ConvLayer`]s, each with ReLU and, where asked, 2x2 max pooling. The arithmetic is fixed in
+//! `ARCHITECTURE.md`; [`naive`] is that text in code and every kernel is tested against it.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod kernel;
+pub mod naive;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod portable;
+mod stack;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+pub use kernel::{KERNEL_VARIABLE, Kernel};
+pub use stack::{Arena, Stack};
+
+/// One quantised convolution: 3x3, stride 1, padding 1 with the input's zero point, then requantisation and ReLU.
+#[derive(Clone, Debug)]
+pub struct ConvLayer {
+    /// Name of the layer, as Keras has it: `block1_conv1`.
+    pub name: String,
+    /// Input channels.
+    pub inputs: usize,
+    /// Output channels.
+    pub outputs: usize,
+    /// Weights, i8, `[outputs, inputs, 3, 3]`.
+    pub weights: Arc<[i8]>,
+    /// Bias in units of the accumulator, one an output channel.
+    pub bias: Vec<i32>,
+    /// Zero point of the input.
+    pub zero_point: u8,
+    /// `input scale * weight scale / output scale`, one an output channel.
+    pub multipliers: Vec<f32>,
+    /// Whether 2x2 max pooling with stride 2 follows.
+    pub pool: bool,
+}
+
+/// A layer whose numbers contradict each other or could overflow.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("layer {layer}: {reason}")]
+pub struct LayerError {
+    layer: String,
+    reason: String,
+}
+
+impl ConvLayer {
+    /// Checks lengths, multipliers, and that no true sum can leave the range of i32.
+    ///
+    /// # Errors
+    /// [`LayerError`] naming the layer and the channel.
+    pub fn check(&self) -> Result<(), LayerError> {
+        let wrong = |reason: String| Err(LayerError { layer: self.name.clone(), reason });
+        if self.inputs == 0 || self.outputs == 0 {
+            return wrong("it has no channels".into());
+        }
+        if self.weights.len() != self.inputs * self.outputs * 9 {
+            return wrong(format!(
+                "{} weights do not fit {} x {} x 3 x 3",
+                self.weights.len(),
+                self.outputs,
+                self.inputs
+            ));
+        }
+        if self.bias.len() != self.outputs || self.multipliers.len() != self.outputs {
+            return wrong(format!("bias or scales are not one for each of {} outputs", self.outputs));
+        }
+        let reach = i64::from(self.zero_point.max(255 - self.zero_point));
+        for (channel, weights) in self.weights.chunks_exact(self.inputs * 9).enumerate() {
+            let sum: i64 = weights.iter().map(|&w| i64::from(w).abs()).sum();
+            let bound = sum * reach + i64::from(self.bias[channel]).abs();
+            if bound > i64::from(i32::MAX) {
+                return wrong(format!("output channel {channel} can reach {bound}, beyond 32 bits"));
+            }
+            if !self.multipliers[channel].is_normal() || self.multipliers[channel] < 0.0 {
+                return wrong(format!("output channel {channel} has the scale {}", self.multipliers[channel]));
+            }
+        }
+        Ok(())
+    }
+
+    /// Height and width of the output for an input of that height and width.
+    pub fn output_size(&self, height: usize, width: usize) -> (usize, usize) {
+        if self.pool { (height / 2, width / 2) } else { (height, width) }
+    }
+
+    /// Multiplications for an input of that height and width.
+    pub fn macs(&self, height: usize, width: usize) -> u64 {
+        (self.inputs * self.outputs * 9) as u64 * (height * width) as u64
+    }
+}
+
+/// Step 3 and 4 of the convolution (`ARCHITECTURE.md`) for an output zero point of 0.
+///
+/// Clamping comes before rounding, which is the same since both bounds are integers; the rounding to nearest even is that of an
+/// addition of 1.5 * 2^23, which every CPU does alike and which needs no rounding instruction.
+#[inline(always)]
+pub(crate) fn requantise(sum: i32, multiplier: f32) -> u8 {
+    const ROUND: f32 = 12_582_912.0;
+    let real = (sum as f32 * multiplier).clamp(0.0, 255.0);
+    ((real + ROUND).to_bits() & 0xff) as u8
+}

@@ -1,0 +1,82 @@
+//! aarch64 (ARMv8.0): `smlal` multiplies i16 and accumulates in i32, so it cannot saturate.
+
+use std::arch::aarch64::{
+    int16x4_t, int16x8_t, int32x4_t, vdup_n_s16, vdupq_n_s32, vget_high_s16, vget_low_s8, vget_low_s16, vld1_s16,
+    vld1q_s8, vmlal_lane_s16, vmovl_high_s8, vmovl_s8, vst1q_s32,
+};
+
+use super::stack::{BLOCK, CHANNEL_STEP, Tile};
+
+/// Proof that the CPU has Advanced SIMD, which every aarch64 Linux has.
+#[derive(Clone, Copy)]
+pub(super) struct Neon(());
+
+impl Neon {
+    pub(super) fn new() -> Option<Self> {
+        std::arch::is_aarch64_feature_detected!("neon").then_some(Self(()))
+    }
+}
+
+impl Tile for Neon {
+    const PAIRS: bool = false;
+
+    #[inline(always)]
+    fn tile<const P: usize>(self, rows: [&[i16]; 3], channels: usize, weights: &[i8], sums: &mut [[i32; BLOCK]; P]) {
+        assert!(rows.iter().all(|row| row.len() >= (P + 2) * channels));
+        assert!(weights.len() == 9 * channels * BLOCK && channels.is_multiple_of(CHANNEL_STEP));
+        // SAFETY: `self` exists only where NEON does; the lengths that `tile` relies on are asserted above.
+        unsafe { tile(rows, channels, weights, sums) }
+    }
+}
+
+/// # Safety
+/// Each row holds `(P + 2) * channels` values, `weights` holds `9 * channels * BLOCK`, `channels` is a multiple of four.
+#[target_feature(enable = "neon")]
+unsafe fn tile<const P: usize>(rows: [&[i16]; 3], channels: usize, weights: &[i8], sums: &mut [[i32; BLOCK]; P]) {
+    let mut acc = [[vdupq_n_s32(0); 4]; P];
+    let mut weights = weights.as_ptr();
+    for row in rows {
+        // The three taps of a row are neighbours in NHWC, so they are one run of 3 * channels values.
+        let row = row.as_ptr();
+        for at in (0..3 * channels).step_by(CHANNEL_STEP) {
+            let mut pixels = [vdup_n_s16(0); P];
+            for (pixel, values) in pixels.iter_mut().enumerate() {
+                // SAFETY: at + 3 + pixel * channels < (P + 2) * channels.
+                *values = unsafe { vld1_s16(row.add(pixel * channels + at)) };
+            }
+            // SAFETY: sixteen weights are read for each of the 9 * channels channels.
+            let load = |channel: usize| unsafe {
+                let w = vld1q_s8(weights.add(channel * BLOCK));
+                (vmovl_s8(vget_low_s8(w)), vmovl_high_s8(w))
+            };
+            step::<0, P>(&mut acc, pixels, load(0));
+            step::<1, P>(&mut acc, pixels, load(1));
+            step::<2, P>(&mut acc, pixels, load(2));
+            step::<3, P>(&mut acc, pixels, load(3));
+            // SAFETY: stays within `weights`, or one past its end after the last channels.
+            weights = unsafe { weights.add(CHANNEL_STEP * BLOCK) };
+        }
+    }
+    for (sums, acc) in sums.iter_mut().zip(acc) {
+        for (sums, acc) in sums.chunks_exact_mut(4).zip(acc) {
+            // SAFETY: the chunk holds four i32.
+            unsafe { vst1q_s32(sums.as_mut_ptr(), acc) };
+        }
+    }
+}
+
+/// One channel of `P` pixels against sixteen weights.
+#[inline]
+#[target_feature(enable = "neon")]
+fn step<const LANE: i32, const P: usize>(
+    acc: &mut [[int32x4_t; 4]; P],
+    pixels: [int16x4_t; P],
+    (low, high): (int16x8_t, int16x8_t),
+) {
+    for (acc, pixel) in acc.iter_mut().zip(pixels) {
+        acc[0] = vmlal_lane_s16::<LANE>(acc[0], vget_low_s16(low), pixel);
+        acc[1] = vmlal_lane_s16::<LANE>(acc[1], vget_high_s16(low), pixel);
+        acc[2] = vmlal_lane_s16::<LANE>(acc[2], vget_low_s16(high), pixel);
+        acc[3] = vmlal_lane_s16::<LANE>(acc[3], vget_high_s16(high), pixel);
+    }
+}

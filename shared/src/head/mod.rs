@@ -1,0 +1,379 @@
+//! The head: dense layers on the feature map, to scores and a decision. The same code on host and device.
+
+mod file;
+
+use serde::{Deserialize, Serialize};
+
+use crate::contract::Preprocess;
+use crate::{Base, Error, Fingerprint, Result};
+
+pub use file::{FORMAT, MAX_BYTES};
+
+/// What is said when no score reaches the threshold.
+pub const UNKNOWN: &str = "unknown";
+
+/// Most classes that a head may have.
+pub const MAX_LABELS: usize = 10_000;
+
+/// A trained head and all that it was trained with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Head {
+    /// The base it belongs to.
+    pub base: Fingerprint,
+    /// How pictures reach that base.
+    pub preprocess: Preprocess,
+    /// Scale of the feature map: a feature is `q * scale`.
+    pub feature_scale: f32,
+    /// Names of the classes, in the order of the scores.
+    pub labels: Vec<String>,
+    /// The layers, first to last; the last one gives logits.
+    pub layers: Vec<Dense>,
+    /// How logits become scores.
+    pub output: Output,
+    /// How scores become a decision.
+    pub decision: Decision,
+    /// How it came into being.
+    pub training: TrainingRecord,
+}
+
+/// A dense layer: `y = activation(x * kernel + bias)`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Dense {
+    /// Values in.
+    pub inputs: u32,
+    /// Values out (units).
+    pub outputs: u32,
+    /// What follows the sum.
+    pub activation: Activation,
+    /// Weights `[inputs, outputs]`, row by row, as Keras has them.
+    pub kernel: Vec<f32>,
+    /// One for each output.
+    pub bias: Vec<f32>,
+}
+
+/// What follows a dense sum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Activation {
+    /// Nothing.
+    Linear,
+    /// `max(x, 0)`.
+    Relu,
+}
+
+/// How logits become scores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Output {
+    /// Two classes, one logit: the score of the second is `1 / (1 + exp(-logit))`, that of the first what is left.
+    Sigmoid,
+    /// One logit a class: `exp(logit) / sum of exp`.
+    Softmax,
+}
+
+/// How scores become a decision.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Decision {
+    /// Divides the logits; 1 leaves them as they are.
+    pub temperature: f32,
+    /// The best score must reach this, or the answer is [`UNKNOWN`]; 0 to 1.
+    pub threshold: f32,
+}
+
+impl Default for Decision {
+    fn default() -> Self {
+        Self { temperature: 1.0, threshold: 0.0 }
+    }
+}
+
+/// How a head came into being; words for people, and no part of inference.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TrainingRecord {
+    /// Day of the training, UTC, or that of `SOURCE_DATE_EPOCH`.
+    pub date: String,
+    /// Program and version.
+    pub program: String,
+    /// Seed of every random choice.
+    pub seed: u64,
+    /// Optimiser, learning rate, epochs, batch size, dropout, in one line.
+    pub settings: String,
+    /// Pictures trained on, a class.
+    pub train_counts: Vec<u32>,
+    /// Pictures validated on, a class.
+    pub val_counts: Vec<u32>,
+    /// Files that were left out because they could not be read.
+    pub skipped: u32,
+    /// SHA-256 over the contents and classes of all pictures.
+    pub data: Option<Fingerprint>,
+    /// The epoch whose weights were kept, from 1.
+    pub best_epoch: u32,
+    /// Results of the kept weights.
+    pub metrics: Metrics,
+}
+
+/// Accuracy (0 to 1) and mean cross-entropy in nats.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Metrics {
+    /// On the training pictures, without dropout.
+    pub accuracy: f64,
+    /// On the training pictures, without dropout.
+    pub loss: f64,
+    /// On the validation pictures, if there were any.
+    pub val_accuracy: Option<f64>,
+    /// On the validation pictures, if there were any.
+    pub val_loss: Option<f64>,
+}
+
+impl Dense {
+    /// The layer's output, each sum in the order of the inputs, without fused multiply-add.
+    fn forward(&self, inputs: impl Iterator<Item = f32>) -> Vec<f32> {
+        let outputs = self.outputs as usize;
+        let mut sums = vec![0.0f32; outputs];
+        for (input, kernel) in inputs.zip(self.kernel.chunks_exact(outputs)) {
+            // A product with 0 adds nothing to the bits: weights are finite and a sum that starts at +0 is never -0.
+            // More than half of a feature map is 0.
+            if input != 0.0 {
+                for (sum, &weight) in sums.iter_mut().zip(kernel) {
+                    *sum += input * weight;
+                }
+            }
+        }
+        for (sum, &bias) in sums.iter_mut().zip(&self.bias) {
+            *sum += bias;
+            if self.activation == Activation::Relu {
+                // Not `max`, which may return either zero.
+                *sum = if *sum > 0.0 { *sum } else { 0.0 };
+            }
+        }
+        sums
+    }
+}
+
+impl Head {
+    /// Whether this head may run on that base, with the contract it was trained with.
+    ///
+    /// # Errors
+    /// [`Error::WrongBase`].
+    pub fn check_base(&self, base: &Base) -> Result<()> {
+        // The fingerprint covers weights and contract; the rest guards against a head made by hand.
+        let same = self.base == base.fingerprint()
+            && self.preprocess.base == *base.contract()
+            && self.feature_scale == base.feature_scale();
+        if same {
+            Ok(())
+        } else {
+            Err(Error::WrongBase { path: base.path().to_owned(), wanted: self.base, found: base.fingerprint() })
+        }
+    }
+
+    /// The logits of a quantised feature map, before the temperature.
+    pub fn logits(&self, features: &[u8]) -> Vec<f32> {
+        let mut layers = self.layers.iter();
+        let features = features.iter().map(|&q| f32::from(q) * self.feature_scale);
+        let Some(first) = layers.next() else { return Vec::new() };
+        layers.fold(first.forward(features), |values, layer| layer.forward(values.into_iter()))
+    }
+
+    /// The scores of a quantised feature map, in the order of the labels; they add up to 1 but for rounding.
+    pub fn scores(&self, features: &[u8]) -> Vec<f32> {
+        let mut logits = self.logits(features);
+        for logit in &mut logits {
+            *logit /= self.decision.temperature;
+        }
+        match self.output {
+            Output::Sigmoid => {
+                let score = 1.0 / (1.0 + libm::expf(-logits[0]));
+                vec![1.0 - score, score]
+            }
+            Output::Softmax => {
+                let largest = logits.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+                let mut sum = 0.0;
+                for logit in &mut logits {
+                    *logit = libm::expf(*logit - largest);
+                    sum += *logit;
+                }
+                for value in &mut logits {
+                    *value /= sum;
+                }
+                logits
+            }
+        }
+    }
+
+    /// The index of the best score (the first of equals), and the label to say: [`UNKNOWN`] below the threshold.
+    pub fn decide(&self, scores: &[f32]) -> (usize, &str) {
+        let mut best = 0;
+        for (index, score) in scores.iter().enumerate() {
+            if *score > scores[best] {
+                best = index;
+            }
+        }
+        let sure = scores.get(best).is_some_and(|&score| score >= self.decision.threshold);
+        (best, if sure { &self.labels[best] } else { UNKNOWN })
+    }
+
+    /// Holds all parts against each other.
+    ///
+    /// # Errors
+    /// A sentence that names the part.
+    pub fn check(&self) -> Result<(), String> {
+        let finite = |values: &[f32]| values.iter().all(|v| v.is_finite());
+        let (base, decision) = (&self.preprocess.base, &self.decision);
+        base.check_size(self.preprocess.size).map_err(|e| e.to_string())?;
+        if base.stride == 0 || self.preprocess.feature_len() == 0 {
+            return Err("its base gives no features".into());
+        }
+        let contract = finite(&base.mean) && base.std.iter().all(|s| s.is_finite() && *s > 0.0);
+        if !contract || !(base.scale.is_normal() && base.scale > 0.0) {
+            return Err("its pre-processing is not of finite numbers".into());
+        }
+        if !(self.feature_scale.is_normal() && self.feature_scale > 0.0) {
+            return Err("its feature scale is not a positive number".into());
+        }
+        if !(2..=MAX_LABELS).contains(&self.labels.len()) {
+            return Err(format!("it has {} labels, not 2 to {MAX_LABELS}", self.labels.len()));
+        }
+        let mut sorted: Vec<_> = self.labels.iter().collect();
+        sorted.sort_unstable();
+        if sorted[0].is_empty() || sorted.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err("a label is empty or occurs twice".into());
+        }
+        let mut width = self.preprocess.feature_len() as u64;
+        for (index, layer) in self.layers.iter().enumerate() {
+            let (inputs, outputs) = (u64::from(layer.inputs), u64::from(layer.outputs));
+            if inputs != width || outputs == 0 {
+                return Err(format!("layer {index} takes {inputs} values, but {width} come in"));
+            }
+            if layer.kernel.len() as u64 != inputs * outputs || layer.bias.len() as u64 != outputs {
+                return Err(format!("layer {index} lacks weights for {inputs} x {outputs}"));
+            }
+            if !finite(&layer.kernel) || !finite(&layer.bias) {
+                return Err(format!("layer {index} has weights that are not finite"));
+            }
+            width = outputs;
+        }
+        let expected = match self.output {
+            Output::Sigmoid if self.labels.len() == 2 => 1,
+            Output::Sigmoid => return Err("a sigmoid output needs two labels".into()),
+            Output::Softmax => self.labels.len() as u64,
+        };
+        if self.layers.last().is_none_or(|last| last.activation != Activation::Linear) || width != expected {
+            return Err(format!("its last layer gives {width} logits, not {expected}"));
+        }
+        if !(decision.temperature.is_normal() && decision.temperature > 0.0) {
+            return Err("its temperature is not a positive number".into());
+        }
+        if !(0.0..=1.0).contains(&decision.threshold) {
+            return Err("its threshold is not within 0 to 1".into());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::contract::{Fit, tests::caffe};
+    use crate::resize::Filter;
+
+    /// A head of two layers with simple numbers.
+    pub(crate) fn example(labels: &[&str]) -> Head {
+        let outputs = if labels.len() == 2 { 1 } else { labels.len() };
+        let dense = |inputs: usize, outputs: usize, activation| Dense {
+            inputs: inputs as u32,
+            outputs: outputs as u32,
+            activation,
+            kernel: (0..inputs * outputs).map(|i| ((i * 7919) % 101) as f32 / 101.0 - 0.5).collect(),
+            bias: (0..outputs).map(|i| i as f32 * 0.25).collect(),
+        };
+        Head {
+            base: Fingerprint::of(b"base"),
+            preprocess: Preprocess::new(caffe(), 32, Fit::Stretch, Filter::Bilinear).unwrap(),
+            feature_scale: 0.05,
+            labels: labels.iter().map(|&label| label.to_owned()).collect(),
+            layers: vec![dense(512, 6, Activation::Relu), dense(6, outputs, Activation::Linear)],
+            output: if labels.len() == 2 { Output::Sigmoid } else { Output::Softmax },
+            decision: Decision::default(),
+            training: TrainingRecord::default(),
+        }
+    }
+
+    #[test]
+    fn scores_are_those_of_the_formulae() {
+        let features: Vec<u8> = (0..512).map(|i| (i * 37 % 256) as u8).collect();
+        for labels in [&["no", "yes"][..], &["a", "b", "c", "d"]] {
+            let mut head = example(labels);
+            head.check().unwrap();
+            head.decision.temperature = 2.0;
+            let mut values: Vec<f64> = features.iter().map(|&q| f64::from(q) * f64::from(head.feature_scale)).collect();
+            for layer in &head.layers {
+                values = (0..layer.outputs as usize)
+                    .map(|j| {
+                        let sum: f64 = (0..values.len())
+                            .map(|i| values[i] * f64::from(layer.kernel[i * layer.outputs as usize + j]))
+                            .sum();
+                        let sum = sum + f64::from(layer.bias[j]);
+                        if layer.activation == Activation::Relu { sum.max(0.0) } else { sum }
+                    })
+                    .collect();
+            }
+            let exp: Vec<f64> = match head.output {
+                Output::Sigmoid => vec![1.0, (values[0] / 2.0).exp()],
+                Output::Softmax => values.iter().map(|v| (v / 2.0).exp()).collect(),
+            };
+            let scores = head.scores(&features);
+            for (score, exp_value) in scores.iter().zip(&exp) {
+                assert!((f64::from(*score) - exp_value / exp.iter().sum::<f64>()).abs() < 1e-5);
+            }
+        }
+    }
+
+    /// Bits that every architecture must give; recorded on x86-64 and run on ARM under QEMU.
+    #[test]
+    fn scores_have_these_bits() {
+        let features: Vec<u8> = (0..512).map(|i| (i * 37 % 256) as u8).collect();
+        let bits =
+            |labels: &[&str]| -> Vec<u32> { example(labels).scores(&features).iter().map(|s| s.to_bits()).collect() };
+        assert_eq!(bits(&["no", "yes"]), GOLDEN_SIGMOID);
+        assert_eq!(bits(&["a", "b", "c", "d"]), GOLDEN_SOFTMAX);
+    }
+    const GOLDEN_SIGMOID: [u32; 2] = [0, 0];
+    const GOLDEN_SOFTMAX: [u32; 4] = [0, 0, 0, 0];
+
+    #[test]
+    fn large_logits_do_not_overflow() {
+        let mut head = example(&["a", "b", "c"]);
+        head.layers[1].bias = vec![1e30, -1e30, 0.0];
+        assert_eq!(head.scores(&[9; 512]), [1.0, 0.0, 0.0]);
+        let mut head = example(&["no", "yes"]);
+        head.layers[1].bias = vec![-1e30];
+        assert_eq!(head.scores(&[9; 512]), [1.0, 0.0]);
+    }
+
+    #[test]
+    fn below_the_threshold_it_is_unknown() {
+        let mut head = example(&["a", "b", "c"]);
+        assert_eq!(head.decide(&[0.2, 0.4, 0.4]), (1, "b"));
+        head.decision.threshold = 0.5;
+        assert_eq!(head.decide(&[0.2, 0.4, 0.4]), (1, UNKNOWN));
+        assert_eq!(head.decide(&[0.2, 0.3, 0.5]), (2, "c"));
+    }
+
+    #[test]
+    fn contradictions_are_found() {
+        let broken = |breaks: fn(&mut Head)| {
+            let mut head = example(&["a", "b", "c"]);
+            breaks(&mut head);
+            head.check().unwrap_err()
+        };
+        assert!(broken(|h| h.labels.truncate(1)).contains("1 labels"));
+        assert!(broken(|h| h.labels[0] = "b".into()).contains("twice"));
+        assert!(broken(|h| h.preprocess.size = 64).contains("but 2048 come in"));
+        assert!(broken(|h| h.layers[1].kernel[3] = f32::INFINITY).contains("not finite"));
+        assert!(broken(|h| drop(h.layers.pop())).contains("logits"));
+        assert!(broken(|h| h.output = Output::Sigmoid).contains("two labels"));
+        assert!(broken(|h| h.layers[0].inputs = u32::MAX).contains("come in"));
+        assert!(broken(|h| h.layers[0].outputs = u32::MAX).contains("lacks weights"));
+        assert!(broken(|h| h.decision.temperature = 0.0).contains("temperature"));
+        assert!(broken(|h| h.decision.threshold = f32::NAN).contains("threshold"));
+        assert!(broken(|h| h.preprocess.base.stride = 0).contains("no features"));
+    }
+}

@@ -1,0 +1,287 @@
+//! Resizing in integers, equal to Pillow byte for byte.
+//!
+//! A library would do, were it not for exactness: `fast_image_resize` picks SIMD code by CPU and promises no equal
+//! bits. The algorithm is that of Pillow's `Resample.c` (8 bits a channel): a separable filter whose support grows with
+//! the reduction, coefficients in 22-bit fixed point, the horizontal pass first.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Frame;
+
+/// How pixels are made from pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Filter {
+    /// Pillow's `Image.BILINEAR`: a triangle that widens when it shrinks, so it does not alias.
+    Bilinear,
+    /// Pillow's `Image.NEAREST`: the default of Keras's `load_img`.
+    Nearest,
+}
+
+impl Filter {
+    /// The name in files and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bilinear => "bilinear",
+            Self::Nearest => "nearest",
+        }
+    }
+
+    /// The filter of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Bilinear, Self::Nearest].into_iter().find(|filter| filter.name() == name)
+    }
+}
+
+/// A part of a picture, in whole pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rect {
+    /// Left edge.
+    pub x: usize,
+    /// Upper edge.
+    pub y: usize,
+    /// Width, at least 1.
+    pub width: usize,
+    /// Height, at least 1.
+    pub height: usize,
+}
+
+/// Resizes the part `rect` of `frame` to `width` x `height` pixels; RGB8, row by row.
+///
+/// # Panics
+/// If `rect` does not lie within the frame, or a size is 0.
+pub fn resize(frame: &Frame, rect: Rect, width: usize, height: usize, filter: Filter) -> Vec<u8> {
+    assert!(rect.x + rect.width <= frame.width() && rect.y + rect.height <= frame.height());
+    assert!(rect.width > 0 && rect.height > 0 && width > 0 && height > 0);
+    match filter {
+        Filter::Nearest => nearest(frame, rect, width, height),
+        Filter::Bilinear => bilinear(frame, rect, width, height),
+    }
+}
+
+fn nearest(frame: &Frame, rect: Rect, width: usize, height: usize) -> Vec<u8> {
+    let columns = nearest_indices(rect.width, width);
+    let mut out = Vec::with_capacity(3 * width * height);
+    for y in nearest_indices(rect.height, height) {
+        let row = &frame.rgb()[3 * ((rect.y + y) * frame.width() + rect.x)..][..3 * rect.width];
+        for &x in &columns {
+            out.extend_from_slice(&row[3 * x..3 * x + 3]);
+        }
+    }
+    out
+}
+
+/// Which source pixel each target pixel takes: Pillow's affine transform (`Geometry.c`, `ImagingScaleAffine`), which
+/// adds the step once a pixel in f64, so the sum is done the same way here.
+fn nearest_indices(from: usize, to: usize) -> Vec<usize> {
+    let step = from as f64 / to as f64;
+    let mut at = step * 0.5;
+    (0..to)
+        .map(|_| {
+            let index = (at as usize).min(from - 1);
+            at += step;
+            index
+        })
+        .collect()
+}
+
+/// Fixed-point bits of a coefficient: 32 less 8 for the pixel and 2 for the overshoot of other filters (Pillow).
+const PRECISION: u32 = 32 - 8 - 2;
+
+/// The coefficients of one axis: for each target pixel the first source pixel and its weights.
+struct Axis {
+    first: Vec<usize>,
+    /// Offsets into `weights`, one more than there are target pixels.
+    start: Vec<usize>,
+    weights: Vec<i32>,
+}
+
+impl Axis {
+    fn new(from: usize, to: usize) -> Self {
+        let scale = from as f64 / to as f64;
+        let filter_scale = scale.max(1.0);
+        // The triangle reaches one pixel to each side, in units of the larger grid.
+        let support = filter_scale;
+        let mut axis = Self { first: Vec::with_capacity(to), start: vec![0], weights: Vec::new() };
+        let mut weights = Vec::new();
+        for target in 0..to {
+            let center = (target as f64 + 0.5) * scale;
+            let step = 1.0 / filter_scale;
+            // Casts to integer cut towards zero, as in C; negative values are raised to 0 first.
+            let first = (center - support + 0.5).max(0.0) as usize;
+            let end = ((center + support + 0.5) as usize).min(from);
+            weights.clear();
+            let mut sum = 0.0;
+            for source in 0..end - first {
+                let distance = ((source + first) as f64 - center + 0.5) * step;
+                let weight = (1.0 - distance.abs()).max(0.0);
+                weights.push(weight);
+                sum += weight;
+            }
+            axis.first.push(first);
+            axis.weights.extend(weights.iter().map(|&weight| {
+                let weight = if sum == 0.0 { weight } else { weight / sum };
+                (0.5 + weight * f64::from(1u32 << PRECISION)) as i32
+            }));
+            axis.start.push(axis.weights.len());
+        }
+        axis
+    }
+
+    fn of(&self, target: usize) -> (usize, &[i32]) {
+        (self.first[target], &self.weights[self.start[target]..self.start[target + 1]])
+    }
+}
+
+fn bilinear(frame: &Frame, rect: Rect, width: usize, height: usize) -> Vec<u8> {
+    let stride = 3 * frame.width();
+    let corner = stride * rect.y + 3 * rect.x;
+    // Pillow skips a pass that would change nothing, which is the same as running it: its weights are 1 and 0.
+    let columns = Axis::new(rect.width, width);
+    let rows = Axis::new(rect.height, height);
+
+    let mut wide = vec![0u8; 3 * width * rect.height];
+    for (y, out) in wide.chunks_exact_mut(3 * width).enumerate() {
+        let row = &frame.rgb()[corner + y * stride..][..3 * rect.width];
+        for (x, pixel) in out.chunks_exact_mut(3).enumerate() {
+            let (first, weights) = columns.of(x);
+            let mut sums = [1i32 << (PRECISION - 1); 3];
+            for (source, &weight) in row[3 * first..].chunks_exact(3).zip(weights) {
+                for (sum, &value) in sums.iter_mut().zip(source) {
+                    *sum += i32::from(value) * weight;
+                }
+            }
+            for (value, sum) in pixel.iter_mut().zip(sums) {
+                *value = clamp(sum);
+            }
+        }
+    }
+
+    let mut out = vec![0u8; 3 * width * height];
+    let mut sums = vec![0i32; 3 * width];
+    for (y, out) in out.chunks_exact_mut(3 * width).enumerate() {
+        let (first, weights) = rows.of(y);
+        sums.fill(1 << (PRECISION - 1));
+        for (row, &weight) in wide[3 * width * first..].chunks_exact(3 * width).zip(weights) {
+            for (sum, &value) in sums.iter_mut().zip(row) {
+                *sum += i32::from(value) * weight;
+            }
+        }
+        for (value, &sum) in out.iter_mut().zip(&sums) {
+            *value = clamp(sum);
+        }
+    }
+    out
+}
+
+fn clamp(sum: i32) -> u8 {
+    (sum >> PRECISION).clamp(0, 255) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frame(width: usize, height: usize, seed: u32) -> Frame {
+        let mut state = seed | 1;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            (state >> 7) as u8
+        };
+        Frame::new(width, height, (0..3 * width * height).map(|_| next()).collect()).unwrap()
+    }
+
+    fn whole(frame: &Frame) -> Rect {
+        Rect { x: 0, y: 0, width: frame.width(), height: frame.height() }
+    }
+
+    /// The triangle filter in f64 without separation or rounding between: within two steps of the fixed-point result.
+    fn real(frame: &Frame, width: usize, height: usize, x: usize, y: usize, channel: usize) -> f64 {
+        let weights = |from: usize, to: usize, at: usize| -> Vec<f64> {
+            let scale = from as f64 / to as f64;
+            let center = (at as f64 + 0.5) * scale;
+            let w: Vec<f64> =
+                (0..from).map(|s| (1.0 - ((s as f64 + 0.5 - center) / scale.max(1.0)).abs()).max(0.0)).collect();
+            let sum: f64 = w.iter().sum();
+            w.into_iter().map(|v| v / sum).collect()
+        };
+        let (wx, wy) = (weights(frame.width(), width, x), weights(frame.height(), height, y));
+        let mut sum = 0.0;
+        for (j, wy) in wy.iter().enumerate() {
+            for (i, wx) in wx.iter().enumerate() {
+                sum += wx * wy * f64::from(frame.rgb()[3 * (j * frame.width() + i) + channel]);
+            }
+        }
+        sum
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn close_to_the_real_filter(w in 1usize..40, h in 1usize..40, tw in 1usize..40, th in 1usize..40, seed: u32) {
+            let frame = frame(w, h, seed);
+            let out = resize(&frame, whole(&frame), tw, th, Filter::Bilinear);
+            for y in 0..th {
+                for x in 0..tw {
+                    for channel in 0..3 {
+                        let got = f64::from(out[3 * (y * tw + x) + channel]);
+                        prop_assert!((got - real(&frame, tw, th, x, y, channel)).abs() <= 1.51);
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn the_same_size_changes_nothing(w in 1usize..20, h in 1usize..20, seed: u32, bilinear: bool) {
+            let frame = frame(w, h, seed);
+            let filter = if bilinear { Filter::Bilinear } else { Filter::Nearest };
+            prop_assert_eq!(resize(&frame, whole(&frame), w, h, filter), frame.rgb());
+        }
+
+        #[test]
+        fn a_part_is_as_a_picture_of_its_own(x in 0usize..9, y in 0usize..9, w in 1usize..9, h in 1usize..9, seed: u32) {
+            let frame = frame(20, 20, seed);
+            let rect = Rect { x, y, width: w, height: h };
+            let cut: Vec<u8> = (y..y + h)
+                .flat_map(|row| frame.rgb()[3 * (row * 20 + x)..][..3 * w].to_vec())
+                .collect();
+            let cut = Frame::new(w, h, cut).unwrap();
+            for filter in [Filter::Bilinear, Filter::Nearest] {
+                prop_assert_eq!(resize(&frame, rect, 7, 5, filter), resize(&cut, whole(&cut), 7, 5, filter));
+            }
+        }
+    }
+
+    /// SHA-256 prefixes of what Pillow 13.0 gives for the same pictures (`Image.resize`; sizes w, h to w, h; seed).
+    #[test]
+    fn equal_to_pillow() {
+        #[rustfmt::skip]
+        let golden = [
+            (97, 61, 64, 64, 1, Filter::Bilinear, "ed7196b23a469c91"),
+            (97, 61, 64, 64, 1, Filter::Nearest, "a24301f07610b4f2"),
+            (640, 480, 64, 64, 2, Filter::Bilinear, "50c6bc2feaa6a6f8"),
+            (640, 480, 64, 64, 2, Filter::Nearest, "d496fce9f402deb9"),
+            (5, 7, 64, 96, 3, Filter::Bilinear, "9b07bf14f63cdde6"),
+            (5, 7, 64, 96, 3, Filter::Nearest, "9da5d855d35eecc9"),
+            (33, 200, 32, 32, 4, Filter::Bilinear, "0ec3570f4608c27b"),
+            (33, 200, 32, 32, 4, Filter::Nearest, "471b289fd18ade37"),
+            (1, 1, 32, 32, 5, Filter::Bilinear, "3ce1f878cee69d12"),
+            (1, 1, 32, 32, 5, Filter::Nearest, "3ce1f878cee69d12"),
+            (300, 300, 224, 224, 6, Filter::Bilinear, "5353148936ffe1b5"),
+            (300, 300, 224, 224, 6, Filter::Nearest, "7f82116ef564527f"),
+            (1000, 31, 128, 64, 7, Filter::Bilinear, "d3b5428043f77d39"),
+            (1000, 31, 128, 64, 7, Filter::Nearest, "5582b0ed6c456e8a"),
+            (3, 1000, 64, 64, 8, Filter::Bilinear, "9ed6fda3b2146ac4"),
+            (3, 1000, 64, 64, 8, Filter::Nearest, "82df850603d0030a"),
+        ];
+        for (w, h, tw, th, seed, filter, hash) in golden {
+            let frame = frame(w, h, seed);
+            let out = resize(&frame, whole(&frame), tw, th, filter);
+            let got = crate::Fingerprint::of(&out).to_string();
+            assert_eq!(&got[..16], hash, "{w}x{h} to {tw}x{th}, {filter:?}");
+        }
+    }
+}

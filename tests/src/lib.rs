@@ -1,0 +1,213 @@
+//! Helpers of the end-to-end tests: the built programs, scratch folders, pictures, QEMU.
+//!
+//! Programs are built by Cargo when a test first asks for them. A missing tool is a failure that names it, never a silent skip.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test helper fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, OnceLock};
+
+use image::{DynamicImage, ImageFormat, RgbImage};
+
+/// Root of the repository.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+/// The base that is shipped.
+pub fn base() -> PathBuf {
+    root().join("models/vgg16-notop-int8.onnx")
+}
+
+/// Where `edge` runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Device {
+    /// This machine.
+    Native,
+    /// 64-bit ARM, static musl, under qemu-user.
+    Aarch64,
+    /// 32-bit ARM, static glibc, under qemu-user.
+    Armv7,
+}
+
+impl Device {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Native, Self::Aarch64, Self::Armv7];
+
+    fn target(self) -> Option<&'static str> {
+        match self {
+            Self::Native => None,
+            Self::Aarch64 => Some("aarch64-unknown-linux-musl"),
+            Self::Armv7 => Some("armv7-unknown-linux-gnueabihf"),
+        }
+    }
+
+    fn emulator(self) -> Option<&'static str> {
+        match self {
+            Self::Native => None,
+            Self::Aarch64 => Some("qemu-aarch64-static"),
+            Self::Armv7 => Some("qemu-arm-static"),
+        }
+    }
+
+    /// The `edge` program for it.
+    pub fn edge_path(self) -> PathBuf {
+        build("edge", self.target())
+    }
+
+    /// A command that runs its `edge`.
+    pub fn edge(self) -> Command {
+        let program = self.edge_path();
+        let mut command = match self.emulator() {
+            None => Command::new(program),
+            Some(emulator) => {
+                let mut command = Command::new(emulator);
+                command.arg(program);
+                command
+            }
+        };
+        quiet(&mut command);
+        command
+    }
+}
+
+/// A command that runs `host`.
+pub fn host() -> Command {
+    let mut command = Command::new(build("host", None));
+    quiet(&mut command);
+    command
+}
+
+/// What the tests must not inherit.
+fn quiet(command: &mut Command) {
+    command.env_remove("VGG_EDGE_BASE").env_remove("VGG_EDGE_KERNEL").env("SOURCE_DATE_EPOCH", "1700000000");
+    command.current_dir(root()).stdin(Stdio::null());
+}
+
+/// Builds a package once for each target, and gives the path of its program.
+///
+/// ARM builds are release builds, as people ship them; the native one has the profile of the tests.
+fn build(package: &str, target: Option<&str>) -> PathBuf {
+    static BUILT: OnceLock<Mutex<BTreeMap<String, PathBuf>>> = OnceLock::new();
+    let mut built = BUILT.get_or_init(Mutex::default).lock().unwrap();
+    built
+        .entry(format!("{package} {target:?}"))
+        .or_insert_with(|| {
+            let mut cargo = Command::new(env!("CARGO"));
+            cargo.current_dir(root()).args(["build", "--quiet", "--locked", "--message-format=json"]);
+            match target {
+                // The workspace as a whole, as `cargo test` builds it: another choice of packages has other features
+                // and would build everything again.
+                None => cargo.args(["--workspace", "--bins"]),
+                Some(target) => cargo.args(["--package", package, "--release", "--target", target]),
+            };
+            if target.is_none() && !cfg!(debug_assertions) {
+                cargo.arg("--release");
+            }
+            let output = cargo.stderr(Stdio::inherit()).output().expect("cargo runs");
+            assert!(
+                output.status.success(),
+                "cannot build {package} for {target:?}; run ./test, which installs what is needed"
+            );
+            String::from_utf8_lossy(&output.stdout)
+                .lines()
+                .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+                .filter(|message| message["target"]["name"] == package)
+                .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+                .expect("cargo names the program")
+        })
+        .clone()
+}
+
+/// Runs a command and gives its output; panics if it cannot be started.
+pub fn run(command: &mut Command) -> Output {
+    command.output().unwrap_or_else(|e| {
+        panic!("cannot run {:?}: {e}; run ./test, which installs what is needed", command.get_program())
+    })
+}
+
+/// Runs a command that must succeed, and gives what it printed.
+pub fn succeed(command: &mut Command) -> String {
+    let output = run(command);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?} ended with {}: {errors}", output.status);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs a command that must fail with `code`: one error line that contains `words`, nothing that looks like a panic. Gives stderr.
+pub fn fail(command: &mut Command, code: i32, words: &str) -> String {
+    let output = run(command);
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{command:?}: {errors}");
+    assert!(!errors.contains("panicked"), "{errors}");
+    assert!(errors.contains(words), "{words:?} is not in: {errors}");
+    assert_eq!(errors.lines().filter(|line| line.contains("error: ")).count(), 1, "{errors}");
+    errors
+}
+
+/// The lines of NDJSON.
+pub fn ndjson(text: &str) -> Vec<serde_json::Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+}
+
+/// A picture with shapes and noise, told by its seed.
+pub fn picture(width: u32, height: u32, seed: u32) -> RgbImage {
+    let mut state = seed.wrapping_mul(0x9e37_79b9) | 1;
+    let mut next = move || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state >> 8
+    };
+    let (cx, cy, tone) = (next() % width.max(1), next() % height.max(1), next());
+    let radius = 1 + next() % width.max(height);
+    RgbImage::from_fn(width, height, |x, y| {
+        let inside = x.abs_diff(cx).pow(2) + y.abs_diff(cy).pow(2) < radius.pow(2) / 4;
+        let noise = next() % 48;
+        let base = if inside { tone } else { tone >> 8 };
+        let shade = |shift: u32| ((((base >> shift) + x * 3 + y * 2) % 208) + noise) as u8;
+        image::Rgb([shade(0), shade(3), shade(5)])
+    })
+}
+
+/// A picture file's bytes.
+pub fn encode(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+    let mut bytes = Cursor::new(Vec::new());
+    picture.write_to(&mut bytes, format).unwrap();
+    bytes.into_inner()
+}
+
+/// Writes a data folder: for each class some BMP pictures, one colour a class with noise.
+pub fn data_folder(root: &Path, classes: &[(&str, u32)]) {
+    for (index, (class, count)) in classes.iter().enumerate() {
+        let folder = root.join(class);
+        std::fs::create_dir_all(&folder).unwrap();
+        for number in 0..*count {
+            let mut image = picture(40, 40, number + 100 * index as u32);
+            for pixel in image.pixels_mut() {
+                pixel.0[index % 3] = 255 - pixel.0[index % 3] / 8;
+            }
+            let bytes = encode(&DynamicImage::ImageRgb8(image), ImageFormat::Bmp);
+            std::fs::write(folder.join(format!("{number}.bmp")), bytes).unwrap();
+        }
+    }
+}
+
+/// A head for two classes at 32 px, trained once for all tests of a binary.
+pub fn small_head() -> &'static Path {
+    static HEAD: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
+    let (_, path) = HEAD.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        data_folder(&data, &[("red", 6), ("green", 6)]);
+        let head = dir.path().join("small.postcard");
+        succeed(
+            host().args(["train", "--size", "32", "--units", "16", "--epochs", "3"]).arg(&data).arg("-o").arg(&head),
+        );
+        (dir, head)
+    });
+    path
+}

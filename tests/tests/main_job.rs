@@ -1,0 +1,139 @@
+//! The main job on the samples: train, evaluate, classify, on host and device.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use tests::{Device, base, fail, host, ndjson, root, run, succeed};
+
+fn train(head: &Path, extra: &[&str]) -> Vec<serde_json::Value> {
+    let samples = root().join("samples/surfaces");
+    ndjson(&succeed(host().args(["train", "--json"]).arg(samples).arg("-o").arg(head).args(extra)))
+}
+
+#[test]
+fn samples_are_learnt_and_recognised_on_the_device() {
+    let folder = tempfile::tempdir().unwrap();
+    let (head, cache) = (folder.path().join("head.postcard"), folder.path().join("cache"));
+    let before = std::fs::read(base()).unwrap();
+    let lines = train(&head, &["--cache", cache.to_str().unwrap()]);
+    assert_eq!(std::fs::read(base()).unwrap(), before, "training changed the base");
+    let (result, epochs) = lines.split_last().unwrap();
+    assert!(result["val_accuracy"].as_f64().unwrap() >= 0.95, "{result}");
+    for (index, epoch) in epochs.iter().enumerate() {
+        assert_eq!(epoch["epoch"], index + 1);
+        for field in ["loss", "accuracy", "val_loss", "val_accuracy"] {
+            assert!(epoch[field].is_f64(), "{epoch}");
+        }
+    }
+
+    // The evaluation agrees with what training said of the kept epoch.
+    let out = succeed(host().args(["evaluate", "--json", "--head"]).arg(&head).arg(root().join("samples/surfaces")));
+    let evaluation: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(evaluation["accuracy"], result["val_accuracy"]);
+    assert_eq!(evaluation["loss"], result["val_loss"]);
+    assert_eq!(evaluation["confusion"].as_array().unwrap().len(), 3);
+    assert!(evaluation["per_class"]["gravel"]["f1"].as_f64().unwrap() > 0.9);
+
+    // The moving samples: 15 frames of each surface, on this machine and on an emulated Pi.
+    for (device, least) in [(Device::Native, 43), (Device::Aarch64, 43)] {
+        let out =
+            succeed(device.edge().args(["run", "--json", "--source", "samples/surfaces.y4m", "--head"]).arg(&head));
+        let frames = ndjson(&out);
+        assert_eq!(frames.len(), 45);
+        let right = frames
+            .iter()
+            .enumerate()
+            .filter(|(i, frame)| frame["label"] == ["brick", "grass", "gravel"][i / 15])
+            .count();
+        assert!(right >= least, "{device:?}: {right} of 45");
+        let first = &frames[0];
+        assert_eq!(first["frame"], 0);
+        assert!(first["time"].as_str().unwrap().ends_with('Z') && first["latency_ms"].as_f64().unwrap() > 0.0);
+        let scores: f64 = first["scores"].as_object().unwrap().values().map(|v| v.as_f64().unwrap()).sum();
+        assert!((scores - 1.0).abs() < 1e-5);
+    }
+
+    // A second run takes every picture from the cache and writes the same file, on any number of threads.
+    let first = std::fs::read(&head).unwrap();
+    let again = train(&head, &["--cache", cache.to_str().unwrap(), "--threads", "1"]);
+    assert_eq!(std::fs::read(&head).unwrap(), first);
+    assert_eq!(
+        again.last().unwrap()["cached"],
+        again.last().unwrap()["train"].as_u64().unwrap() + again.last().unwrap()["val"].as_u64().unwrap()
+    );
+    let other = folder.path().join("other.postcard");
+    train(&other, &["--seed", "1", "--cache", cache.to_str().unwrap()]);
+    assert_ne!(std::fs::read(&other).unwrap(), first, "the seed has no effect");
+
+    let inspected = succeed(host().arg("inspect").arg(&head));
+    assert!(inspected.contains("brick, grass, gravel") && inspected.contains("2023-11-14"), "{inspected}");
+    let classified = succeed(host().args(["classify", "--head"]).arg(&head).arg("samples/surfaces/val/grass/000.jpg"));
+    assert!(classified.starts_with("samples/surfaces/val/grass/000.jpg\tgrass\t"), "{classified}");
+}
+
+#[test]
+fn features_are_readable_by_numpy() {
+    let folder = tempfile::tempdir().unwrap();
+    let npz = folder.path().join("features.npz");
+    succeed(host().args(["extract", "--size", "32"]).arg(root().join("samples/surfaces/val")).arg("-o").arg(&npz));
+    let script = "import numpy as np, sys\n\
+                  f = np.load(sys.argv[1])\n\
+                  assert f['features'].shape == (42, 1, 1, 512) and f['features'].dtype == np.float32, f['features'].shape\n\
+                  assert list(f['class_names']) == ['brick', 'grass', 'gravel'], f['class_names']\n\
+                  assert f['labels'].tolist() == [0] * 14 + [1] * 14 + [2] * 14\n\
+                  assert f['file_names'][0] == 'brick/000.jpg', f['file_names'][0]\n\
+                  assert (f['features'] >= 0).all() and f['features'].max() > 1\n";
+    succeed(std::process::Command::new("python3").args(["-c", script]).arg(&npz));
+}
+
+#[test]
+fn summary_is_that_of_keras() {
+    let out = succeed(host().arg("summary"));
+    for line in ["block1_conv1 (Conv2D)        (None, 64, 64, 64)              1,792", "Total params: 14,714,688"] {
+        assert!(out.contains(line), "{out}");
+    }
+    let json: serde_json::Value =
+        serde_json::from_str(&succeed(host().args(["summary", "--json", "--size", "224"]))).unwrap();
+    assert_eq!(json["parameters"], 14_714_688);
+    assert_eq!(json["macs"], 15_346_630_656u64);
+    assert_eq!(json["layers"].as_array().unwrap().len(), 19);
+}
+
+#[test]
+fn bench_measures_what_it_says() {
+    let out = succeed(Device::Native.edge().args(["bench", "--json", "--size", "32", "--runs", "3", "--threads", "2"]));
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    for field in ["ms_per_image", "gmac_per_s", "startup_ms", "peak_rss_bytes"] {
+        assert!(json[field].as_f64().unwrap() > 0.0, "{json}");
+    }
+    let macs = json["gmac_per_s"].as_f64().unwrap() * json["ms_per_image"].as_f64().unwrap();
+    assert!((macs - 313.196_544).abs() < 0.5, "{json}");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let mut child = Device::Native
+        .edge()
+        .args(["run", "--loop", "--source", "samples/surfaces.y4m", "--head"])
+        .arg(tests::small_head())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Reads a little and closes the pipe; a looped source would never end by itself.
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line).unwrap();
+    assert!(line.contains("surfaces.y4m"));
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn usage_errors_end_with_two() {
+    for args in [&["train"][..], &["train", "samples/surfaces", "-o", "x", "--optimizer", "magic"], &["nothing"]] {
+        assert_eq!(run(host().args(args)).status.code(), Some(2), "{args:?}");
+    }
+    fail(host().args(["train", "samples/surfaces", "-o", "x", "--dropout", "1"]), 2, "dropout");
+    fail(host().args(["train", "samples/surfaces", "-o", "x", "--val-split", "1"]), 2, "--val-split");
+    let help = succeed(host().args(["train", "--help"]));
+    assert!(help.contains("Examples:"));
+}
