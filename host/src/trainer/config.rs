@@ -105,7 +105,8 @@ impl Optimizer {
 /// The defaults are those of Keras where it has any.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainConfig {
-    /// Width of the hidden layer; 0 for none. Default 256.
+    /// Width of the hidden layer; 0 for none. A layer may have at most 2^29 weights (2 GiB), its
+    /// inputs times its outputs. Default 256.
     pub units: usize,
     /// Share of the values that dropout sets to zero while training, in `[0, 1)`. It acts on the
     /// output of the hidden layer, or on the features if there is none. Default 0.5.

@@ -92,8 +92,8 @@ pub enum TrainError {
         /// The row that holds it.
         row: usize,
     },
-    /// The head would have more weights than can be addressed.
-    #[error("a layer from {inputs} to {outputs} values has too many weights")]
+    /// A layer would have more than 2^29 weights.
+    #[error("a layer from {inputs} to {outputs} values has too many weights (over {})", super::MAX_WEIGHTS)]
     TooManyWeights {
         /// Inputs of the layer.
         inputs: usize,

@@ -6,7 +6,7 @@ use super::loss::cross_entropy;
 use super::network::Network;
 use super::optimizer::OptimizerState;
 use super::random::{Random, Stream};
-use super::{Dataset, DenseWeights, EpochStats, Evaluation, Split, TrainConfig, TrainError, TrainedHead};
+use super::{Dataset, DenseWeights, EpochStats, Evaluation, MAX_WEIGHTS, Split, TrainConfig, TrainError, TrainedHead};
 
 /// Rows that are evaluated at once: enough for the matrix products to run at full speed.
 const EVALUATION_ROWS: usize = 256;
@@ -59,9 +59,8 @@ fn initial_layers(config: &TrainConfig, dim: usize, stream: &mut Stream) -> Resu
         .windows(2)
         .map(|pair| {
             let (inputs, outputs) = (pair[0], pair[1]);
-            let addressable =
-                inputs.checked_mul(outputs).is_some_and(|len| len <= isize::MAX as usize / size_of::<f32>());
-            if !addressable {
+            let weights = inputs.checked_mul(outputs);
+            if weights.is_none_or(|weights| weights > MAX_WEIGHTS) {
                 return Err(TrainError::TooManyWeights { inputs, outputs });
             }
             Ok(DenseWeights {

@@ -6,8 +6,7 @@ use super::Optimizer;
 ///
 /// The steps are written out here rather than taken from `burn::optim` for two reasons. Burn's
 /// formulae are not Keras's: its RMSprop divides by `sqrt(v) + epsilon` where Keras divides by
-/// `sqrt(v + epsilon)` (which differ thousandfold in the first steps of features that are nearly
-/// always zero), its Adam corrects the bias of `v` before it adds `epsilon` and not after, and its
+/// `sqrt(v + epsilon)`, which makes steps along tiny gradients up to a thousand times smaller; its Adam corrects the bias of `v` before it adds `epsilon` and not after, and its
 /// defaults differ. And as a chain of tensor operations each step would read and write every
 /// weight some eight times, which takes longer than the matrix products; here it is one pass in
 /// place.
@@ -27,8 +26,8 @@ struct Slot {
 /// An [`Optimizer`] with its numbers rounded to `f32` in the way that Keras does.
 #[derive(Clone, Copy)]
 enum Rule {
-    RmsProp { lr: f32, rho: f32, rest: f32, epsilon: f32, momentum: f32 },
-    Adam { lr: f32, beta1: f32, beta2: f32, rest1: f32, rest2: f32, epsilon: f32 },
+    RmsProp { lr: f32, rho: f32, one_minus_rho: f32, epsilon: f32, momentum: f32 },
+    Adam { lr: f32, beta1: f32, beta2: f32, one_minus_beta1: f32, one_minus_beta2: f32, epsilon: f32 },
     Sgd { lr: f32, momentum: f32 },
 }
 
@@ -38,7 +37,7 @@ impl From<Optimizer> for Rule {
             Optimizer::RmsProp { lr, rho, epsilon, momentum } => Self::RmsProp {
                 lr: lr as f32,
                 rho: rho as f32,
-                rest: (1.0 - rho) as f32,
+                one_minus_rho: (1.0 - rho) as f32,
                 epsilon: epsilon as f32,
                 momentum: momentum as f32,
             },
@@ -46,8 +45,8 @@ impl From<Optimizer> for Rule {
                 lr: lr as f32,
                 beta1: beta1 as f32,
                 beta2: beta2 as f32,
-                rest1: (1.0 - beta1) as f32,
-                rest2: (1.0 - beta2) as f32,
+                one_minus_beta1: (1.0 - beta1) as f32,
+                one_minus_beta2: (1.0 - beta2) as f32,
                 epsilon: epsilon as f32,
             },
             Optimizer::Sgd { lr, momentum } => Self::Sgd { lr: lr as f32, momentum: momentum as f32 },
@@ -87,9 +86,9 @@ impl OptimizerState {
         let Slot { momentum, velocity } = &mut self.slots[index];
         let (momentum, velocity) = (momentum.as_mut_slice(), velocity.as_mut_slice());
         match self.rule {
-            Rule::RmsProp { lr, rho, rest, epsilon, momentum: decay } => {
+            Rule::RmsProp { lr, rho, one_minus_rho, epsilon, momentum: decay } => {
                 let increment = move |g: f32, v: &mut f32| {
-                    *v = rho * *v + rest * (g * g);
+                    *v = rho * *v + one_minus_rho * (g * g);
                     lr * g / (*v + epsilon).sqrt()
                 };
                 if decay > 0.0 {
@@ -107,14 +106,14 @@ impl OptimizerState {
                     });
                 }
             }
-            Rule::Adam { lr, rest1, rest2, epsilon, .. } => {
+            Rule::Adam { lr, one_minus_beta1, one_minus_beta2, epsilon, .. } => {
                 // Keras rounds the powers to f32 before it subtracts them from 1.
                 let [power1, power2] = self.beta_powers.map(|power| power as f32);
                 let alpha = lr * (1.0 - power2).sqrt() / (1.0 - power1);
                 in_chunks(weights, gradient, [momentum, velocity], &|w, g, [m, v]| {
                     for (((w, &g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
-                        *m += (g - *m) * rest1;
-                        *v += (g * g - *v) * rest2;
+                        *m += (g - *m) * one_minus_beta1;
+                        *v += (g * g - *v) * one_minus_beta2;
                         *w -= *m * alpha / (v.sqrt() + epsilon);
                     }
                 });

@@ -56,7 +56,8 @@ impl Stream {
     fn below(&mut self, bound: u64) -> u64 {
         loop {
             let wide = u128::from(self.0.next_u64()) * u128::from(bound);
-            // The low half is uniform but for its first `2^64 mod bound` values.
+            // 2^64 is no multiple of `bound`: without dropping the `2^64 mod bound` draws with the
+            // smallest low halves, some results would be more likely.
             if wide as u64 >= bound.wrapping_neg() % bound {
                 return (wide >> u64::BITS) as u64;
             }

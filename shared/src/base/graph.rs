@@ -26,6 +26,7 @@ pub(super) struct Parsed {
     /// The file's `metadata_props`.
     pub metadata: BTreeMap<String, String>,
     /// The graph as parsed, evaluated naively.
+    #[cfg(test)]
     pub reference: TypedModel,
 }
 
@@ -42,7 +43,14 @@ pub(super) fn parse(mut bytes: &[u8]) -> TractResult<Parsed> {
     }
     let reference = model.into_typed()?;
     let (layers, input_scale, feature_scale) = walk(&reference)?;
-    Ok(Parsed { layers, input_scale, feature_scale, metadata, reference })
+    Ok(Parsed {
+        layers,
+        input_scale,
+        feature_scale,
+        metadata,
+        #[cfg(test)]
+        reference,
+    })
 }
 
 /// Follows the only path from the input to the output.

@@ -12,7 +12,7 @@ mod neon;
 mod portable;
 mod stack;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 
