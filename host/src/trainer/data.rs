@@ -38,7 +38,7 @@ impl Dataset<'_> {
         if rows != labels {
             return Err(TrainError::LabelCount { split, rows, labels });
         }
-        if rows == 0 {
+        if self.features.is_empty() {
             return Err(TrainError::Empty { split });
         }
         if self.features.dim() == 0 {

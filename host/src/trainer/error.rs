@@ -124,13 +124,6 @@ pub enum TrainError {
         /// The learning rate in use.
         lr: f64,
     },
-    /// A head to be evaluated has weights that make its output overflow, or layers whose sizes do
-    /// not fit together.
-    #[error("the head cannot be evaluated: {reason}")]
-    UnusableHead {
-        /// What is wrong with it.
-        reason: &'static str,
-    },
     /// The tensor library failed; the trainer itself never causes this.
     #[error("the tensor backend failed: {0}")]
     Backend(String),

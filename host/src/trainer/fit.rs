@@ -2,11 +2,12 @@ use std::hint::black_box;
 use std::ops::ControlFlow;
 
 use super::data::all_finite;
+use super::head::Evaluation;
 use super::loss::cross_entropy;
 use super::network::Network;
 use super::optimizer::OptimizerState;
 use super::random::{Random, Stream};
-use super::{Dataset, DenseWeights, EpochStats, Evaluation, MAX_WEIGHTS, Split, TrainConfig, TrainError, TrainedHead};
+use super::{Dataset, DenseWeights, EpochStats, MAX_WEIGHTS, Split, TrainConfig, TrainError, TrainedHead};
 
 /// Rows that are evaluated at once: enough for the matrix products to run at full speed.
 const EVALUATION_ROWS: usize = 256;

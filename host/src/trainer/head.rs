@@ -1,7 +1,6 @@
 use super::data::all_finite;
-use super::fit::evaluate;
-use super::network::Network;
-use super::{Dataset, Split, TrainError};
+#[cfg(test)]
+use super::{Dataset, TrainError, network::Network};
 
 /// The weights of a dense layer: `output = input * kernel + bias`.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,9 +35,9 @@ pub struct EpochStats {
     pub val_accuracy: Option<f64>,
 }
 
-/// What [`TrainedHead::evaluate`] measured.
+/// How a data set fares without dropout.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Evaluation {
+pub(super) struct Evaluation {
     /// Mean cross-entropy in nats.
     pub loss: f64,
     /// Share of samples classified correctly, from 0 to 1.
@@ -58,37 +57,12 @@ pub struct TrainedHead {
     pub history: Vec<EpochStats>,
 }
 
+#[cfg(test)]
 impl TrainedHead {
-    /// Loss and accuracy over a data set, without dropout.
-    ///
-    /// # Errors
-    ///
-    /// If the data set is empty, has labels beyond the head's classes or features of another
-    /// dimension or that are not finite (reported as of [`Split::Validation`]), or if the layers
-    /// have been changed so that they do not fit together or overflow.
-    pub fn evaluate(&self, data: &Dataset) -> Result<Evaluation, TrainError> {
-        let unusable = |reason| Err(TrainError::UnusableHead { reason });
-        let (Some(first), Some(last)) = (self.layers.first(), self.layers.last()) else {
-            return unusable("it has no layers");
-        };
-        let sized = |layer: &DenseWeights| {
-            layer.inputs.checked_mul(layer.outputs) == Some(layer.kernel.len())
-                && layer.outputs == layer.bias.len()
-                && layer.outputs > 0
-        };
-        let linked = |pair: &[DenseWeights]| pair[0].outputs == pair[1].inputs;
-        if !self.layers.iter().all(sized) || !self.layers.windows(2).all(linked) {
-            return unusable("the sizes of its layers do not fit together");
-        }
-        let split = Split::Validation;
-        data.validate(split, last.outputs.max(2))?;
-        if data.features.dim() != first.inputs {
-            return Err(TrainError::DimensionMismatch { split, expected: first.inputs, found: data.features.dim() });
-        }
-        match evaluate(&Network::new(&self.layers), last.outputs, data)? {
-            Some(evaluation) => Ok(evaluation),
-            None => unusable("its output is not finite"),
-        }
+    /// Loss and accuracy over a data set, without dropout: to hold the kept weights against the history.
+    pub(super) fn evaluate(&self, data: &Dataset) -> Result<Option<Evaluation>, TrainError> {
+        let outputs = self.layers.last().map_or(0, |layer| layer.outputs);
+        super::fit::evaluate(&Network::new(&self.layers), outputs, data)
     }
 }
 

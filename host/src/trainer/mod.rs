@@ -55,4 +55,4 @@ pub use config::{Optimizer, TrainConfig};
 pub use data::{Dataset, FeatureSource};
 pub use error::{Split, TrainError};
 pub use fit::train;
-pub use head::{DenseWeights, EpochStats, Evaluation, TrainedHead};
+pub use head::{DenseWeights, EpochStats, TrainedHead};

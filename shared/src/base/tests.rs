@@ -243,3 +243,15 @@ fn the_shipped_base_equals_the_naive_reference() {
         assert!(got == *expected, "{}", kernel.name());
     }
 }
+
+/// Feature maps that NumPy computed from the same file, apart from this code (`tests/fixtures/golden`).
+#[test]
+fn the_shipped_base_gives_the_recorded_features() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let base = Base::load(&root.join("models").join(FILE_NAME), Kernel::detect().unwrap()).unwrap();
+    let mut runner = base.runner(None).unwrap();
+    for number in 0..3 {
+        let read = |name: &str| std::fs::read(root.join(format!("tests/fixtures/golden/{name}-{number}.bin"))).unwrap();
+        assert!(runner.features(&read("input"), 64).unwrap() == read("features"), "{number}");
+    }
+}

@@ -119,27 +119,3 @@ fn divergence_in_the_last_step_shows() {
     let found = error(&config, &samples, None);
     assert!(matches!(found, TrainError::NonFiniteWeights { epoch: 1, .. }), "{found:?}");
 }
-
-#[test]
-fn heads_that_do_not_fit_are_not_evaluated() {
-    let samples = good();
-    let head = run(&small_config(), &samples, None).unwrap();
-    let evaluate = |change: &dyn Fn(&mut TrainedHead)| {
-        let mut head = head.clone();
-        change(&mut head);
-        head.evaluate(&samples.dataset()).unwrap_err()
-    };
-    let changes: [&dyn Fn(&mut TrainedHead); 4] = [
-        &|head| head.layers.clear(),
-        &|head| head.layers[0].kernel.truncate(3),
-        &|head| head.layers.swap(0, 1),
-        &|head| head.layers[1].bias[0] = f32::INFINITY,
-    ];
-    for change in changes {
-        let found = evaluate(change);
-        assert!(matches!(found, TrainError::UnusableHead { .. }), "{found:?}");
-    }
-    let found = head.evaluate(&Samples::separable(20, 5, 2, 1).dataset());
-    let mismatch = TrainError::DimensionMismatch { split: Split::Validation, expected: 6, found: 5 };
-    assert_eq!(found, Err(mismatch));
-}

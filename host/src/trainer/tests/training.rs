@@ -97,7 +97,7 @@ proptest! {
             prop_assert!(!better && !equal_and_earlier, "{stats:?} against {best:?}");
         }
         if with_validation {
-            let measured = head.evaluate(&validation.dataset()).unwrap();
+            let measured = head.evaluate(&validation.dataset()).unwrap().unwrap();
             prop_assert_eq!(Some(measured.loss), best.val_loss);
             prop_assert_eq!(Some(measured.accuracy), best.val_accuracy);
         }
