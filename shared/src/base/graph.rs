@@ -1,16 +1,22 @@
 //! The ONNX file in tract: our own builder for `QLinearConv`, and the pass that folds the chain into one op.
 //!
-//! tract's own quantised convolution is left out because of its speed (`ARCHITECTURE.md`, Base file); its parser, shape analysis and runtime are used.
+//! tract's own quantised convolution is left out because of its speed (`ARCHITECTURE.md`, Base file); its parser, shape
+//! analysis and runtime are used. Only the three operators of a base are registered: with all of ONNX the program for the
+//! device is four times as large.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tract_onnx::Onnx;
+use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::*;
-use tract_onnx::tract_core::ops::cnn::{MaxPool, PaddingSpec};
+use tract_onnx::tract_core::ops::cnn::{MaxPool, PaddingSpec, PoolSpec};
+use tract_onnx::tract_core::ops::nn::DataFormat;
 use tract_onnx::tract_core::ops::quant::DequantizeLinearF32;
 use tract_onnx::tract_hir::infer::*;
+use tract_onnx::tract_hir::ops::cnn::HirMaxPool;
 use tract_onnx::tract_hir::ops::expandable::{Expansion, expand};
 
 use crate::conv::{Arena, ConvLayer, Stack, naive};
@@ -32,9 +38,21 @@ pub(super) struct Parsed {
 
 /// Parses an ONNX file and takes it apart.
 pub(super) fn parse(mut bytes: &[u8]) -> TractResult<Parsed> {
-    let mut onnx = onnx();
+    let mut onnx = Onnx::default();
     onnx.op_register.insert("QLinearConv", build_qlinear_conv);
-    let model = onnx.model_for_read(&mut bytes)?;
+    onnx.op_register.insert("MaxPool", build_max_pool);
+    onnx.op_register.insert("DequantizeLinear", build_dequantize);
+    let proto = onnx.proto_model_for_read(&mut bytes)?;
+    for node in proto.graph.iter().flat_map(|graph| &graph.node) {
+        ensure!(
+            onnx.op_register.0.contains_key(&node.op_type),
+            "{} is a {}, which a base does not hold",
+            node.name,
+            node.op_type
+        );
+    }
+    let model = onnx.model_for_proto_model(&proto)?;
+    drop(proto);
     let mut metadata = BTreeMap::new();
     for (key, value) in &model.properties {
         if let Some(key) = key.strip_prefix("onnx.metadata_props.") {
@@ -81,8 +99,7 @@ fn walk(model: &TypedModel) -> TractResult<(Vec<ConvLayer>, f32, f32)> {
             }
             scale = conv.output_scale;
             layers.push((*conv.layer).clone());
-        } else if let Some(pool) = node.op_as::<MaxPool>() {
-            check_pool(pool).with_context(|| node.name.clone())?;
+        } else if node.op_is::<MaxPool>() {
             match layers.last_mut() {
                 Some(layer) if !layer.pool => layer.pool = true,
                 _ => bail!("{} does not follow a convolution", node.name),
@@ -101,23 +118,6 @@ fn walk(model: &TypedModel) -> TractResult<(Vec<ConvLayer>, f32, f32)> {
         }
         outlet = OutletId::new(next.node, 0);
     }
-}
-
-fn check_pool(pool: &MaxPool) -> TractResult<()> {
-    let spec = &pool.pool_spec;
-    let unpadded = match &spec.padding {
-        PaddingSpec::Valid => true,
-        PaddingSpec::Explicit(before, after) | PaddingSpec::ExplicitOnnxPool(before, after, false) => {
-            before.iter().chain(after).all(|&pad| pad == 0)
-        }
-        _ => false,
-    };
-    let plain = spec.dilations.as_ref().is_none_or(|d| d.iter().all(|&d| d == 1));
-    ensure!(
-        *spec.kernel_shape == [2, 2] && spec.strides.as_deref() == Some(&[2, 2]) && unpadded && plain,
-        "only 2x2 max pooling with stride 2 and no padding is known"
-    );
-    Ok(())
 }
 
 /// The whole base as one op: u8 `[n, 3, h, w]` to u8 `[n, h / 32, w / 32, 512]`, channels last.
@@ -269,6 +269,88 @@ impl OpState for ConvStackState {
     }
 }
 
+/// `MaxPool` on import (ONNX operators, MaxPool-12): 2x2, stride 2, no padding, rounded down.
+fn build_max_pool(_ctx: &ParsingContext, node: &NodeProto) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
+    let ints = |name: &str| node.attribute.iter().find(|a| a.name == name).map(|a| &*a.ints);
+    let plain = node.attribute.iter().all(|attribute| match attribute.name.as_str() {
+        "pads" => attribute.ints.iter().all(|&pad| pad == 0),
+        "dilations" => attribute.ints.iter().all(|&dilation| dilation == 1),
+        "ceil_mode" | "storage_order" => attribute.i == 0,
+        "auto_pad" => matches!(&*attribute.s, b"NOTSET" | b"VALID"),
+        _ => true,
+    });
+    ensure!(
+        ints("kernel_shape") == Some(&[2, 2]) && ints("strides") == Some(&[2, 2]) && plain && node.output.len() == 1,
+        "{}: only 2x2 max pooling with stride 2 and no padding is known",
+        node.name
+    );
+    let spec =
+        PoolSpec::new(DataFormat::NCHW, tvec![2, 2], PaddingSpec::Valid, Some(tvec![1, 1]), Some(tvec![2, 2]), 0, 0);
+    Ok((expand(HirMaxPool::new(spec, None)), vec![]))
+}
+
+/// `DequantizeLinear` on import (ONNX operators, DequantizeLinear-10): one scale, a zero point of u8.
+#[derive(Clone, Debug)]
+struct Dequantize(String);
+
+fn build_dequantize(_ctx: &ParsingContext, node: &NodeProto) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
+    ensure!(node.input.len() == 3, "{}: {} inputs", node.name, node.input.len());
+    Ok((expand(Dequantize(node.name.clone())), vec![]))
+}
+
+impl Expansion for Dequantize {
+    fn name(&self) -> StaticName {
+        "DequantizeLinear".into()
+    }
+
+    fn rules<'r, 'p: 'r, 's: 'r>(
+        &'s self,
+        s: &mut Solver<'r>,
+        inputs: &'p [TensorProxy],
+        outputs: &'p [TensorProxy],
+    ) -> InferenceResult {
+        check_input_arity(inputs, 3)?;
+        check_output_arity(outputs, 1)?;
+        s.equals(&inputs[0].datum_type, u8::datum_type())?;
+        s.equals(&outputs[0].datum_type, f32::datum_type())?;
+        s.equals(&inputs[0].shape, &outputs[0].shape)
+    }
+
+    fn wire(&self, prefix: &str, model: &mut TypedModel, inputs: &[OutletId]) -> TractResult<TVec<OutletId>> {
+        let constants = Constants { model, inputs, name: &self.0 };
+        let (scale, zero_point) = (constants.scale(1)?, constants.zero_point(2)?);
+        model.wire_node(prefix, DequantizeLinearF32::new(scale, zero_point.into()), &inputs[..1])
+    }
+}
+
+/// The constant inputs of a node.
+struct Constants<'a> {
+    model: &'a TypedModel,
+    inputs: &'a [OutletId],
+    name: &'a str,
+}
+
+impl Constants<'_> {
+    fn tensor(&self, index: usize) -> TractResult<Arc<Tensor>> {
+        let fact = self.model.outlet_fact(self.inputs[index])?;
+        fact.konst.clone().with_context(|| format!("{}: input {index} is not a constant", self.name))
+    }
+
+    fn scale(&self, index: usize) -> TractResult<f32> {
+        match self.tensor(index)?.try_as_plain_ram()?.as_slice::<f32>()? {
+            [scale] if scale.is_normal() && *scale > 0.0 => Ok(*scale),
+            other => bail!("{}: the scale at input {index} is {other:?}, not one positive number", self.name),
+        }
+    }
+
+    fn zero_point(&self, index: usize) -> TractResult<u8> {
+        match self.tensor(index)?.try_as_plain_ram()?.as_slice::<u8>()? {
+            [value] => Ok(*value),
+            _ => bail!("{}: the zero point at input {index} is not one u8", self.name),
+        }
+    }
+}
+
 /// `QLinearConv` on import (ONNX operators, QLinearConv-10).
 #[derive(Clone, Debug)]
 struct QLinearConv {
@@ -276,10 +358,7 @@ struct QLinearConv {
     has_bias: bool,
 }
 
-fn build_qlinear_conv(
-    _ctx: &tract_onnx::model::ParsingContext,
-    node: &NodeProto,
-) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
+fn build_qlinear_conv(_ctx: &ParsingContext, node: &NodeProto) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
     for attribute in &node.attribute {
         let fits = match attribute.name.as_str() {
             "kernel_shape" => attribute.ints == [3, 3],
@@ -326,48 +405,32 @@ impl Expansion for QLinearConv {
     }
 
     fn wire(&self, prefix: &str, model: &mut TypedModel, inputs: &[OutletId]) -> TractResult<TVec<OutletId>> {
-        let constant = |index: usize| -> TractResult<Arc<Tensor>> {
-            let fact = model.outlet_fact(inputs[index])?;
-            fact.konst.clone().with_context(|| format!("{}: input {index} is not a constant", self.name))
-        };
-        let scalar = |index: usize, what: &str| -> TractResult<f32> {
-            match constant(index)?.try_as_plain_ram()?.as_slice::<f32>()? {
-                [scale] if scale.is_normal() && *scale > 0.0 => Ok(*scale),
-                other => bail!("{}: the {what} is {other:?}, not one positive number", self.name),
-            }
-        };
-        let zero_point = |index: usize, what: &str| -> TractResult<u8> {
-            match constant(index)?.try_as_plain_ram()?.as_slice::<u8>()? {
-                [value] => Ok(*value),
-                _ => bail!("{}: the {what} is not one u8", self.name),
-            }
-        };
-        let (input_scale, output_scale) = (scalar(1, "scale of the input")?, scalar(6, "scale of the output")?);
-        ensure!(
-            zero_point(7, "zero point of the output")? == 0,
-            "{}: the zero point of the output is not 0",
-            self.name
-        );
-        let weights = constant(3)?;
+        let constants = Constants { model, inputs, name: &self.name };
+        let (input_scale, output_scale) = (constants.scale(1)?, constants.scale(6)?);
+        ensure!(constants.zero_point(7)? == 0, "{}: the zero point of the output is not 0", self.name);
+        let weights = constants.tensor(3)?;
         let &[outputs, channels, 3, 3] = weights.shape() else { bail!("{}: weights are not [o, i, 3, 3]", self.name) };
         ensure!(
-            constant(5)?.try_as_plain_ram()?.as_slice::<i8>()?.iter().all(|&zero| zero == 0),
+            constants.tensor(5)?.try_as_plain_ram()?.as_slice::<i8>()?.iter().all(|&zero| zero == 0),
             "{}: zero points of the weights are not 0",
             self.name
         );
-        let weight_scales = constant(4)?;
+        let weight_scales = constants.tensor(4)?;
         let weight_scales = weight_scales.try_as_plain_ram()?;
         let weight_scales = weight_scales.as_slice::<f32>()?;
         ensure!(weight_scales.len() == 1 || weight_scales.len() == outputs, "{}: scales of the weights", self.name);
-        let bias =
-            if self.has_bias { constant(8)?.try_as_plain_ram()?.as_slice::<i32>()?.to_vec() } else { vec![0; outputs] };
+        let bias = if self.has_bias {
+            constants.tensor(8)?.try_as_plain_ram()?.as_slice::<i32>()?.to_vec()
+        } else {
+            vec![0; outputs]
+        };
         let layer = ConvLayer {
             name: self.name.clone(),
             inputs: channels,
             outputs,
             weights: Arc::from(weights.try_as_plain_ram()?.as_slice::<i8>()?),
             bias,
-            zero_point: zero_point(2, "zero point of the input")?,
+            zero_point: constants.zero_point(2)?,
             multipliers: (0..outputs)
                 .map(|output| input_scale * weight_scales[output.min(weight_scales.len() - 1)] / output_scale)
                 .collect(),
