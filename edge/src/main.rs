@@ -41,5 +41,8 @@ fn main() -> ExitCode {
         Command::Info(args) => cmd::info::run(args),
         Command::Bench(args) => cmd::bench::run(args, start),
     });
-    shared::cli::exit_code(PROGRAM, outcome.map_err(Into::into))
+    match outcome {
+        Ok(()) => ExitCode::from(shared::cli::DONE),
+        Err(error) => shared::cli::report(PROGRAM, error.chain()),
+    }
 }

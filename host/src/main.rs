@@ -49,5 +49,8 @@ fn main() -> ExitCode {
         Command::Summary(args) => cmd::summary::run(args),
         Command::Inspect(args) => cmd::inspect::run(args),
     });
-    shared::cli::exit_code(PROGRAM, outcome.map_err(Into::into))
+    match outcome {
+        Ok(()) => ExitCode::from(shared::cli::DONE),
+        Err(error) => shared::cli::report(PROGRAM, error.chain()),
+    }
 }

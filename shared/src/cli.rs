@@ -42,28 +42,27 @@ pub fn catch_interrupts() -> Result<(), Box<dyn StdError + Send + Sync>> {
     .map_err(Into::into)
 }
 
-/// Turns the outcome of a program into words on stderr and an exit code. A broken pipe is a reader that has seen enough, not an error.
-pub fn exit_code(program: &str, outcome: Result<(), Box<dyn StdError + Send + Sync>>) -> ExitCode {
-    let Err(error) = outcome else { return ExitCode::from(DONE) };
-    let chain: Vec<&(dyn StdError + 'static)> =
-        std::iter::successors(Some(&*error as &(dyn StdError + 'static)), |&error| error.source()).collect();
-    let is_broken_pipe = |error: &&(dyn StdError + 'static)| {
-        error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+/// Tells an error and its causes on stderr, in one line, and gives the exit code.
+///
+/// A broken pipe is a reader that has seen enough, not an error.
+pub fn report<'a>(program: &str, causes: impl Iterator<Item = &'a (dyn StdError + 'static)>) -> ExitCode {
+    let causes: Vec<_> = causes.collect();
+    let is_broken_pipe = |cause: &&(dyn StdError + 'static)| {
+        cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
     };
-    if chain.iter().any(is_broken_pipe) {
+    if causes.iter().any(is_broken_pipe) {
         return ExitCode::from(DONE);
     }
     let mut words: Vec<String> = Vec::new();
-    for error in &chain {
-        let text = error.to_string().replace('\n', " ");
+    for cause in &causes {
+        let text = cause.to_string().replace('\n', " ");
         // Errors that name their cause in their own text would say it twice.
         if !words.last().is_some_and(|last| last.contains(&text)) {
             words.push(text);
         }
     }
-    // Standard error may be closed too; there is nobody left to tell.
-    let _ = writeln!(io::stderr(), "{program}: error: {}", words.join(": "));
-    ExitCode::from(if chain.iter().any(|error| error.is::<UsageError>()) { USAGE } else { FAILED })
+    note(program, format_args!("error: {}", words.join(": ")));
+    ExitCode::from(if causes.iter().any(|cause| cause.is::<UsageError>()) { USAGE } else { FAILED })
 }
 
 /// Writes a line to stdout at once, so that a reader of a pipe sees each result when it is there.
@@ -76,7 +75,7 @@ pub fn print_line(line: impl std::fmt::Display) -> io::Result<()> {
     out.flush()
 }
 
-/// Writes a note to stderr.
+/// Writes a note to stderr; if that is closed there is nobody to tell.
 pub fn note(program: &str, words: impl std::fmt::Display) {
     let _ = writeln!(io::stderr(), "{program}: {words}");
 }
@@ -95,4 +94,24 @@ pub fn date() -> String {
         None => std::time::SystemTime::now(),
     };
     humantime::format_rfc3339_seconds(now).to_string().chars().take(10).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("outer")]
+    struct Outer<E: StdError + 'static>(#[source] E);
+
+    fn code(error: &(dyn StdError + 'static)) -> ExitCode {
+        report("test", std::iter::successors(Some(error), |&error| error.source()))
+    }
+
+    #[test]
+    fn causes_decide_the_exit_code() {
+        assert_eq!(code(&Outer(io::Error::from(io::ErrorKind::BrokenPipe))), ExitCode::from(DONE));
+        assert_eq!(code(&Outer(io::Error::from(io::ErrorKind::NotFound))), ExitCode::from(FAILED));
+        assert_eq!(code(&Outer(UsageError("no".into()))), ExitCode::from(USAGE));
+    }
 }

@@ -8,22 +8,20 @@ use crate::{Error, Result};
 
 /// Writes a file through a temporary neighbour: write, sync, rename, sync the folder.
 ///
-/// `fill` writes the content. When it or the disk fails, `path` is left as it was and the temporary file is removed.
+/// `fill` writes the content. When it or the disk fails, `path` is left as it was and the temporary file is removed. A link
+/// is followed: its target is replaced.
 ///
 /// # Errors
-/// [`Error::Io`] for anything the system refuses; whatever `fill` returns.
+/// [`Error::Io`] for anything the system refuses, and for a path that is there and no regular file: renaming over a
+/// device or a pipe would remove it. Whatever `fill` returns.
 pub fn write_atomic<E: From<Error>>(
     path: &Path,
     fill: impl FnOnce(&mut BufWriter<&File>) -> std::result::Result<(), E>,
 ) -> std::result::Result<(), E> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    if path.is_dir() {
-        let source = std::io::Error::from(std::io::ErrorKind::IsADirectory);
-        return Err(Error::io("write", path)(source).into());
-    }
+    let followed = std::fs::canonicalize(path);
+    let path = followed.as_deref().unwrap_or(path);
+    check_replaceable(path)?;
+    let folder = folder(path);
     let temporary = tempfile::Builder::new()
         .prefix(".vgg-edge-")
         .suffix(".tmp")
@@ -40,6 +38,33 @@ pub fn write_atomic<E: From<Error>>(
     // The name is on the disk only once the folder is.
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io("sync the folder of", path))?;
     Ok(())
+}
+
+/// Whether a file could be put there: nothing or a regular file is at `path`, and its folder lets itself be written to.
+///
+/// # Errors
+/// [`Error::Io`] that says what is in the way.
+pub fn check_writable(path: &Path) -> Result<()> {
+    check_replaceable(path)?;
+    let probe = tempfile::tempfile_in(folder(path)).and_then(|mut file| file.write_all(b"probe"));
+    probe.map_err(Error::io("write", path))
+}
+
+fn check_replaceable(path: &Path) -> Result<()> {
+    let kind = match std::fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => return Ok(()),
+        Ok(metadata) if metadata.is_dir() => "it is a folder; name a file",
+        Ok(_) => "it is not a regular file",
+        Err(_) => return Ok(()),
+    };
+    Err(Error::io("write", path)(std::io::Error::new(std::io::ErrorKind::InvalidInput, kind)))
+}
+
+fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
 }
 
 /// What `open` would give a new file, less the umask: `tempfile` defaults to 0600, which would lock out the service
@@ -84,6 +109,22 @@ mod tests {
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
         write_atomic::<Error>(&path, |w| w.write_all(b"new").map_err(Error::io("write", "head"))).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"new");
+    }
+
+    #[test]
+    fn links_are_followed_and_devices_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        std::fs::write(&file, b"old").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        write_atomic::<Error>(&link, |w| w.write_all(b"new").map_err(Error::io("write", "link"))).unwrap();
+        assert_eq!(std::fs::read(&file).unwrap(), b"new");
+        assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+        let socket = folder.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let refused: Result<()> = write_atomic(&socket, |_| Ok(()));
+        assert!(refused.unwrap_err().to_string().contains("not a regular file"));
+        assert!(socket.exists() && check_writable(&socket).is_err() && check_writable(&file).is_ok());
     }
 
     #[test]

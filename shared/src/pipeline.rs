@@ -76,26 +76,39 @@ impl Classifier {
     }
 }
 
-/// Some files could not be classified; each was named on stderr.
+/// Why [`classify_files`] did not get through.
 #[derive(Debug, thiserror::Error)]
-#[error("{failed} of {total} files could not be classified")]
-pub struct Unclassified {
-    /// How many failed.
-    pub failed: usize,
-    /// How many there were.
-    pub total: usize,
+pub enum ClassifyError {
+    /// Some files could not be read; each was named on stderr.
+    #[error("{failed} of {total} files could not be classified")]
+    Unreadable {
+        /// How many failed.
+        failed: usize,
+        /// How many there were.
+        total: usize,
+    },
+    /// The engine failed.
+    #[error(transparent)]
+    Engine(#[from] crate::Error),
+    /// Standard output is closed.
+    #[error("cannot write the results")]
+    Output(#[from] std::io::Error),
+    /// Ctrl-C.
+    #[error(transparent)]
+    Interrupted(#[from] cli::Interrupted),
 }
 
-/// Classifies files one after the other and prints a line for each; what cannot be read is named on stderr and the rest goes on.
+/// Classifies files one after the other and prints a line for each; what cannot be read is named on stderr and the rest
+/// goes on.
 ///
 /// # Errors
-/// [`Unclassified`] in the end if any failed; at once if stdout or the engine fails.
+/// [`ClassifyError`]; for unreadable files only in the end.
 pub fn classify_files(
     program: &str,
     classifier: &mut Classifier,
     files: &[PathBuf],
     json: bool,
-) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
+) -> std::result::Result<(), ClassifyError> {
     let mut failed = 0;
     for (index, path) in files.iter().enumerate() {
         if cli::interrupted() {
@@ -117,5 +130,5 @@ pub fn classify_files(
         let result = FrameResult::new(index as u64, &name, &classifier.head().labels, &result);
         if json { cli::print_line(result.to_json())? } else { cli::print_line(&result)? }
     }
-    if failed > 0 { Err(Unclassified { failed, total: files.len() }.into()) } else { Ok(()) }
+    if failed > 0 { Err(ClassifyError::Unreadable { failed, total: files.len() }) } else { Ok(()) }
 }

@@ -38,6 +38,5 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let mut classifier = args.base.classifier(&args.head)?;
     classifier.set_digest(args.digest);
-    shared::pipeline::classify_files(PROGRAM, &mut classifier, &args.files, args.json)
-        .map_err(anyhow::Error::from_boxed)
+    Ok(shared::pipeline::classify_files(PROGRAM, &mut classifier, &args.files, args.json)?)
 }

@@ -42,6 +42,5 @@ pub fn run(args: Args) -> Result<()> {
     let base = args.base.load()?;
     let mut classifier = Classifier::new(&base, head, None)?;
     classifier.set_digest(args.digest);
-    shared::pipeline::classify_files(PROGRAM, &mut classifier, &args.files, args.json)
-        .map_err(anyhow::Error::from_boxed)
+    Ok(shared::pipeline::classify_files(PROGRAM, &mut classifier, &args.files, args.json)?)
 }

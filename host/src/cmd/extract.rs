@@ -56,6 +56,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
+    shared::fs::check_writable(&args.output)?;
     let base = args.base.load()?;
     let resize = args.resize.map_or(base.contract().resize, Into::into);
     let preprocess = Preprocess::new(base.contract().clone(), args.size, args.fit.into(), resize)?;

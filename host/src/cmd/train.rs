@@ -1,10 +1,9 @@
 //! `host train`: a folder of pictures to a head.
 
-use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::ValueEnum;
 use serde_json::json;
 use shared::Fingerprint;
@@ -190,7 +189,8 @@ pub fn run(args: Args) -> Result<()> {
     let splits = data::open(&args.data)?;
     let labels = splits.train.classes.clone();
     let config = args.config(labels.len())?;
-    probe_output(&args.output)?;
+    // Before minutes of work rather than after.
+    shared::fs::check_writable(&args.output)?;
 
     let ignored = splits.train.ignored + splits.val.as_ref().map_or(0, |(_, folder)| folder.ignored);
     if ignored > 0 {
@@ -299,17 +299,6 @@ pub fn run(args: Args) -> Result<()> {
         print_line(format_args!("wrote {}", args.output.display()))?;
     }
     Ok(())
-}
-
-/// Fails early where the head could not be written after minutes of work.
-fn probe_output(path: &std::path::Path) -> Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(std::path::Path::new("."));
-    if path.is_dir() {
-        bail!("{}: is a folder; name a file for the head", path.display());
-    }
-    tempfile::tempfile_in(folder)
-        .and_then(|mut file| file.write_all(b"probe"))
-        .with_context(|| format!("{}: cannot write there", path.display()))
 }
 
 fn settings(config: &TrainConfig) -> String {
