@@ -19,7 +19,7 @@ pub mod resize;
 pub mod result;
 
 pub use base::Base;
-pub use error::{Error, Result};
+pub use error::{Error, HeadFileError, Result};
 pub use fingerprint::Fingerprint;
 pub use frame::Frame;
 pub use head::Head;

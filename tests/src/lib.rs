@@ -2,8 +2,6 @@
 //!
 //! Programs are built by Cargo when a test first asks for them. A missing tool is a failure that names it, never a silent skip.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test helper fails by panicking")]
-
 use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};

@@ -121,7 +121,7 @@ fn unreadable_files_are_told() {
     data_folder(&data, &[("a", 3), ("b", 3)]);
     // A dangling link is unreadable for root too, whom modes do not stop.
     std::os::unix::fs::symlink("/nowhere", data.join("a/link.png")).unwrap();
-    fs::set_permissions(data.join("b/0.bmp"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(data.join("b/0.bmp"), fs::Permissions::from_mode(0o000)).unwrap();
     let output = run(&mut train(&data, &head));
     let errors = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success() && errors.contains("link.png: cannot read"), "{errors}");

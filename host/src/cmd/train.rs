@@ -70,7 +70,7 @@ pub struct Args {
     #[arg(long, value_enum)]
     optimizer: Option<OptimizerName>,
 
-    /// Learning rate [fast: 0.0003, seed: 0.00002]
+    /// Learning rate [fast: 0.001, seed: 0.00002]
     #[arg(long, value_name = "RATE")]
     lr: Option<f64>,
 
@@ -151,7 +151,7 @@ impl From<ResizeName> for Filter {
 impl Args {
     fn config(&self, classes: usize) -> Result<TrainConfig> {
         let (optimizer, lr, epochs, patience, batch_size) = match self.recipe {
-            Recipe::Fast => (OptimizerName::Adam, 3e-4, 60, 10, 32),
+            Recipe::Fast => (OptimizerName::Adam, 1e-3, 60, 10, 32),
             Recipe::Seed => (OptimizerName::Rmsprop, 2e-5, 100, 0, 100),
         };
         let lr = self.lr.unwrap_or(lr);

@@ -223,7 +223,7 @@ impl TypedOp for ConvStack {
         let outputs = self.stack.output_shape(0, 0).0;
         let side = |mut dim: TDim| {
             for _ in 0..pools {
-                dim = dim / 2;
+                dim /= 2;
             }
             dim
         };

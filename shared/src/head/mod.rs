@@ -222,7 +222,7 @@ impl Head {
             return Err("its base gives no features".into());
         }
         let contract = finite(&base.mean) && base.std.iter().all(|s| s.is_finite() && *s > 0.0);
-        if !contract || !(base.scale.is_normal() && base.scale > 0.0) {
+        if !(contract && base.scale.is_normal() && base.scale > 0.0) {
             return Err("its pre-processing is not of finite numbers".into());
         }
         if !(self.feature_scale.is_normal() && self.feature_scale > 0.0) {
