@@ -131,6 +131,38 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     assert!(child.wait().unwrap().success());
 }
 
+/// Starts a command, waits for the first line of stdout or stderr, sends a signal, and gives the exit code.
+fn interrupt(command: &mut std::process::Command, signal: &str, on_stdout: bool) -> Option<i32> {
+    use std::io::{BufRead, BufReader, Read};
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    let (first, other): (Box<dyn Read + Send>, Box<dyn Read + Send>) =
+        if on_stdout { (Box::new(stdout), Box::new(stderr)) } else { (Box::new(stderr), Box::new(stdout)) };
+    // Both are read to their ends, so that the program never waits for a full pipe.
+    let drain = std::thread::spawn(move || std::io::copy(&mut BufReader::new(other), &mut std::io::sink()));
+    let mut first = BufReader::new(first);
+    first.read_line(&mut String::new()).unwrap();
+    succeed(std::process::Command::new("kill").args([signal, &child.id().to_string()]));
+    std::io::copy(&mut first, &mut std::io::sink()).unwrap();
+    drain.join().unwrap().unwrap();
+    child.wait().unwrap().code()
+}
+
+#[test]
+fn interrupts_are_clean() {
+    for signal in ["-INT", "-TERM"] {
+        let mut edge = Device::Native.edge();
+        edge.args(["run", "--loop", "--source", "samples/surfaces.y4m", "--head"]).arg(tests::small_head());
+        assert_eq!(interrupt(&mut edge, signal, true), Some(0), "edge run ends when it is told to");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let head = dir.path().join("head.postcard");
+    let mut train = host();
+    train.args(["train", "--size", "512", "samples/surfaces", "-o"]).arg(&head);
+    assert_eq!(interrupt(&mut train, "-INT", false), Some(1));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "something was written");
+}
+
 #[test]
 fn usage_errors_end_with_two() {
     for args in [&["train"][..], &["train", "samples/surfaces", "-o", "x", "--optimizer", "magic"], &["nothing"]] {
