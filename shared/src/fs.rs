@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
@@ -18,9 +18,7 @@ pub fn write_atomic<E: From<Error>>(
     path: &Path,
     fill: impl FnOnce(&mut BufWriter<&File>) -> std::result::Result<(), E>,
 ) -> std::result::Result<(), E> {
-    let followed = std::fs::canonicalize(path);
-    let path = followed.as_deref().unwrap_or(path);
-    check_replaceable(path)?;
+    let path = &resolve(path)?;
     let folder = folder(path);
     let temporary = tempfile::Builder::new()
         .prefix(".vgg-edge-")
@@ -45,19 +43,20 @@ pub fn write_atomic<E: From<Error>>(
 /// # Errors
 /// [`Error::Io`] that says what is in the way.
 pub fn check_writable(path: &Path) -> Result<()> {
-    check_replaceable(path)?;
+    let path = &resolve(path)?;
     let probe = tempfile::tempfile_in(folder(path)).and_then(|mut file| file.write_all(b"probe"));
     probe.map_err(Error::io("write", path))
 }
 
-fn check_replaceable(path: &Path) -> Result<()> {
-    let kind = match std::fs::metadata(path) {
-        Ok(metadata) if metadata.is_file() => return Ok(()),
+/// The file that a write to `path` replaces, links followed; an error if something else is there.
+fn resolve(path: &Path) -> Result<PathBuf> {
+    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let kind = match std::fs::metadata(&path) {
         Ok(metadata) if metadata.is_dir() => "it is a folder; name a file",
-        Ok(_) => "it is not a regular file",
-        Err(_) => return Ok(()),
+        Ok(metadata) if !metadata.is_file() => "it is not a regular file",
+        _ => return Ok(path),
     };
-    Err(Error::io("write", path)(std::io::Error::new(std::io::ErrorKind::InvalidInput, kind)))
+    Err(Error::io("write", &path)(std::io::Error::new(std::io::ErrorKind::InvalidInput, kind)))
 }
 
 fn folder(path: &Path) -> &Path {
