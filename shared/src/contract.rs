@@ -202,6 +202,16 @@ impl Quantiser {
         &self.settings
     }
 
+    /// The input of a picture before quantisation: `(p - mean) / std` in f32, channels last `[size, size, 3]` in the base's order.
+    pub fn normalise(&self, frame: &Frame) -> Vec<f32> {
+        let Preprocess { base, size, fit, resize: filter } = &self.settings;
+        let rect = fit.rect(frame.width(), frame.height());
+        let rgb = resize(frame, rect, *size as usize, *size as usize, *filter);
+        let pixels = rgb.chunks_exact(3);
+        let value = |pixel: &[u8], c: usize| (f32::from(pixel[self.order[c]]) - base.mean[c]) / base.std[c];
+        pixels.flat_map(|pixel| (0..3).map(move |c| value(pixel, c)).collect::<Vec<_>>()).collect()
+    }
+
     /// The quantised input of a picture: u8, channels first `[3, size, size]`, as the ONNX base takes it.
     pub fn quantise(&self, frame: &Frame) -> Vec<u8> {
         let size = self.settings.size as usize;

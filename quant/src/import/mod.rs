@@ -1,0 +1,85 @@
+//! Reads the convolutions of a VGG16 as other programs write them.
+//!
+//! | file | from | pre-processing |
+//! |---|---|---|
+//! | `.h5` | Keras 1 and 2, with or without top, and whole saved models | caffe |
+//! | `.weights.h5` | Keras 3 | caffe |
+//! | `.safetensors` | torchvision (`features.N.weight`) | torchvision |
+//! | `.onnx` | tf2onnx (caffe), torch (torchvision), this program (as written in it) | |
+//!
+//! Files are told apart by their content, not by their name. A classifier on top is dropped.
+
+mod hdf5;
+mod onnx;
+mod safetensors;
+
+use std::path::Path;
+
+use crate::weights::{FloatBase, Normalisation, assemble};
+use crate::{Error, Result};
+
+/// Largest file, in bytes: VGG16 with its top has 553 MB.
+const MAX_BYTES: u64 = 1 << 30;
+
+/// What a format's reader makes of a file.
+struct Content {
+    found: Vec<crate::weights::Found>,
+    normalisation: Option<Normalisation>,
+    format: &'static str,
+    /// Where the weights came from before, if the file says so.
+    source: Option<String>,
+}
+
+/// Reads the weights in a file. `normalisation` goes before what the format implies.
+///
+/// # Errors
+/// [`Error::Shared`] if it cannot be read, [`Error::Weights`] if it is not VGG16, [`Error::NoPreprocess`] if neither the file nor
+/// `normalisation` says how pictures are pre-processed.
+pub fn import(path: &Path, normalisation: Option<Normalisation>) -> Result<FloatBase> {
+    let bytes = shared::fs::read_limited(path, MAX_BYTES)?;
+    import_bytes(path, bytes, normalisation)
+}
+
+/// As [`import`], from the bytes of the file; `path` is for words, and for ONNX weights that lie beside it.
+///
+/// # Errors
+/// As [`import`], but for reading.
+pub fn import_bytes(path: &Path, bytes: Vec<u8>, normalisation: Option<Normalisation>) -> Result<FloatBase> {
+    let wrong = |reason: String| Error::Weights { path: path.to_owned(), reason };
+    let content = read(path, bytes).map_err(wrong)?;
+    let layers = assemble(content.found).map_err(wrong)?;
+    let mut base = FloatBase {
+        layers,
+        normalisation: Normalisation::CAFFE,
+        source: content.source.unwrap_or_else(|| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            format!("{} file {name}", content.format)
+        }),
+    };
+    let canonical = base.is_canonical();
+    if canonical && !base.source.contains("Visual Geometry Group") {
+        let credit = "VGG16, Simonyan and Zisserman 2014, Visual Geometry Group, Oxford, CC BY 4.0";
+        base.source = format!("{credit}; from {}", base.source);
+    }
+    // Whatever file they come in, the original weights are known.
+    let known = canonical.then_some(Normalisation::CAFFE);
+    base.normalisation = normalisation
+        .or(content.normalisation)
+        .or(known)
+        .ok_or_else(|| Error::NoPreprocess { path: path.to_owned() })?;
+    Ok(base)
+}
+
+fn read(path: &Path, bytes: Vec<u8>) -> Result<Content, String> {
+    if bytes.starts_with(b"\x89HDF\r\n\x1a\n") {
+        hdf5::read(bytes)
+    } else if bytes.starts_with(b"PK\x03\x04") {
+        Err("a zip archive (PyTorch .pt or .pth, Keras .keras, a wheel): save the weights as .safetensors \
+             (safetensors.torch.save_model) or .weights.h5 (model.save_weights), or unpack it"
+            .into())
+    } else if bytes.get(8) == Some(&b'{') {
+        safetensors::read(&bytes)
+    } else {
+        onnx::read(&bytes, path.parent())
+    }
+}

@@ -1,0 +1,275 @@
+//! Any ONNX graph in f32 that starts with the convolutions of VGG16: of tf2onnx, of torch, of this program.
+
+use std::collections::HashMap;
+use std::path::{Component, Path};
+
+use prost::Message;
+use shared::contract::ChannelOrder;
+use tract_onnx::pb;
+use tract_onnx::pb::tensor_proto::{DataLocation, DataType};
+
+use super::Content;
+use crate::weights::{Found, Normalisation, VGG16};
+
+pub(super) fn read(bytes: &[u8], folder: Option<&Path>) -> Result<Content, String> {
+    const KNOWN: &str = "known are Keras .h5 and .weights.h5, torchvision .safetensors, and .onnx";
+    let model = pb::ModelProto::decode(bytes).map_err(|_| format!("not a file of weights: {KNOWN}"))?;
+    let graph = model.graph.as_ref().filter(|graph| !graph.node.is_empty());
+    let graph = graph.ok_or_else(|| format!("not a file of weights: {KNOWN}"))?;
+    let metadata: HashMap<&str, &str> = model
+        .metadata_props
+        .iter()
+        .filter_map(|entry| Some((entry.key.strip_prefix("vgg_edge.")?, entry.value.as_str())))
+        .collect();
+    if graph.node.iter().any(|node| node.op_type == "QLinearConv") {
+        return Err("it is quantised already; give the f32 weights".into());
+    }
+    let normalisation = match () {
+        () if metadata.contains_key("format") => Some(own(&metadata)?),
+        () if model.producer_name.contains("tf2onnx") || model.producer_name.contains("keras") => {
+            Some(Normalisation::CAFFE)
+        }
+        () if model.producer_name.contains("torch") => Some(Normalisation::TORCHVISION),
+        () => None,
+    };
+    let found = Walk::new(graph, folder).run()?;
+    let source = metadata.get("weights_source").map(|&source| source.to_owned());
+    Ok(Content { found, normalisation, format: "ONNX", source })
+}
+
+/// The metadata that this program writes.
+fn own(metadata: &HashMap<&str, &str>) -> Result<Normalisation, String> {
+    let get = |key: &str| metadata.get(key).copied().ok_or_else(|| format!("metadata vgg_edge.{key} is missing"));
+    let three = |key: &str| -> Result<[f32; 3], String> {
+        let text = get(key)?;
+        let values: Option<Vec<f32>> = text.split(',').map(|v| v.trim().parse().ok()).collect();
+        let values = values.and_then(|v| <[f32; 3]>::try_from(v).ok());
+        values.filter(|v| v.iter().all(|v| v.is_finite())).ok_or_else(|| format!("metadata vgg_edge.{key} is {text:?}"))
+    };
+    let order = get("channel_order")?;
+    let normalisation = Normalisation {
+        channel_order: ChannelOrder::from_name(order)
+            .ok_or_else(|| format!("metadata vgg_edge.channel_order is {order:?}"))?,
+        mean: three("mean")?,
+        std: three("std")?,
+    };
+    normalisation.check()?;
+    Ok(normalisation)
+}
+
+/// A walk along the only path of feature maps.
+struct Walk<'a> {
+    graph: &'a pb::GraphProto,
+    folder: Option<&'a Path>,
+    constants: HashMap<&'a str, &'a pb::TensorProto>,
+    found: Vec<Found>,
+    /// The tensor that holds the feature map.
+    current: &'a str,
+    /// What happened to it since the last convolution.
+    rectified: bool,
+    pooled: bool,
+}
+
+impl<'a> Walk<'a> {
+    fn new(graph: &'a pb::GraphProto, folder: Option<&'a Path>) -> Self {
+        let mut constants: HashMap<&str, &pb::TensorProto> =
+            graph.initializer.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
+        for node in &graph.node {
+            let [output] = &*node.output else { continue };
+            let tensor = match node.op_type.as_str() {
+                "Constant" => node.attribute.iter().find(|a| a.name == "value").and_then(|a| a.t.as_ref()),
+                "Identity" => node.input.first().and_then(|input| constants.get(input.as_str()).copied()),
+                _ => None,
+            };
+            if let Some(tensor) = tensor {
+                constants.insert(output, tensor);
+            }
+        }
+        Self { graph, folder, constants, found: Vec::new(), current: "", rectified: true, pooled: false }
+    }
+
+    fn run(mut self) -> Result<Vec<Found>, String> {
+        for node in &self.graph.node {
+            let input = node.input.first().map_or("", String::as_str);
+            let (Some(output), op) = (node.output.first(), node.op_type.as_str()) else { continue };
+            let starts = self.found.is_empty() && op == "Conv";
+            // A sum may name its operands either way round.
+            let joins = op == "Add" && node.input.iter().any(|input| *input == self.current);
+            if !starts && (self.found.is_empty() || (input != self.current && !joins)) {
+                continue;
+            }
+            let last = self.found.len() == VGG16.len();
+            match op {
+                "Conv" if last && self.rectified => return self.finish(),
+                "Conv" => self.convolution(node)?,
+                "Add" if !self.rectified => self.bias(node)?,
+                "Relu" => self.rectified = true,
+                "Clip" if self.is_relu(node) => self.rectified = true,
+                "MaxPool" => self.pooling(node)?,
+                "Identity" | "Dropout" | "Transpose" | "Cast" => {}
+                _ if last => return self.finish(),
+                _ => {
+                    let after = self.found.last().map_or("", |found| found.name.as_str());
+                    return Err(format!("not VGG16: a {op} ({}) follows {after}", node.name));
+                }
+            }
+            self.current = output;
+        }
+        self.finish()
+    }
+
+    fn finish(self) -> Result<Vec<Found>, String> {
+        if let (13, Some(last)) = (self.found.len(), self.found.last()) {
+            if !self.rectified {
+                return Err(format!("not VGG16: no ReLU after {}", last.name));
+            }
+            if !self.pooled {
+                return Err(format!("not VGG16: no 2x2 max pooling after {}", last.name));
+            }
+        }
+        Ok(self.found)
+    }
+
+    fn convolution(&mut self, node: &'a pb::NodeProto) -> Result<(), String> {
+        let name = if node.name.is_empty() { node.output[0].clone() } else { node.name.clone() };
+        if let (Some(before), false) = (self.found.last(), self.rectified) {
+            return Err(format!("not VGG16: no ReLU between {} and {name}", before.name));
+        }
+        if let Some((before, expected)) = self.found.last().zip(VGG16.get(self.found.len().wrapping_sub(1)))
+            && expected.3 != self.pooled
+        {
+            let what = if self.pooled { "a max pooling" } else { "no max pooling" };
+            return Err(format!("not VGG16: {what} between {} and {name}", before.name));
+        }
+        for attribute in &node.attribute {
+            let ones = attribute.ints.iter().all(|&i| i == 1);
+            let fits = match attribute.name.as_str() {
+                "pads" | "strides" | "dilations" => ones,
+                "group" => attribute.i == 1,
+                "auto_pad" => matches!(&*attribute.s, b"NOTSET" | b"SAME_UPPER" | b"SAME_LOWER"),
+                _ => true,
+            };
+            if !fits {
+                return Err(format!("not VGG16: {name} has {} other than those of a 3x3 convolution with stride 1 and padding 1", attribute.name));
+            }
+        }
+        let padded = node.attribute.iter().any(|a| match a.name.as_str() {
+            "pads" => a.ints.len() == 4,
+            "auto_pad" => a.s.starts_with(b"SAME"),
+            _ => false,
+        });
+        let input = node.input.get(1).map_or("", String::as_str);
+        let tensor = self.constants.get(input).ok_or_else(|| format!("{name}: its weights are not constant"))?;
+        let shape = shape(tensor)?;
+        // A first convolution of another size is better told by its shape.
+        if !padded && shape.ends_with(&[3, 3]) {
+            return Err(format!("not VGG16: {name} has no padding"));
+        }
+        let kernel = self.floats(tensor, &name)?;
+        let outputs = shape.first().copied().unwrap_or(0);
+        let bias = match node.input.get(2).filter(|input| !input.is_empty()) {
+            Some(input) => {
+                let tensor = self.constants.get(input.as_str());
+                self.floats(tensor.ok_or_else(|| format!("{name}: its bias is not constant"))?, &name)?
+            }
+            None => vec![0.0; outputs],
+        };
+        self.found.push(Found { name, shape, kernel, bias });
+        if self.found.len() > VGG16.len() {
+            return Err(format!("not VGG16: a 14th convolution, {}", self.found[13].name));
+        }
+        (self.rectified, self.pooled) = (false, false);
+        Ok(())
+    }
+
+    /// A bias as a node of its own.
+    fn bias(&mut self, node: &'a pb::NodeProto) -> Result<(), String> {
+        let constant = node.input.iter().find_map(|input| self.constants.get(input.as_str()).copied());
+        let Some(tensor) = constant else {
+            return Err(format!("not VGG16: {} adds two feature maps (a residual network?)", node.name));
+        };
+        let values = self.floats(tensor, &node.name)?;
+        let found = self.found.last_mut().ok_or("an Add before the first convolution")?;
+        let wide = shape(tensor)?.iter().filter(|&&side| side != 1).count() > 1;
+        if wide || values.len() != found.bias.len() {
+            return Err(format!("not VGG16: {} adds something that is no bias", node.name));
+        }
+        found.bias.iter_mut().zip(values).for_each(|(bias, value)| *bias += value);
+        Ok(())
+    }
+
+    fn pooling(&mut self, node: &pb::NodeProto) -> Result<(), String> {
+        let ints = |name: &str| node.attribute.iter().find(|a| a.name == name).map(|a| &*a.ints);
+        let plain = node.attribute.iter().all(|a| match a.name.as_str() {
+            "pads" => a.ints.iter().all(|&pad| pad == 0),
+            "dilations" => a.ints.iter().all(|&d| d == 1),
+            "ceil_mode" => a.i == 0,
+            "auto_pad" => matches!(&*a.s, b"NOTSET" | b"VALID"),
+            _ => true,
+        });
+        if ints("kernel_shape") != Some(&[2, 2]) || ints("strides") != Some(&[2, 2]) || !plain || self.pooled {
+            return Err(format!("not VGG16: {} is not a single 2x2 max pooling with stride 2", node.name));
+        }
+        self.pooled = true;
+        Ok(())
+    }
+
+    /// Whether a Clip is one at 0 from below, without an upper limit.
+    fn is_relu(&self, node: &pb::NodeProto) -> bool {
+        let value = |index: usize| {
+            let name = node.input.get(index).filter(|name| !name.is_empty())?;
+            self.floats(self.constants.get(name.as_str())?, name).ok()?.first().copied()
+        };
+        value(1) == Some(0.0) && value(2).is_none_or(|high| high >= f32::MAX) && node.input.len() > 1
+    }
+
+    fn floats(&self, tensor: &pb::TensorProto, name: &str) -> Result<Vec<f32>, String> {
+        if tensor.data_type != DataType::Float as i32 {
+            return Err(format!("{name}: a tensor that is not float32 ({}); export the model in float32", tensor.name));
+        }
+        let count: usize = shape(tensor)?.iter().try_fold(1usize, |n, &side| n.checked_mul(side)).ok_or("a tensor too large")?;
+        let external;
+        let raw = if tensor.data_location() == DataLocation::External {
+            external = self.external(tensor, name)?;
+            &external
+        } else {
+            &tensor.raw_data
+        };
+        let values: Vec<f32> = if raw.is_empty() {
+            tensor.float_data.clone()
+        } else {
+            raw.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+        };
+        if values.len() != count || !raw.len().is_multiple_of(4) {
+            return Err(format!("{name}: {} values where its shape asks for {count}", values.len()));
+        }
+        Ok(values)
+    }
+
+    /// Weights in a file beside the model, as torch's exporter leaves them.
+    fn external(&self, tensor: &pb::TensorProto, name: &str) -> Result<Vec<u8>, String> {
+        use std::io::{Read, Seek, SeekFrom};
+        let get = |key: &str| tensor.external_data.iter().find(|e| e.key == key).map(|e| e.value.as_str());
+        let number = |key: &str| get(key).map(str::parse::<u64>).transpose().map_err(|_| format!("{name}: {key} of its data"));
+        let location = Path::new(get("location").ok_or_else(|| format!("{name}: its data lie nowhere"))?);
+        let folder = self.folder.ok_or_else(|| format!("{name}: its data lie in {}", location.display()))?;
+        if !location.components().all(|part| matches!(part, Component::Normal(_))) {
+            return Err(format!("{name}: its data lie outside the folder of the model, in {}", location.display()));
+        }
+        let path = folder.join(location);
+        let length = number("length")?.unwrap_or(u64::MAX).min(super::MAX_BYTES);
+        let mut bytes = Vec::new();
+        std::fs::File::open(&path)
+            .and_then(|mut file| {
+                file.seek(SeekFrom::Start(number("offset").ok().flatten().unwrap_or(0)))?;
+                file.take(length).read_to_end(&mut bytes)
+            })
+            .map_err(|e| format!("{name}: its data in {} cannot be read: {e}", path.display()))?;
+        Ok(bytes)
+    }
+}
+
+fn shape(tensor: &pb::TensorProto) -> Result<Vec<usize>, String> {
+    let sides: Result<Vec<usize>, _> = tensor.dims.iter().map(|&side| usize::try_from(side)).collect();
+    sides.map_err(|_| format!("{} has a negative size", tensor.name))
+}

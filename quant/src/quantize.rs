@@ -1,0 +1,444 @@
+//! Static post-training quantisation, layer by layer.
+//!
+//! Weights: i8, symmetric, a scale for each output channel. Activations: u8, zero point 0 after ReLU. The integers of one
+//! layer are run by the kernels of `shared` before the next layer is calibrated, so that each sees the inputs it will have.
+
+use std::sync::Arc;
+
+use rayon::prelude::*;
+use shared::Frame;
+use shared::contract::{BaseContract, Fit, Preprocess};
+use shared::conv::{Arena, ConvLayer, Kernel, Stack};
+use shared::resize::Filter;
+
+use crate::calibrate::{Histogram, Method};
+use crate::float::{FloatConv, Map};
+use crate::linalg::Symmetric;
+use crate::round::{self, Rounding};
+use crate::weights::{FloatBase, FloatLayer};
+use crate::{Error, Result};
+
+/// Positions of the feature maps, over all pictures, that the Gram matrix of a layer is made of.
+const POSITIONS: usize = 16 * 1024;
+
+/// Vectors that are added to a Gram matrix at once.
+const VECTORS: usize = 256;
+
+/// Added to the diagonal of a Gram matrix, as a share of its mean.
+const DAMPING: f64 = 0.01;
+
+/// How to quantise.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Options {
+    /// How ranges of activations are chosen.
+    pub method: Method,
+    /// How weights are rounded.
+    pub rounding: Rounding,
+    /// Cross-layer equalisation: output channels are divided by `(their range / the largest range) ^ strength`; 0 is none,
+    /// 1 makes all ranges equal (Nagel and others 2019, arXiv:1906.04721, for activations).
+    pub equalisation: f64,
+    /// Whether each bias takes up the mean difference of the layer's sums (the same paper, section 4.2).
+    pub bias_correction: bool,
+}
+
+impl Default for Options {
+    /// What measured best (`BENCHMARKS.md`).
+    fn default() -> Self {
+        Self { method: Method::Mse, rounding: Rounding::Compensated, equalisation: 0.0, bias_correction: false }
+    }
+}
+
+/// One layer in integers, with what its ONNX node says.
+#[derive(Clone, Debug)]
+pub struct QuantLayer {
+    /// What the kernels run.
+    pub conv: ConvLayer,
+    /// Scale of the input.
+    pub input_scale: f32,
+    /// Scale of the weights, one an output channel.
+    pub weight_scales: Vec<f32>,
+    /// Scale of the output.
+    pub output_scale: f32,
+    /// Lowest and highest sum that any input of u8 can give any output channel, bias included.
+    pub bounds: (i64, i64),
+    /// Largest f32 output in calibration, in the units of this layer.
+    pub largest: f32,
+}
+
+/// A base in integers.
+#[derive(Clone, Debug)]
+pub struct QuantBase {
+    /// The layers, in order.
+    pub layers: Vec<QuantLayer>,
+    /// What it expects of its input.
+    pub normalisation: crate::Normalisation,
+    /// Where the weights come from.
+    pub source: String,
+    /// Digest of the f32 weights.
+    pub weights_digest: shared::Fingerprint,
+    /// How it was quantised, for people.
+    pub how: String,
+}
+
+/// Pictures of one size, resized and normalised.
+pub struct Inputs {
+    /// f32, channels last.
+    pub real: Vec<Map<f32>>,
+    /// The same, quantised as the base takes it: u8, channels first.
+    pub quantised: Vec<Vec<u8>>,
+}
+
+impl Inputs {
+    /// Makes inputs of `size` pixels of frames.
+    pub fn new(base: &FloatBase, frames: &[Frame], size: u32, fit: Fit) -> Self {
+        let quantiser = preprocess(base, size, fit).quantiser();
+        let (real, quantised) = frames
+            .par_iter()
+            .map(|frame| {
+                let side = size as usize;
+                let data = quantiser.normalise(frame);
+                (Map { height: side, width: side, channels: 3, data }, quantiser.quantise(frame))
+            })
+            .unzip();
+        Self { real, quantised }
+    }
+}
+
+/// The pre-processing of a base's pictures, with the limits that VGG16 sets.
+pub fn preprocess(base: &FloatBase, size: u32, fit: Fit) -> Preprocess {
+    let (scale, zero_point) = base.normalisation.quantisation();
+    let stride = 1 << base.layers.iter().filter(|layer| layer.pool).count();
+    let contract = BaseContract {
+        channel_order: base.normalisation.channel_order,
+        mean: base.normalisation.mean,
+        std: base.normalisation.std,
+        scale,
+        zero_point,
+        resize: Filter::Bilinear,
+        channels: base.layers.last().map_or(0, |layer| layer.outputs as u32),
+        stride,
+        size_multiple: stride,
+        size_min: stride,
+        size_max: 1024,
+    };
+    Preprocess { base: contract, size, fit, resize: Filter::Bilinear }
+}
+
+/// One calibration picture on its way through the layers.
+struct Sample {
+    real: Map<f32>,
+    quantised: Map<u8>,
+}
+
+/// Quantises `base` with the pictures of `inputs` (of one or more sizes). `progress` hears the name of each layer before its turn.
+///
+/// # Errors
+/// [`Error::Calibration`] without pictures or with pictures of one colour only; [`Error::Layer`] if a layer's output is never
+/// positive or its sums could overflow; what `progress` returns.
+pub fn quantize(
+    base: &FloatBase,
+    inputs: Vec<Inputs>,
+    options: &Options,
+    kernel: Kernel,
+    mut progress: impl FnMut(&str) -> Result<()>,
+) -> Result<QuantBase> {
+    let (mut input_scale, mut zero_point) = base.normalisation.quantisation();
+    let mut samples: Vec<Sample> = Vec::new();
+    for inputs in inputs {
+        for (real, planes) in inputs.real.into_iter().zip(inputs.quantised) {
+            let quantised = to_channels_last(&planes, real.height, real.width);
+            samples.push(Sample { real, quantised });
+        }
+    }
+    if samples.is_empty() {
+        return Err(Error::Calibration("there are no pictures".into()));
+    }
+    if samples.iter().all(|sample| sample.quantised.data.chunks_exact(3).all(|p| p == &sample.quantised.data[..3])) {
+        return Err(Error::Calibration(format!(
+            "all of {} pictures are of a single colour; take photographs like those the base will see",
+            samples.len()
+        )));
+    }
+    let mut equalised = vec![1.0f32; 3];
+    let mut layers = Vec::with_capacity(base.layers.len());
+    for (index, layer) in base.layers.iter().enumerate() {
+        progress(&layer.name)?;
+        let last = index + 1 == base.layers.len();
+        let conv = FloatConv::new(layer);
+
+        // The f32 outputs; `real` becomes the input of the next layer.
+        let sums: Vec<Map<f32>> = samples.par_iter().map(|sample| conv.sums(&sample.real)).collect();
+        let mean_sums = options.bias_correction.then(|| channel_means(&sums, layer.outputs));
+        let outputs: Vec<Map<f32>> = sums.into_par_iter().map(|sums| conv.activate(sums)).collect();
+
+        let shares = if last || options.equalisation == 0.0 {
+            vec![1.0; layer.outputs]
+        } else {
+            equalisation(&outputs, layer.outputs, options.equalisation)
+        };
+        let folded = fold(layer, &equalised, &shares);
+        let scaled = |output: &Map<f32>| -> Vec<f32> {
+            output.data.iter().zip(shares.iter().cycle()).map(|(v, share)| v / share).collect()
+        };
+        let largest = outputs.par_iter().map(|o| scaled(o).into_iter().fold(0.0, f32::max)).reduce(|| 0.0, f32::max);
+        let histogram = outputs
+            .par_iter()
+            .fold(
+                || Histogram::new(largest),
+                |mut histogram, output| {
+                    histogram.add(scaled(output).into_iter());
+                    histogram
+                },
+            )
+            .reduce(|| Histogram::new(largest), |a, b| a.merge(&b));
+        let output_scale = histogram.reach(options.method, &layer.name)? / 255.0;
+
+        let weight_scales = round::scales(&folded.kernel, folded.outputs);
+        let weights = match options.rounding {
+            Rounding::Nearest => round::to_nearest(&folded.kernel, &weight_scales),
+            Rounding::Compensated => {
+                let gram = gram(&samples, layer.inputs, zero_point);
+                round::compensated(&folded.kernel, &weight_scales, &gram, DAMPING)
+            }
+        };
+        let mut quantised = QuantLayer::new(
+            &folded,
+            weights,
+            &folded.bias.iter().map(|&b| f64::from(b)).collect::<Vec<_>>(),
+            weight_scales,
+            (input_scale, zero_point),
+            output_scale,
+        )?;
+        quantised.largest = largest;
+        if let Some(wanted) = mean_sums {
+            // In units of the folded layer.
+            let found = mean_integer_sums(&quantised, &samples);
+            for (channel, bias) in quantised.conv.bias.iter_mut().enumerate() {
+                let unit = f64::from(input_scale) * f64::from(quantised.weight_scales[channel]);
+                let wanted = wanted[channel] / f64::from(shares[channel]) / unit;
+                *bias = to_bias(f64::from(*bias) + wanted - found[channel], &layer.name)?;
+            }
+            quantised.bounds = bounds(&quantised.conv);
+        }
+        quantised.conv.check().map_err(|e| Error::Layer { layer: layer.name.clone(), reason: e.to_string() })?;
+
+        let stack = Stack::new(vec![quantised.conv.clone()], kernel);
+        samples.par_iter_mut().zip(outputs).for_each_init(Arena::default, |arena, (sample, output)| {
+            sample.quantised = run(&stack, arena, &sample.quantised);
+            sample.real = output;
+        });
+        (input_scale, zero_point) = (output_scale, 0);
+        equalised = shares;
+        layers.push(quantised);
+    }
+    Ok(QuantBase {
+        layers,
+        normalisation: base.normalisation,
+        source: base.source.clone(),
+        weights_digest: base.digest(),
+        how: String::new(),
+    })
+}
+
+impl QuantLayer {
+    /// A layer of integer weights; `bias` is in real units.
+    fn new(
+        layer: &FloatLayer,
+        weights: Vec<i8>,
+        bias: &[f64],
+        weight_scales: Vec<f32>,
+        (input_scale, zero_point): (f32, u8),
+        output_scale: f32,
+    ) -> Result<Self> {
+        let units = weight_scales.iter().map(|&scale| f64::from(input_scale) * f64::from(scale));
+        let bias: Result<Vec<i32>> = bias.iter().zip(units).map(|(b, unit)| to_bias(b / unit, &layer.name)).collect();
+        let conv = ConvLayer {
+            name: layer.name.clone(),
+            inputs: layer.inputs,
+            outputs: layer.outputs,
+            weights: Arc::from(weights),
+            bias: bias?,
+            zero_point,
+            multipliers: weight_scales.iter().map(|&scale| input_scale * scale / output_scale).collect(),
+            pool: layer.pool,
+        };
+        let bounds = bounds(&conv);
+        Ok(Self { conv, input_scale, weight_scales, output_scale, bounds, largest: 0.0 })
+    }
+}
+
+fn to_bias(value: f64, layer: &str) -> Result<i32> {
+    let value = value.round_ties_even();
+    if value.abs() < f64::from(i32::MAX) {
+        Ok(value as i32)
+    } else {
+        let reason = format!("a bias of {value} does not fit 32 bits: its weights are too small beside it");
+        Err(Error::Layer { layer: layer.into(), reason })
+    }
+}
+
+/// Lowest and highest sum, bias included, over all output channels and all inputs.
+pub(crate) fn bounds(layer: &ConvLayer) -> (i64, i64) {
+    let (low, high) = (-i64::from(layer.zero_point), 255 - i64::from(layer.zero_point));
+    let channels = layer.weights.chunks_exact(9 * layer.inputs).zip(&layer.bias);
+    channels.fold((0, 0), |(lowest, highest), (weights, &bias)| {
+        let (mut least, mut most) = (i64::from(bias), i64::from(bias));
+        for &weight in weights {
+            let ends = [low * i64::from(weight), high * i64::from(weight)];
+            least += ends[0].min(ends[1]);
+            most += ends[0].max(ends[1]);
+        }
+        (lowest.min(least), highest.max(most))
+    })
+}
+
+/// The layer with the division of its inputs taken back and its outputs divided; ReLU and pooling commute with that.
+fn fold(layer: &FloatLayer, inputs: &[f32], outputs: &[f32]) -> FloatLayer {
+    let mut folded = layer.clone();
+    for (output, kernel) in folded.kernel.chunks_exact_mut(9 * layer.inputs).enumerate() {
+        for (at, weight) in kernel.iter_mut().enumerate() {
+            *weight = *weight * inputs[at / 9] / outputs[output];
+        }
+        folded.bias[output] /= outputs[output];
+    }
+    folded
+}
+
+/// What to divide each output channel by.
+fn equalisation(outputs: &[Map<f32>], channels: usize, strength: f64) -> Vec<f32> {
+    let mut largest = vec![0.0f32; channels];
+    for output in outputs {
+        for pixel in output.data.chunks_exact(channels) {
+            largest.iter_mut().zip(pixel).for_each(|(m, &v)| *m = m.max(v));
+        }
+    }
+    let top = largest.iter().copied().fold(0.0, f32::max);
+    if top == 0.0 {
+        return vec![1.0; channels];
+    }
+    // A channel that was hardly seen is not blown up without limit.
+    let share = |m: &f32| f64::from(m / top).max(1e-3);
+    largest.iter().map(|m| libm::pow(share(m), strength) as f32).collect()
+}
+
+fn channel_means(maps: &[Map<f32>], channels: usize) -> Vec<f64> {
+    let mut sums = vec![0.0; channels];
+    let mut count = 0;
+    for map in maps {
+        for pixel in map.data.chunks_exact(channels) {
+            sums.iter_mut().zip(pixel).for_each(|(s, &v)| *s += f64::from(v));
+            count += 1;
+        }
+    }
+    sums.iter_mut().for_each(|s| *s /= f64::from(count.max(1)));
+    sums
+}
+
+/// Means of the integer sums of each output channel over all positions. A convolution is linear, so they follow from the sums of the
+/// inputs under each tap.
+fn mean_integer_sums(layer: &QuantLayer, samples: &[Sample]) -> Vec<f64> {
+    let inputs = layer.conv.inputs;
+    let mut taps = vec![0i64; 9 * inputs];
+    let mut count = 0;
+    for sample in samples {
+        let map = sample.quantised.bordered(layer.conv.zero_point);
+        for y in 0..sample.quantised.height {
+            for x in 0..sample.quantised.width {
+                for tap in 0..9 {
+                    let at = ((y + tap / 3) * map.width + x + tap % 3) * inputs;
+                    for (channel, &q) in map.data[at..][..inputs].iter().enumerate() {
+                        taps[channel * 9 + tap] += i64::from(q) - i64::from(layer.conv.zero_point);
+                    }
+                }
+                count += 1;
+            }
+        }
+    }
+    let mean = |(weights, &bias): (&[i8], &i32)| {
+        let sum: i64 = weights.iter().zip(&taps).map(|(&w, &t)| i64::from(w) * t).sum();
+        f64::from(bias) + sum as f64 / f64::from(count.max(1))
+    };
+    layer.conv.weights.chunks_exact(9 * inputs).zip(&layer.conv.bias).map(mean).collect()
+}
+
+/// The Gram matrix of the inputs `[channel, tap]` at positions spread evenly over all maps.
+fn gram(samples: &[Sample], inputs: usize, zero_point: u8) -> Symmetric {
+    let positions: usize = samples.iter().map(|s| s.quantised.height * s.quantised.width).sum();
+    // An odd step walks through all columns of maps whose sides are powers of two.
+    let step = (positions / POSITIONS).max(1) | 1;
+    let mut gram = Symmetric::zero(9 * inputs);
+    let mut vectors: Vec<Vec<f64>> = Vec::new();
+    let mut add = |vectors: &mut Vec<Vec<f64>>| {
+        gram.add_outer(vectors.iter().map(Vec::as_slice));
+        vectors.clear();
+    };
+    let mut next = step / 2;
+    let mut before = 0;
+    for sample in samples {
+        let (height, width) = (sample.quantised.height, sample.quantised.width);
+        if next >= before + height * width {
+            before += height * width;
+            continue;
+        }
+        let map = sample.quantised.bordered(zero_point);
+        while next < before + height * width {
+            let (y, x) = ((next - before) / width, (next - before) % width);
+            let mut vector = vec![0.0; 9 * inputs];
+            for tap in 0..9 {
+                let at = ((y + tap / 3) * map.width + x + tap % 3) * inputs;
+                for (channel, &q) in map.data[at..][..inputs].iter().enumerate() {
+                    vector[channel * 9 + tap] = f64::from(q) - f64::from(zero_point);
+                }
+            }
+            vectors.push(vector);
+            if vectors.len() == VECTORS {
+                add(&mut vectors);
+            }
+            next += step;
+        }
+        before += height * width;
+    }
+    add(&mut vectors);
+    gram
+}
+
+/// Runs a stack on a channels-last map.
+fn run(stack: &Stack, arena: &mut Arena, input: &Map<u8>) -> Map<u8> {
+    let mut planes = vec![0; input.data.len()];
+    let size = input.height * input.width;
+    for (at, pixel) in input.data.chunks_exact(input.channels).enumerate() {
+        for (channel, &value) in pixel.iter().enumerate() {
+            planes[channel * size + at] = value;
+        }
+    }
+    let (channels, height, width) = stack.output_shape(input.height, input.width);
+    let mut data = vec![0; channels * height * width];
+    stack.run(arena, &planes, input.height, input.width, false, &mut data);
+    Map { height, width, channels, data }
+}
+
+fn to_channels_last(planes: &[u8], height: usize, width: usize) -> Map<u8> {
+    let size = height * width;
+    let channels = planes.len() / size.max(1);
+    let data = (0..size).flat_map(|at| (0..channels).map(move |c| planes[c * size + at])).collect();
+    Map { height, width, channels, data }
+}
+
+impl QuantBase {
+    /// The feature maps of quantised inputs, channels last, by the kernels of `shared`; and each layer's output to `seen`.
+    pub fn each_layer(
+        stacks: &[Stack],
+        planes: &[u8],
+        height: usize,
+        width: usize,
+        mut seen: impl FnMut(usize, &Map<u8>),
+    ) -> Map<u8> {
+        let mut arena = Arena::default();
+        let mut map = to_channels_last(planes, height, width);
+        for (index, stack) in stacks.iter().enumerate() {
+            map = run(stack, &mut arena, &map);
+            seen(index, &map);
+        }
+        map
+    }
+}

@@ -1,0 +1,180 @@
+//! Weights to i8: a scale for each output channel, and the rounding.
+
+use rayon::prelude::*;
+
+use crate::linalg::Symmetric;
+
+/// Largest weight in integers; -128 is left out so that the range is symmetric.
+const LIMIT: f64 = 127.0;
+
+/// Output channels whose weights are rounded together.
+const BLOCK: usize = 16;
+
+/// How weights are rounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rounding {
+    /// Each to the nearest integer.
+    Nearest,
+    /// One after the other, each taking up the error of those before it, weighted by how inputs go together.
+    Compensated,
+}
+
+/// The scale of least squared error for each output channel, from 51 between half the largest weight and all of it.
+///
+/// `kernel` is `[outputs, k]`. A channel of zeros gets the scale 1.
+pub fn scales(kernel: &[f32], outputs: usize) -> Vec<f32> {
+    let k = kernel.len() / outputs.max(1);
+    kernel
+        .par_chunks_exact(k)
+        .map(|weights| {
+            let largest = weights.iter().fold(0.0f32, |m, w| m.max(w.abs()));
+            if largest == 0.0 {
+                return 1.0;
+            }
+            let (mut best, mut least) = (1.0, f64::INFINITY);
+            for percent in (50..=100).rev() {
+                let scale = f64::from(largest) * f64::from(percent) / 100.0 / LIMIT;
+                let error: f64 = weights
+                    .iter()
+                    .map(|&w| (nearest(f64::from(w) / scale) * scale - f64::from(w)).powi(2))
+                    .sum();
+                if error < least {
+                    (best, least) = (scale as f32, error);
+                }
+            }
+            best.max(f32::MIN_POSITIVE)
+        })
+        .collect()
+}
+
+fn nearest(value: f64) -> f64 {
+    value.round_ties_even().clamp(-LIMIT, LIMIT)
+}
+
+/// Each weight to the nearest multiple of its channel's scale.
+pub fn to_nearest(kernel: &[f32], scales: &[f32]) -> Vec<i8> {
+    let k = kernel.len() / scales.len().max(1);
+    kernel
+        .chunks_exact(k.max(1))
+        .zip(scales)
+        .flat_map(|(weights, &scale)| weights.iter().map(move |&w| nearest(f64::from(w) / f64::from(scale)) as i8))
+        .collect()
+}
+
+/// Rounds so that the layer's output changes least on the inputs of which `gram` is the Gram matrix, greedily.
+///
+/// For a channel with the weights `w` and the integers `q` the squared error over the inputs `x` is `d^T G d` with
+/// `d = w / scale - q` and `G = sum x x^T`. With `G = L L^T` that is `|L^T d|^2`, and `L^T` is upper triangular: from the last weight to the
+/// first, each `q` is rounded from `w / scale` plus the share of the errors already made. This is Babai's nearest plane, and the
+/// same as GPTQ (Frantar and others 2022, arXiv:2210.17323; for the equality Chen and others 2025, arXiv:2507.18553). The weights of
+/// the strongest inputs go first. `damping`, a share of the mean of the diagonal, is added to it, and more where that is not enough.
+///
+/// `kernel` is `[outputs, k]` and `gram` is `[k, k]`, in the same order of inputs.
+pub fn compensated(kernel: &[f32], scales: &[f32], gram: &Symmetric, damping: f64) -> Vec<i8> {
+    let k = gram.len();
+    let mut order: Vec<usize> = (0..k).collect();
+    // The last is rounded first. The sort is stable, so equal inputs keep their order.
+    order.sort_by(|&a, &b| gram.at(a, a).total_cmp(&gram.at(b, b)));
+    let mean = ((0..k).map(|i| gram.at(i, i)).sum::<f64>() / k.max(1) as f64).max(1.0);
+    let mut damping = damping;
+    let upper = loop {
+        let mut matrix = gram.permuted(&order);
+        matrix.add_to_diagonal(damping * mean);
+        match matrix.cholesky() {
+            Some(lower) => break lower.transposed(),
+            // Adding the mean many times over makes any Gram matrix positive definite.
+            None => damping = (10.0 * damping).max(1e-3),
+        }
+    };
+    let mut out = vec![0; kernel.len()];
+    out.par_chunks_mut(BLOCK * k).enumerate().for_each(|(block, out)| {
+        let lanes = out.len() / k;
+        let mut errors = vec![[0.0; BLOCK]; k];
+        for (i, row) in upper.iter().enumerate().rev() {
+            let shares = weighted(&row[1..], &errors[i + 1..]);
+            for lane in 0..lanes {
+                let output = block * BLOCK + lane;
+                let weight = f64::from(kernel[output * k + order[i]]) / f64::from(scales[output]);
+                let q = nearest(weight + shares[lane] / row[0]);
+                errors[i][lane] = weight - q;
+                out[lane * k + order[i]] = q as i8;
+            }
+        }
+    });
+    out
+}
+
+/// `sum factors[j] * rows[j]`, in two running sums.
+#[inline(always)]
+fn weighted(factors: &[f64], rows: &[[f64; BLOCK]]) -> [f64; BLOCK] {
+    let mut sums = [[0.0; BLOCK]; 2];
+    for (pair, rows) in factors.chunks(2).zip(rows.chunks(2)) {
+        for ((sums, factor), row) in sums.iter_mut().zip(pair).zip(rows) {
+            for (sum, value) in sums.iter_mut().zip(row) {
+                *sum += factor * value;
+            }
+        }
+    }
+    std::array::from_fn(|lane| sums[0][lane] + sums[1][lane])
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn error(weights: &[f32], scale: f32, q: &[i8], gram: &Symmetric) -> f64 {
+        let d: Vec<f64> =
+            weights.iter().zip(q).map(|(&w, &q)| f64::from(w) / f64::from(scale) - f64::from(q)).collect();
+        (0..d.len()).flat_map(|i| (0..d.len()).map(move |j| (i, j))).map(|(i, j)| d[i] * d[j] * gram.at(i, j)).sum()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn compensation_is_no_worse_on_the_whole(outputs in 1usize..20, k in 1usize..60, seed in any::<u32>()) {
+            let mut state = seed;
+            let mut next = || {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 8) as f32 / (1 << 24) as f32
+            };
+            let kernel: Vec<f32> = (0..outputs * k).map(|_| next() - 0.5).collect();
+            // Inputs that go together, as neighbouring pixels do.
+            let inputs: Vec<Vec<f64>> = (0..3 * k)
+                .map(|_| {
+                    let common = 200.0 * next();
+                    (0..k).map(|_| f64::from((common + 40.0 * next()).round())).collect()
+                })
+                .collect();
+            let mut gram = Symmetric::zero(k);
+            gram.add_outer(inputs.iter().map(Vec::as_slice));
+            let scales = scales(&kernel, outputs);
+            let (plain, better) = (to_nearest(&kernel, &scales), compensated(&kernel, &scales, &gram, 0.01));
+            let total = |q: &[i8]| -> f64 {
+                (0..outputs)
+                    .map(|o| error(&kernel[o * k..][..k], scales[o], &q[o * k..][..k], &gram) * f64::from(scales[o]).powi(2))
+                    .sum()
+            };
+            prop_assert!(total(&better) <= 1.05 * total(&plain) + 1e-9, "{} {}", total(&better), total(&plain));
+            prop_assert!(better.iter().all(|&q| q != -128));
+        }
+    }
+
+    #[test]
+    fn without_common_inputs_it_is_plain_rounding() {
+        let kernel = [0.3, -0.7, 1.0, 0.05, 0.5, -1.0];
+        let mut gram = Symmetric::zero(3);
+        gram.add_to_diagonal(9.0);
+        let scales = scales(&kernel, 2);
+        assert_eq!(compensated(&kernel, &scales, &gram, 0.01), to_nearest(&kernel, &scales));
+    }
+
+    #[test]
+    fn zeros_stay_zero() {
+        let scales = scales(&[0.0; 8], 2);
+        assert_eq!(scales, [1.0, 1.0]);
+        assert_eq!(compensated(&[0.0; 8], &scales, &Symmetric::zero(4), 0.01), [0; 8]);
+    }
+}
