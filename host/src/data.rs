@@ -179,6 +179,18 @@ pub fn list(path: &Path, classes: Option<&[String]>) -> Result<Folder, DataError
     Ok(found)
 }
 
+/// All pictures below a folder, sorted by path.
+///
+/// # Errors
+/// [`DataError::Io`].
+pub fn pictures(path: &Path) -> Result<Vec<PathBuf>, DataError> {
+    let mut found = Folder { classes: Vec::new(), items: Vec::new(), ignored: 0 };
+    collect(path, 0, &mut found, 0)?;
+    let mut paths: Vec<PathBuf> = found.items.into_iter().map(|item| item.path).collect();
+    paths.sort();
+    Ok(paths)
+}
+
 /// Folders within a class folder belong to the class, as in Keras. The depth is bounded against loops of links.
 fn collect(folder: &Path, class: usize, found: &mut Folder, depth: u32) -> Result<(), DataError> {
     for path in entries(folder)? {

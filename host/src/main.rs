@@ -37,6 +37,7 @@ enum Command {
     Classify(cmd::classify::Args),
     Summary(cmd::summary::Args),
     Inspect(cmd::inspect::Args),
+    Base(cmd::base::Args),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         Command::Classify(args) => cmd::classify::run(args),
         Command::Summary(args) => cmd::summary::run(args),
         Command::Inspect(args) => cmd::inspect::run(args),
+        Command::Base(args) => cmd::base::run(args),
     });
     match outcome {
         Ok(()) => ExitCode::from(shared::cli::DONE),

@@ -30,6 +30,9 @@ pub enum Error {
     /// The calibration pictures do not serve.
     #[error("calibration: {0}")]
     Calibration(String),
+    /// The caller wants no more.
+    #[error("interrupted")]
+    Interrupted,
     /// The integer base would not be sound.
     #[error("cannot quantise {layer}: {reason}")]
     Layer {

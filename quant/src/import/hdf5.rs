@@ -24,7 +24,7 @@ const MAX_VALUES: u64 = 2 * 512 * 512 * 9;
 /// A kernel and the bias beside it.
 struct Convolution {
     path: String,
-    order: Vec<(String, u64)>,
+    order: Vec<Vec<(String, u64)>>,
     kernel: Dataset,
     bias: Option<Dataset>,
 }
@@ -78,15 +78,14 @@ fn collect(
     Ok(())
 }
 
-/// A path cut into words and numbers, so that `conv2d_10` comes after `conv2d_9` and `conv2d` before both.
-fn natural(path: &str) -> Vec<(String, u64)> {
-    path.split(['/', '_'])
-        .map(|part| {
-            let digits = part.bytes().rev().take_while(u8::is_ascii_digit).count().min(18);
-            let (word, number) = part.split_at(part.len() - digits);
-            (word.to_owned(), number.parse().unwrap_or(0))
-        })
-        .collect()
+/// A path cut at slashes, each part into words and numbers, so that `conv2d_10` comes after `conv2d_9` and `conv2d` before both.
+fn natural(path: &str) -> Vec<Vec<(String, u64)>> {
+    let cut = |part: &str| {
+        let digits = part.bytes().rev().take_while(u8::is_ascii_digit).count().min(18);
+        let (word, number) = part.split_at(part.len() - digits);
+        (word.to_owned(), number.parse().unwrap_or(0))
+    };
+    path.split('/').map(|part| part.split('_').map(cut).collect()).collect()
 }
 
 fn load(convolution: Convolution) -> Result<Found, String> {

@@ -27,8 +27,8 @@ pub(super) struct Parsed {
     pub layers: Vec<ConvLayer>,
     /// Scale of the quantised input.
     pub input_scale: f32,
-    /// Scale of the feature map.
-    pub feature_scale: f32,
+    /// Scale of each layer's output; the last is that of the feature map.
+    pub scales: Vec<f32>,
     /// The file's `metadata_props`.
     pub metadata: BTreeMap<String, String>,
     /// The graph as parsed, evaluated naively.
@@ -44,6 +44,7 @@ pub(super) fn parse(mut bytes: &[u8]) -> TractResult<Parsed> {
     onnx.op_register.insert("DequantizeLinear", build_dequantize);
     let proto = onnx.proto_model_for_read(&mut bytes)?;
     for node in proto.graph.iter().flat_map(|graph| &graph.node) {
+        ensure!(node.op_type != "Conv", "it is not quantised; make an int8 base of it with `host base quantize`");
         ensure!(
             onnx.op_register.0.contains_key(&node.op_type),
             "{} is a {}, which a base does not hold",
@@ -60,11 +61,11 @@ pub(super) fn parse(mut bytes: &[u8]) -> TractResult<Parsed> {
         }
     }
     let reference = model.into_typed()?;
-    let (layers, input_scale, feature_scale) = walk(&reference)?;
+    let (layers, input_scale, scales) = walk(&reference)?;
     Ok(Parsed {
         layers,
         input_scale,
-        feature_scale,
+        scales,
         metadata,
         #[cfg(test)]
         reference,
@@ -72,20 +73,21 @@ pub(super) fn parse(mut bytes: &[u8]) -> TractResult<Parsed> {
 }
 
 /// Follows the only path from the input to the output.
-fn walk(model: &TypedModel) -> TractResult<(Vec<ConvLayer>, f32, f32)> {
+fn walk(model: &TypedModel) -> TractResult<(Vec<ConvLayer>, f32, Vec<f32>)> {
     let ([input], [output]) = (model.input_outlets()?, model.output_outlets()?) else {
         bail!("a base has one input and one output");
     };
     ensure!(model.outlet_fact(*input)?.datum_type == u8::datum_type(), "the input is not u8");
     let mut layers: Vec<ConvLayer> = Vec::new();
     let mut input_scale = 0.0;
-    let mut scale = 0.0;
+    let mut scales: Vec<f32> = Vec::new();
     let mut outlet = *input;
     loop {
         let [next] = &*model.node(outlet.node).outputs[outlet.slot].successors else {
             bail!("after {} the graph forks or ends, which a base does not", model.node(outlet.node).name);
         };
         let node = model.node(next.node);
+        let scale = scales.last().copied().unwrap_or_default();
         if let Some(conv) = node.op_as::<QuantConv>() {
             ensure!(
                 layers.is_empty() || (conv.input_scale == scale && conv.layer.zero_point == 0),
@@ -97,7 +99,7 @@ fn walk(model: &TypedModel) -> TractResult<(Vec<ConvLayer>, f32, f32)> {
             } else {
                 input_scale = conv.input_scale;
             }
-            scale = conv.output_scale;
+            scales.push(conv.output_scale);
             layers.push((*conv.layer).clone());
         } else if node.op_is::<MaxPool>() {
             match layers.last_mut() {
@@ -112,7 +114,7 @@ fn walk(model: &TypedModel) -> TractResult<(Vec<ConvLayer>, f32, f32)> {
                 node.name
             );
             ensure!(output.node == node.id, "the graph goes on after {}", node.name);
-            return Ok((layers, input_scale, scale));
+            return Ok((layers, input_scale, scales));
         } else {
             bail!("{} is a {}, which a base does not hold", node.name, node.op.name());
         }

@@ -29,7 +29,7 @@ pub struct Base {
     path: PathBuf,
     fingerprint: Fingerprint,
     contract: BaseContract,
-    feature_scale: f32,
+    scales: Vec<f32>,
     metadata: BTreeMap<String, String>,
     stack: Arc<Stack>,
 }
@@ -81,7 +81,7 @@ impl Base {
             path: path.to_owned(),
             fingerprint: Fingerprint::of(bytes),
             contract,
-            feature_scale: parsed.feature_scale,
+            scales: parsed.scales,
             metadata: parsed.metadata,
             stack: Arc::new(Stack::new(parsed.layers, kernel)),
         })
@@ -104,7 +104,12 @@ impl Base {
 
     /// Scale of the feature map: a feature is `q * scale`.
     pub fn feature_scale(&self) -> f32 {
-        self.feature_scale
+        self.scales.last().copied().unwrap_or_default()
+    }
+
+    /// Scale of each layer's output, in the order of [`Base::layers`].
+    pub fn scales(&self) -> &[f32] {
+        &self.scales
     }
 
     /// The file's `metadata_props`.

@@ -1,0 +1,141 @@
+//! `host base`: makes the int8 base from the weights of other programs.
+
+mod compare;
+mod import;
+mod page;
+mod quantize;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::Subcommand;
+use quant::{FloatBase, Normalisation};
+use shared::Frame;
+use shared::cli::{Interrupted, UsageError, interrupted, note};
+use shared::contract::ChannelOrder;
+use shared::conv::Kernel;
+
+use crate::PROGRAM;
+
+/// Makes the int8 base: fetch the weights, import, quantise, compare
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Import(import::Args),
+    Quantize(quantize::Args),
+    Compare(compare::Args),
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> Result<()> {
+    match args.command {
+        Command::Import(args) => import::run(args),
+        Command::Quantize(args) => quantize::run(args),
+        Command::Compare(args) => compare::run(args),
+    }
+}
+
+/// Which weights, and how their pictures are pre-processed.
+#[derive(clap::Args)]
+struct Weights {
+    /// Weights of VGG16: Keras .h5 or .weights.h5, torchvision .safetensors, or .onnx
+    #[arg(value_name = "WEIGHTS")]
+    path: PathBuf,
+
+    /// How pictures are pre-processed: caffe (Keras), torchvision, tutorial (RGB / 255), or
+    /// ORDER:MEAN,MEAN,MEAN:STD,STD,STD in pixel units [default: what the file implies]
+    #[arg(long, value_name = "HOW")]
+    preprocess: Option<String>,
+}
+
+impl Weights {
+    fn load(&self) -> Result<FloatBase> {
+        let normalisation = self.preprocess.as_deref().map(normalisation).transpose().map_err(UsageError)?;
+        Ok(quant::import::import(&self.path, normalisation)?)
+    }
+}
+
+/// What `--preprocess` says.
+fn normalisation(text: &str) -> Result<Normalisation, String> {
+    match text {
+        "caffe" => return Ok(Normalisation::CAFFE),
+        "torchvision" => return Ok(Normalisation::TORCHVISION),
+        "tutorial" => return Ok(Normalisation::TUTORIAL),
+        _ => {}
+    }
+    let unclear = || {
+        format!(
+            "--preprocess {text}: take caffe, torchvision, tutorial, or e.g. RGB:123.7,116.3,103.5:58.4,57.1,57.4"
+        )
+    };
+    let three = |text: &str| -> Option<[f32; 3]> {
+        text.split(',').map(|v| v.trim().parse().ok()).collect::<Option<Vec<f32>>>()?.try_into().ok()
+    };
+    let mut parts = text.split(':');
+    let parsed = (|| {
+        let order = ChannelOrder::from_name(parts.next()?)?;
+        let (mean, std) = (three(parts.next()?)?, three(parts.next()?)?);
+        parts.next().is_none().then_some(Normalisation { channel_order: order, mean, std })
+    })();
+    let normalisation = parsed.ok_or_else(unclear)?;
+    normalisation.check().map_err(|e| format!("--preprocess: {e}"))?;
+    Ok(normalisation)
+}
+
+/// Pictures below a folder, at any depth: at most `most`, spread evenly over the sorted files. Unreadable ones are named and left out.
+fn pictures(folder: &Path, most: usize) -> Result<Vec<Frame>> {
+    let files = crate::data::pictures(folder)?;
+    if files.is_empty() {
+        bail!("{}: no pictures in it", folder.display());
+    }
+    let count = files.len().min(most);
+    let mut frames = Vec::with_capacity(count);
+    for index in 0..count {
+        if interrupted() {
+            return Err(Interrupted.into());
+        }
+        let file = &files[(2 * index + 1) * files.len() / (2 * count)];
+        match shared::decode::decode_file(file) {
+            Ok(frame) => frames.push(frame),
+            Err(e) => note(PROGRAM, format_args!("left out: {}: {e}", file.display())),
+        }
+    }
+    if frames.is_empty() {
+        bail!("{}: none of {count} pictures can be read", folder.display());
+    }
+    Ok(frames)
+}
+
+/// The kernel of a flag, or the best.
+fn kernel(name: Option<&str>) -> Result<Kernel> {
+    Ok(match name {
+        Some(name) => Kernel::from_name(name)?,
+        None => Kernel::detect()?,
+    })
+}
+
+/// Runs `work` with that many threads.
+fn with_threads<T: Send>(threads: Option<u16>, work: impl FnOnce() -> T + Send) -> Result<T> {
+    let threads = threads.map_or(0, usize::from);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().context("cannot start threads")?;
+    Ok(pool.install(work))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn preprocess_is_a_name_or_numbers() {
+        assert_eq!(normalisation("caffe").unwrap(), Normalisation::CAFFE);
+        assert_eq!(normalisation("BGR:103.939,116.779,123.68:1,1,1").unwrap(), Normalisation::CAFFE);
+        for bad in ["", "keras", "RGB", "RGB:1,2:1,1,1", "RGB:1,2,3:1,1,1:4", "RGB:1,2,3:0,1,1", "RGB:nan,2,3:1,1,1"] {
+            assert!(normalisation(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! `host base quantize`: an f32 base to the exact int8 base.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressStyle};
+use quant::calibrate::Method;
+use quant::quantize::{Inputs, Options, quantize};
+use quant::round::Rounding;
+use serde_json::json;
+use shared::cli::{Interrupted, UsageError, interrupted, note, print_line};
+use shared::contract::Fit;
+use shared::{Error, Fingerprint};
+
+use crate::PROGRAM;
+
+/// Quantises a base to int8, with ranges from calibration pictures
+///
+/// Weights become i8 with a scale for each output channel, activations u8 with zero point 0 after ReLU. The sums that any picture can
+/// reach are proved to fit 32 bits and written into the file. The same weights and pictures give the same bytes on every machine.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  host base quantize vgg16.onnx --calibrate photos -o int8.onnx\n  \
+    host train photos -o head.postcard --base int8.onnx")]
+pub struct Args {
+    #[command(flatten)]
+    weights: super::Weights,
+
+    /// Folder of pictures like those that the base will see, at any depth; 100 or more are good
+    #[arg(long, value_name = "DIR")]
+    calibrate: PathBuf,
+
+    /// Where the int8 base goes
+    #[arg(short, long, value_name = "ONNX")]
+    output: PathBuf,
+
+    /// How the range of a layer's output is chosen
+    #[arg(long, value_enum, default_value_t = MethodName::Mse)]
+    method: MethodName,
+
+    /// Share of the values above 0 that stay in range, for --method percentile
+    #[arg(long, value_name = "PERCENT", default_value_t = 99.99)]
+    percentile: f64,
+
+    /// How weights are rounded: each by itself, or each taking up the errors of those before it (GPTQ)
+    #[arg(long, value_enum, default_value_t = RoundingName::Compensated)]
+    rounding: RoundingName,
+
+    /// Strength of cross-layer equalisation, 0 to 1
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    equalize: f64,
+
+    /// Corrects each bias by the mean error of its channel's sums
+    #[arg(long)]
+    bias_correction: bool,
+
+    /// Sizes in pixels at which pictures are run
+    #[arg(long, value_name = "PIXELS", value_delimiter = ',', default_value = "64,128")]
+    size: Vec<u32>,
+
+    /// Pictures at most, for each size; spread evenly over the sorted files
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pictures: u32,
+
+    /// Threads [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+
+    /// Prints one object
+    #[arg(long)]
+    json: bool,
+}
+
+/// The methods as flags.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum MethodName {
+    /// The largest value seen
+    Minmax,
+    /// See --percentile
+    Percentile,
+    /// The least mean squared error
+    Mse,
+}
+
+/// The roundings as flags.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum RoundingName {
+    /// To the nearest integer
+    Nearest,
+    /// With compensation of errors
+    Compensated,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> Result<()> {
+    let method = match args.method {
+        MethodName::Minmax => Method::MinMax,
+        MethodName::Mse => Method::Mse,
+        MethodName::Percentile if args.percentile > 0.0 && args.percentile <= 100.0 => {
+            Method::Percentile(args.percentile)
+        }
+        MethodName::Percentile => {
+            return Err(UsageError(format!("--percentile {}: it is above 0 and at most 100", args.percentile)).into());
+        }
+    };
+    if !(0.0..=1.0).contains(&args.equalize) {
+        return Err(UsageError(format!("--equalize {}: it is from 0 to 1", args.equalize)).into());
+    }
+    let options = Options {
+        method,
+        rounding: match args.rounding {
+            RoundingName::Nearest => Rounding::Nearest,
+            RoundingName::Compensated => Rounding::Compensated,
+        },
+        equalisation: args.equalize,
+        bias_correction: args.bias_correction,
+    };
+    shared::fs::check_writable(&args.output)?;
+    let base = args.weights.load()?;
+    for &size in &args.size {
+        quant::quantize::preprocess(&base, size, Fit::Stretch).base.check_size(size)?;
+    }
+    let frames = super::pictures(&args.calibrate, args.pictures as usize)?;
+    if frames.len() < 32 {
+        note(PROGRAM, format_args!("only {} calibration pictures: ranges may be too narrow, 100 or more are good", frames.len()));
+    }
+    let kernel = super::kernel(None)?;
+    let bar = progress(base.layers.len() as u64);
+    let mut quantised = super::with_threads(args.threads, || {
+        let inputs = args.size.iter().map(|&size| Inputs::new(&base, &frames, size, Fit::Stretch)).collect();
+        quantize(&base, inputs, &options, kernel, |layer| {
+            bar.set_message(layer.to_owned());
+            bar.inc(1);
+            if interrupted() { Err(quant::Error::Interrupted) } else { Ok(()) }
+        })
+    })?
+    .map_err(|e| match e {
+        quant::Error::Interrupted => anyhow::Error::from(Interrupted),
+        e => e.into(),
+    })?;
+    bar.finish_and_clear();
+    let sizes: Vec<String> = args.size.iter().map(u32::to_string).collect();
+    quantised.how = format!(
+        "host base quantize: ranges by {method}, weights rounded {}, equalisation {}, bias correction {}, {} pictures at {} px",
+        if options.rounding == Rounding::Nearest { "to nearest" } else { "with compensation (GPTQ)" },
+        options.equalisation,
+        if options.bias_correction { "on" } else { "off" },
+        frames.len(),
+        sizes.join(" and "),
+    );
+    let bytes = quant::onnx::int8_model(&quantised);
+    // What is written is what both programs will accept.
+    shared::Base::from_bytes(&args.output, &bytes, kernel)?;
+    shared::fs::write_atomic::<anyhow::Error>(&args.output, |file| {
+        file.write_all(&bytes).map_err(|e| Error::io("write", &args.output)(e).into())
+    })?;
+    let fingerprint = Fingerprint::of(&bytes);
+    if args.json {
+        let layers = quantised.layers.iter().map(|layer| {
+            json!({
+                "name": layer.conv.name, "scale": layer.output_scale, "largest": layer.largest,
+                "accumulator": [layer.bounds.0, layer.bounds.1],
+            })
+        });
+        print_line(json!({
+            "output": args.output, "fingerprint": fingerprint.to_string(), "bytes": bytes.len(), "pictures": frames.len(),
+            "layers": layers.collect::<Vec<_>>(),
+        }))?;
+        return Ok(());
+    }
+    print_line(format_args!("{:<14}{:>12}{:>14}{:>28}", "layer", "scale", "clipped at", "sums can reach"))?;
+    for layer in &quantised.layers {
+        print_line(format_args!(
+            "{:<14}{:>12.5}{:>12.0} %{:>28}",
+            layer.conv.name,
+            layer.output_scale,
+            100.0 * 255.0 * layer.output_scale / layer.largest,
+            format!("{} to {}", layer.bounds.0, layer.bounds.1),
+        ))?;
+    }
+    print_line(format_args!("{}: {} bytes, fingerprint {fingerprint}", args.output.display(), bytes.len()))?;
+    Ok(())
+}
+
+fn progress(len: u64) -> ProgressBar {
+    if !shared::cli::shows_progress() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}  {elapsed}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(len).with_style(style)
+}
