@@ -1,6 +1,7 @@
 //! `host base`: makes the int8 base from the weights of other programs.
 
 mod compare;
+mod fetch;
 mod import;
 mod page;
 mod quantize;
@@ -26,6 +27,7 @@ pub struct Args {
 
 #[derive(Subcommand)]
 enum Command {
+    Fetch(fetch::Args),
     Import(import::Args),
     Quantize(quantize::Args),
     Compare(compare::Args),
@@ -34,6 +36,7 @@ enum Command {
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
     match args.command {
+        Command::Fetch(args) => fetch::run(args),
         Command::Import(args) => import::run(args),
         Command::Quantize(args) => quantize::run(args),
         Command::Compare(args) => compare::run(args),
