@@ -24,6 +24,19 @@ need_packages() { # need_packages COMMAND:PACKAGE ...
   DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
+# ONNX Runtime is what the integer base is held against, NumPy reads what users would read with it.
+python_packages() {
+  local wanted=target/python/wanted packages="numpy==2.4.6 onnx==1.23.2 onnxruntime==1.32.0"
+  [ "$(cat "$wanted" 2>/dev/null)" = "$packages" ] && return 0
+  python3 -c 'import ensurepip, venv' 2>/dev/null || need_packages none-such-c:python3-venv
+  say "Installing into target/python: $packages"
+  rm -rf target/python
+  python3 -m venv target/python
+  # shellcheck disable=SC2086
+  target/python/bin/python3 -m pip install --quiet --disable-pip-version-check $packages
+  echo "$packages" >"$wanted"
+}
+
 setup() {
   need_packages cc:gcc
   if ! command -v cargo >/dev/null; then
@@ -44,10 +57,7 @@ setup() {
   for target in aarch64-unknown-linux-musl armv7-unknown-linux-gnueabihf; do
     grep -qx "$target" <<<"$targets" || { say "Adding Rust target $target"; rustup target add "$target"; }
   done
-  python3 -c 'import numpy' 2>/dev/null || {
-    say "Installing NumPy for the test that reads features.npz"
-    python3 -m pip install --quiet numpy 2>/dev/null || need_packages none-such-c:python3-numpy
-  }
+  python_packages
 }
 
 setup "${1:-demo}"

@@ -408,3 +408,48 @@ fn the_f32_convolution_is_the_plain_one() {
         assert_eq!(found.to_bits(), (sum + 0.0).to_bits(), "{output} {y} {x}");
     }
 }
+
+/// A bounded run of what `fuzz/` does at length: damaged files are refused in one line, without a panic.
+#[test]
+fn damaged_files_are_refused() {
+    let mut tiny = vgg16();
+    tiny.layers.truncate(1);
+    let whole = include_bytes!("../fixtures/keras_notop.h5").to_vec();
+    let seeds = [
+        keras(&tiny, |_, name| (vec![name.into()], "kernel:0", "bias:0")),
+        torch(&tiny, |_| {}),
+        exported(&tiny, |_| {}),
+    ];
+    let mut state = 1u64;
+    let mut next = move |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below.max(1)
+    };
+    let mut refused = 0;
+    for case in 0..3000 {
+        // What survives of a whole VGG16 takes a while to read.
+        let mut bytes = if case % 60 == 0 { whole.clone() } else { seeds[case % seeds.len()].clone() };
+        // Headers lie at the start; damage there goes deepest.
+        let reach = if next(4) == 0 { bytes.len() } else { bytes.len().min(4096) };
+        for _ in 0..1 + next(6) {
+            let at = next(reach.min(bytes.len()));
+            match next(4) {
+                0 => bytes[at] ^= 1 << next(8),
+                1 => bytes[at] = [0, 1, 0x7f, 0x80, 0xfe, 0xff][next(6)],
+                2 => {
+                    let length = [2, 4, 8][next(3)].min(bytes.len() - at);
+                    let value = [0u64, 1, u64::MAX, i64::MAX as u64, u64::from(u32::MAX), 1 << 31][next(6)];
+                    bytes[at..at + length].copy_from_slice(&value.to_le_bytes()[..length]);
+                }
+                _ if next(8) == 0 => bytes.truncate(at + 1),
+                _ => bytes[at] = next(256) as u8,
+            }
+        }
+        if let Err(e) = import_bytes(Path::new("damaged"), bytes, None) {
+            assert!(!e.to_string().contains('\n'), "{e}");
+            refused += 1;
+        }
+    }
+    // Of the files of VGG16 some survive; the others have one layer and are always refused.
+    assert!((2950..3000).contains(&refused), "{refused}");
+}

@@ -79,6 +79,13 @@ pub fn host() -> Command {
     command
 }
 
+/// The Python that `scripts/setup.sh test` furnishes with NumPy, ONNX and ONNX Runtime.
+pub fn python() -> PathBuf {
+    let python = root().join("target/python/bin/python3");
+    assert!(python.exists(), "{} is missing; run ./test, which installs it", python.display());
+    python
+}
+
 /// What the tests must not inherit.
 fn quiet(command: &mut Command) {
     command.env_remove("VGG_EDGE_BASE").env_remove("VGG_EDGE_KERNEL").env("SOURCE_DATE_EPOCH", "1700000000");

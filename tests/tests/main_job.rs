@@ -87,7 +87,7 @@ fn features_are_readable_by_numpy() {
                   assert f['labels'].tolist() == [0] * 14 + [1] * 14 + [2] * 14\n\
                   assert f['file_names'][0] == 'brick/000.jpg', f['file_names'][0]\n\
                   assert (f['features'] >= 0).all() and f['features'].max() > 1\n";
-    succeed(std::process::Command::new("python3").args(["-c", script]).arg(&npz));
+    succeed(std::process::Command::new(tests::python()).args(["-c", script]).arg(&npz));
 }
 
 #[test]

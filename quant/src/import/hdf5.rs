@@ -18,6 +18,8 @@ use crate::weights::{Found, Normalisation, hwio_to_oihw};
 const MAX_DEPTH: usize = 12;
 /// Groups and data sets, at most.
 const MAX_OBJECTS: usize = 10_000;
+/// Kernels that are loaded, at most; VGG16 has 13.
+const MAX_KERNELS: usize = 64;
 /// Values of a data set: twice the largest kernel.
 const MAX_VALUES: u64 = 2 * 512 * 512 * 9;
 
@@ -38,6 +40,9 @@ pub(super) fn read(bytes: Vec<u8>) -> Result<Content, String> {
     let mut convolutions = Vec::new();
     let mut objects = 0;
     collect(&file.root_group().map_err(unreadable)?, "", 0, &mut objects, &mut convolutions)?;
+    if convolutions.len() > MAX_KERNELS {
+        return Err(format!("not VGG16: {} convolutions, VGG16 has 13", convolutions.len()));
+    }
     convolutions.sort_by(|a, b| a.order.cmp(&b.order));
     let found: Result<Vec<Found>, String> = convolutions.into_iter().map(load).collect();
     Ok(Content { found: found?, normalisation: Some(Normalisation::CAFFE), format: "Keras HDF5", source: None })

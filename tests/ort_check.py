@@ -1,0 +1,64 @@
+#!/usr/bin/env python3
+"""Holds a base against ONNX Runtime, byte for byte.
+
+    ort_check.py BASE INPUTS FEATURES SIZE
+
+INPUTS holds quantised inputs, u8 [n, 3, SIZE, SIZE]; FEATURES the feature maps that we computed, u8 [n, SIZE/32, SIZE/32, 512].
+ONNX Runtime's u8 x i8 convolution saturates on AVX2 (vpmaddubsw); its u8 x u8 one does not. So the weights are shifted by 128 with
+their zero point, which is the same sum in exact arithmetic, and the graph's optimisation is off. Prints the number of pictures that
+are equal, then how many differ with the file as it is. Exits with 1 if one differs.
+"""
+
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+
+
+def session(model):
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def main():
+    base, inputs, features, size = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+    x = np.fromfile(inputs, np.uint8).reshape(-1, 3, size, size)
+    wanted = np.fromfile(features, np.uint8).reshape(len(x), size // 32, size // 32, 512)
+
+    model = onnx.load(base)
+    onnx.checker.check_model(model, full_check=True)
+    symbols = [d.dim_param for d in model.graph.input[0].type.tensor_type.shape.dim]
+    assert symbols[0] and symbols[2] and symbols[3], f"sizes are fixed: {symbols}"
+
+    # The output before it is dequantised.
+    last = model.graph.node[-1]
+    assert last.op_type == "DequantizeLinear"
+    plain = onnx.ModelProto()
+    plain.CopyFrom(model)
+    del plain.graph.node[-1]
+    del plain.graph.output[:]
+    plain.graph.output.append(helper.make_tensor_value_info(last.input[0], TensorProto.UINT8, None))
+    shifted = onnx.ModelProto()
+    shifted.CopyFrom(plain)
+    for tensor in shifted.graph.initializer:
+        if tensor.name.endswith((".w", ".w_zero_point")):
+            moved = (numpy_helper.to_array(tensor).astype(np.int16) + 128).astype(np.uint8)
+            tensor.CopyFrom(numpy_helper.from_array(moved, tensor.name))
+
+    def equal(model):
+        run = session(model)
+        found = [run.run(None, {"x": one[None]})[0][0].transpose(1, 2, 0) for one in x]
+        return sum(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+    same = equal(shifted)
+    print(f"{same} of {len(x)} pictures equal ONNX Runtime {ort.__version__} byte for byte (u8 weights, no saturation); "
+          f"{len(x) - equal(plain)} differ with i8 weights, where it may saturate")
+    sys.exit(same != len(x))
+
+
+if __name__ == "__main__":
+    main()
