@@ -133,6 +133,8 @@ mod tests {
 
     #[test]
     fn nothing_seen_is_an_error() {
-        assert!(Histogram::new(0.0).reach(Method::Mse, "block1_conv1").unwrap_err().to_string().contains("block1_conv1"));
+        assert!(
+            Histogram::new(0.0).reach(Method::Mse, "block1_conv1").unwrap_err().to_string().contains("block1_conv1")
+        );
     }
 }

@@ -48,10 +48,7 @@ impl<T: Copy + PartialOrd> Map<T> {
             for x in 0..width {
                 for c in 0..channels {
                     let at = 2 * x * channels + c;
-                    data.push(larger(
-                        larger(above[at], above[at + channels]),
-                        larger(below[at], below[at + channels]),
-                    ));
+                    data.push(larger(larger(above[at], above[at + channels]), larger(below[at], below[at + channels])));
                 }
             }
         }

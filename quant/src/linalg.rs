@@ -136,8 +136,8 @@ impl Symmetric {
             if rows > 0 {
                 let mut vectors = Vectors::new(end - start, rows);
                 for (row, values) in below[..rows * stride].chunks_exact(stride).enumerate() {
-                    for k in start..end {
-                        vectors.set(k - start, row, values[k]);
+                    for (k, &value) in values[start..end].iter().enumerate() {
+                        vectors.set(k, row, value);
                     }
                 }
                 self.update(end, &vectors, -1.0);
@@ -210,10 +210,7 @@ pub struct Lower {
 impl Lower {
     /// The transpose, upper triangular, by rows: row `i` holds the columns `i..n`.
     pub fn transposed(&self) -> Vec<Vec<f64>> {
-        (0..self.n)
-            .into_par_iter()
-            .map(|i| (i..self.n).map(|j| self.data[j * self.stride + i]).collect())
-            .collect()
+        (0..self.n).into_par_iter().map(|i| (i..self.n).map(|j| self.data[j * self.stride + i]).collect()).collect()
     }
 }
 

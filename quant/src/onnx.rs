@@ -74,8 +74,7 @@ pub fn int8_model(base: &QuantBase) -> Vec<u8> {
         graph.tensor(&format!("{output}.zero_point"), &[], DataType::Uint8, vec![0]),
     ];
     graph.node("DequantizeLinear", &format!("{output}_dequantize"), operands, &output, vec![]);
-    let mut properties =
-        contract(&base.normalisation, base.layers.iter().filter(|layer| layer.conv.pool).count());
+    let mut properties = contract(&base.normalisation, base.layers.iter().filter(|layer| layer.conv.pool).count());
     let bounds = base.layers.iter().map(|l| format!("{}={}..{}", l.conv.name, l.bounds.0, l.bounds.1));
     properties.push(("accumulator_bounds", bounds.collect::<Vec<_>>().join(",")));
     properties.push(("weights_source", base.source.clone()));

@@ -34,10 +34,8 @@ pub fn scales(kernel: &[f32], outputs: usize) -> Vec<f32> {
             let (mut best, mut least) = (1.0, f64::INFINITY);
             for percent in (50..=100).rev() {
                 let scale = f64::from(largest) * f64::from(percent) / 100.0 / LIMIT;
-                let error: f64 = weights
-                    .iter()
-                    .map(|&w| (nearest(f64::from(w) / scale) * scale - f64::from(w)).powi(2))
-                    .sum();
+                let error: f64 =
+                    weights.iter().map(|&w| (nearest(f64::from(w) / scale) * scale - f64::from(w)).powi(2)).sum();
                 if error < least {
                     (best, least) = (scale as f32, error);
                 }

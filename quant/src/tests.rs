@@ -79,8 +79,11 @@ fn same(found: &FloatBase, wanted: &FloatBase) {
     assert!(found.layers == wanted.layers);
 }
 
+/// The groups of a layer in a Keras file, and its names of kernel and bias.
+type Place = (Vec<String>, &'static str, &'static str);
+
 /// A Keras file; `place` gives each layer's groups and the names of kernel and bias.
-fn keras(base: &FloatBase, place: impl Fn(usize, &str) -> (Vec<String>, &'static str, &'static str)) -> Vec<u8> {
+fn keras(base: &FloatBase, place: impl Fn(usize, &str) -> Place) -> Vec<u8> {
     // A classifier, to be dropped.
     let top = DatasetBuilder::typed_data("fc1/fc1_W_1:0", vec![4, 2], &[0.5f32; 8]).unwrap();
     let mut builder = Hdf5Builder::new().dataset(top);
@@ -99,9 +102,8 @@ fn keras(base: &FloatBase, place: impl Fn(usize, &str) -> (Vec<String>, &'static
 #[test]
 fn keras_files_of_all_kinds() {
     let base = vgg16();
-    let file = |place: &dyn Fn(usize, &str) -> (Vec<String>, &'static str, &'static str)| {
-        import_bytes(Path::new("w.h5"), keras(&base, place), None).unwrap()
-    };
+    let file =
+        |place: &dyn Fn(usize, &str) -> Place| import_bytes(Path::new("w.h5"), keras(&base, place), None).unwrap();
     // Keras 1 and 2, a saved model, Keras 3, and Keras 3 with a model for each block.
     let found = file(&|_, name| (vec![name.to_owned(), name.to_owned()], "kernel:0", "bias:0"));
     same(&found, &base);
@@ -135,7 +137,11 @@ fn torch(base: &FloatBase, change: impl Fn(&mut Vec<(String, Vec<usize>, Vec<f32
     let places = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28];
     let mut tensors = vec![("classifier.0.weight".to_owned(), vec![2, 4], vec![f32::NAN; 8])];
     for (layer, place) in base.layers.iter().zip(places) {
-        tensors.push((format!("features.{place}.weight"), vec![layer.outputs, layer.inputs, 3, 3], layer.kernel.clone()));
+        tensors.push((
+            format!("features.{place}.weight"),
+            vec![layer.outputs, layer.inputs, 3, 3],
+            layer.kernel.clone(),
+        ));
         tensors.push((format!("features.{place}.bias"), vec![layer.outputs], layer.bias.clone()));
     }
     change(&mut tensors);
@@ -356,7 +362,9 @@ fn bounds_are_reached_and_not_passed() {
     let layer = &base.layers[1].conv;
     let sum = |input: &dyn Fn(i8) -> i64| {
         let channels = layer.weights.chunks_exact(9 * layer.inputs).zip(&layer.bias);
-        channels.map(|(w, &b)| i64::from(b) + w.iter().map(|&w| i64::from(w) * input(w)).sum::<i64>()).collect::<Vec<_>>()
+        channels
+            .map(|(w, &b)| i64::from(b) + w.iter().map(|&w| i64::from(w) * input(w)).sum::<i64>())
+            .collect::<Vec<_>>()
     };
     let most = sum(&|w| if w > 0 { 255 } else { 0 }).into_iter().max().unwrap();
     let least = sum(&|w| if w < 0 { 255 } else { 0 }).into_iter().min().unwrap();

@@ -59,11 +59,8 @@ impl Normalisation {
         Self { channel_order: ChannelOrder::Bgr, mean: [103.939, 116.779, 123.68], std: [1.0, 1.0, 1.0] };
 
     /// torchvision's `IMAGENET1K_V1` transforms: means 0.485, 0.456, 0.406 and deviations 0.229, 0.224, 0.225, times 255.
-    pub const TORCHVISION: Self = Self {
-        channel_order: ChannelOrder::Rgb,
-        mean: [123.675, 116.28, 103.53],
-        std: [58.395, 57.12, 57.375],
-    };
+    pub const TORCHVISION: Self =
+        Self { channel_order: ChannelOrder::Rgb, mean: [123.675, 116.28, 103.53], std: [58.395, 57.12, 57.375] };
 
     /// R, G, B divided by 255: the tutorial's `rescale=1./255`.
     pub const TUTORIAL: Self = Self { channel_order: ChannelOrder::Rgb, mean: [0.0; 3], std: [255.0; 3] };

@@ -66,7 +66,8 @@ fn foreign_weights_become_a_base_that_both_programs_run() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     weights(&at("vgg16.safetensors"));
-    let out = succeed(host().args(["base", "import", "--json"]).arg(at("vgg16.safetensors")).arg("-o").arg(at("f32.onnx")));
+    let out =
+        succeed(host().args(["base", "import", "--json"]).arg(at("vgg16.safetensors")).arg("-o").arg(at("f32.onnx")));
     let report = &ndjson(&out)[0];
     assert_eq!((report["parameters"].as_u64(), report["canonical"].as_bool()), (Some(14_714_688), Some(false)));
     assert_eq!(report["channel_order"], "RGB");
@@ -75,7 +76,18 @@ fn foreign_weights_become_a_base_that_both_programs_run() {
     data_folder(&data, &[("red", 6), ("green", 6)]);
     let quantize = |output: &Path, threads: &str| {
         let mut command = host();
-        command.args(["base", "quantize", "--rounding", "nearest", "--size", "32", "--pictures", "5", "--threads", threads]);
+        command.args([
+            "base",
+            "quantize",
+            "--rounding",
+            "nearest",
+            "--size",
+            "32",
+            "--pictures",
+            "5",
+            "--threads",
+            threads,
+        ]);
         succeed(command.arg(at("f32.onnx")).arg("--calibrate").arg(&data).arg("-o").arg(output).arg("--json"))
     };
     let report = ndjson(&quantize(&at("one.onnx"), "1"));
@@ -87,8 +99,16 @@ fn foreign_weights_become_a_base_that_both_programs_run() {
     }
 
     // f32 is refused where int8 is wanted, and the other way round.
-    fail(host().args(["train", "-o"]).arg(at("head")).arg(&data).arg("--base").arg(at("f32.onnx")), 1, "host base quantize");
-    let words = fail(host().args(["base", "import"]).arg(at("one.onnx")).arg("-o").arg(at("again.onnx")), 1, "quantised already");
+    fail(
+        host().args(["train", "-o"]).arg(at("head")).arg(&data).arg("--base").arg(at("f32.onnx")),
+        1,
+        "host base quantize",
+    );
+    let words = fail(
+        host().args(["base", "import"]).arg(at("one.onnx")).arg("-o").arg(at("again.onnx")),
+        1,
+        "quantised already",
+    );
     assert!(!at("again.onnx").exists(), "{words}");
 
     let mut compare = host();
@@ -102,10 +122,21 @@ fn foreign_weights_become_a_base_that_both_programs_run() {
     assert_eq!(report["heads"]["differences"].as_array().unwrap().len(), 1);
     let page = std::fs::read_to_string(at("page.html")).unwrap();
     assert!(page.contains("block5_conv3") && page.contains("</svg>") && !page.contains("http"));
-    fail(host().args(["base", "compare"]).arg(at("f32.onnx")).arg(base()).arg(&data), 1, "pre-process pictures differently");
+    fail(
+        host().args(["base", "compare"]).arg(at("f32.onnx")).arg(base()).arg(&data),
+        1,
+        "pre-process pictures differently",
+    );
 
     let head = at("head.postcard");
-    succeed(host().args(["train", "--size", "32", "--epochs", "2", "-o"]).arg(&head).arg(&data).arg("--base").arg(at("one.onnx")));
+    succeed(
+        host()
+            .args(["train", "--size", "32", "--epochs", "2", "-o"])
+            .arg(&head)
+            .arg(&data)
+            .arg("--base")
+            .arg(at("one.onnx")),
+    );
     let mut edge = Device::Native.edge();
     edge.args(["classify", "--json", "--head"]).arg(&head).arg("--base").arg(at("one.onnx"));
     let file = root().join("tests/fixtures/jpeg").read_dir().unwrap().map(|e| e.unwrap().path());

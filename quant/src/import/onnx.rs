@@ -150,7 +150,10 @@ impl<'a> Walk<'a> {
                 _ => true,
             };
             if !fits {
-                return Err(format!("not VGG16: {name} has {} other than those of a 3x3 convolution with stride 1 and padding 1", attribute.name));
+                return Err(format!(
+                    "not VGG16: {name} has {} other than those of a 3x3 convolution with stride 1 and padding 1",
+                    attribute.name
+                ));
             }
         }
         let padded = node.attribute.iter().any(|a| match a.name.as_str() {
@@ -227,7 +230,8 @@ impl<'a> Walk<'a> {
         if tensor.data_type != DataType::Float as i32 {
             return Err(format!("{name}: a tensor that is not float32 ({}); export the model in float32", tensor.name));
         }
-        let count: usize = shape(tensor)?.iter().try_fold(1usize, |n, &side| n.checked_mul(side)).ok_or("a tensor too large")?;
+        let count: usize =
+            shape(tensor)?.iter().try_fold(1usize, |n, &side| n.checked_mul(side)).ok_or("a tensor too large")?;
         let external;
         let raw = if tensor.data_location() == DataLocation::External {
             external = self.external(tensor, name)?;
@@ -250,7 +254,8 @@ impl<'a> Walk<'a> {
     fn external(&self, tensor: &pb::TensorProto, name: &str) -> Result<Vec<u8>, String> {
         use std::io::{Read, Seek, SeekFrom};
         let get = |key: &str| tensor.external_data.iter().find(|e| e.key == key).map(|e| e.value.as_str());
-        let number = |key: &str| get(key).map(str::parse::<u64>).transpose().map_err(|_| format!("{name}: {key} of its data"));
+        let number =
+            |key: &str| get(key).map(str::parse::<u64>).transpose().map_err(|_| format!("{name}: {key} of its data"));
         let location = Path::new(get("location").ok_or_else(|| format!("{name}: its data lie nowhere"))?);
         let folder = self.folder.ok_or_else(|| format!("{name}: its data lie in {}", location.display()))?;
         if !location.components().all(|part| matches!(part, Component::Normal(_))) {

@@ -176,7 +176,8 @@ fn as_json(reports: &[LayerReport], heads: Option<&HeadReport>) -> Value {
             "max_error": r.max_error, "scale": r.scale, "clipped": r.clipped,
         })
     });
-    let heads = heads.map(|h| json!({ "data": h.data, "float": h.float, "int8": h.int8, "differences": h.differences() }));
+    let heads =
+        heads.map(|h| json!({ "data": h.data, "float": h.float, "int8": h.int8, "differences": h.differences() }));
     json!({ "layers": layers.collect::<Vec<_>>(), "heads": heads })
 }
 

@@ -48,7 +48,13 @@ pub fn run(args: Args) -> Result<()> {
         let words = if base.is_canonical() { "the ImageNet weights of VGG16" } else { "weights of their own" };
         print_line(format_args!(
             "{}: {} parameters, {words} ({})\npre-processing: {}, mean {:?}, std {:?}\nnext: host base quantize {} --calibrate PICTURES -o int8.onnx",
-            args.output.display(), base.parameters(), base.digest(), n.channel_order.name(), n.mean, n.std, args.output.display(),
+            args.output.display(),
+            base.parameters(),
+            base.digest(),
+            n.channel_order.name(),
+            n.mean,
+            n.std,
+            args.output.display(),
         ))?;
     }
     Ok(())

@@ -72,9 +72,7 @@ fn normalisation(text: &str) -> Result<Normalisation, String> {
         _ => {}
     }
     let unclear = || {
-        format!(
-            "--preprocess {text}: take caffe, torchvision, tutorial, or e.g. RGB:123.7,116.3,103.5:58.4,57.1,57.4"
-        )
+        format!("--preprocess {text}: take caffe, torchvision, tutorial, or e.g. RGB:123.7,116.3,103.5:58.4,57.1,57.4")
     };
     let three = |text: &str| -> Option<[f32; 3]> {
         text.split(',').map(|v| v.trim().parse().ok()).collect::<Option<Vec<f32>>>()?.try_into().ok()

@@ -15,7 +15,7 @@ code{font-size:.8em;overflow-wrap:anywhere}\
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}\
 th,td{padding:.3rem .6rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}\
 th:first-child,td:first-child{text-align:left}th{color:var(--soft);font-weight:600}\
-svg{width:100%;height:auto}svg text{fill:var(--ink);font:13px system-ui,sans-serif}svg .soft{fill:var(--soft)}\
+svg{width:100%;max-width:34rem;height:auto}svg text{fill:var(--ink);font:13px system-ui,sans-serif}svg .soft{fill:var(--soft)}\
 .bar{fill:var(--bar)}.bar2{fill:var(--bar2)}.axis{stroke:var(--line)}";
 
 /// The page as HTML.
@@ -93,18 +93,18 @@ pub fn page(title: &str, fingerprint: &str, layers: &[LayerReport], heads: Optio
 fn chart(bars: &[(String, f64)], class: &str, digits: usize) -> String {
     const ROW: usize = 24;
     let largest = bars.iter().map(|bar| bar.1).fold(f64::MIN_POSITIVE, f64::max);
-    let mut out = format!("<svg viewBox=\"0 0 640 {}\" role=\"img\">", bars.len() * ROW);
+    let mut out = format!("<svg viewBox=\"0 0 400 {}\" role=\"img\">", bars.len() * ROW);
     for (index, (name, value)) in bars.iter().enumerate() {
         let y = index * ROW;
-        let width = 440.0 * (value / largest).clamp(0.0, 1.0);
+        let width = 230.0 * (value / largest).clamp(0.0, 1.0);
         let _ = write!(
             out,
-            "<text class=\"soft\" x=\"0\" y=\"{}\">{}</text><rect class=\"{class}\" x=\"110\" y=\"{}\" width=\"{width:.1}\" height=\"16\" rx=\"2\"/>\
+            "<text class=\"soft\" x=\"0\" y=\"{}\">{}</text><rect class=\"{class}\" x=\"105\" y=\"{}\" width=\"{width:.1}\" height=\"16\" rx=\"2\"/>\
              <text x=\"{:.1}\" y=\"{}\">{value:.digits$}</text>",
             y + 16,
             escape(name),
             y + 3,
-            118.0 + width,
+            111.0 + width,
             y + 16
         );
     }

@@ -36,11 +36,11 @@ pub struct Args {
     output: PathBuf,
 
     /// How the range of a layer's output is chosen
-    #[arg(long, value_enum, default_value_t = MethodName::Mse)]
+    #[arg(long, value_enum, default_value_t = MethodName::Percentile)]
     method: MethodName,
 
     /// Share of the values above 0 that stay in range, for --method percentile
-    #[arg(long, value_name = "PERCENT", default_value_t = 99.99)]
+    #[arg(long, value_name = "PERCENT", default_value_t = 99.9999)]
     percentile: f64,
 
     /// How weights are rounded: each by itself, or each taking up the errors of those before it (GPTQ)
@@ -123,7 +123,10 @@ pub fn run(args: Args) -> Result<()> {
     }
     let frames = super::pictures(&args.calibrate, args.pictures as usize)?;
     if frames.len() < 32 {
-        note(PROGRAM, format_args!("only {} calibration pictures: ranges may be too narrow, 100 or more are good", frames.len()));
+        note(
+            PROGRAM,
+            format_args!("only {} calibration pictures: ranges may be too narrow, 100 or more are good", frames.len()),
+        );
     }
     let kernel = super::kernel(None)?;
     let bar = progress(base.layers.len() as u64);
