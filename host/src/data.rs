@@ -88,6 +88,43 @@ pub struct Splits {
     pub val: Option<(PathBuf, Folder)>,
 }
 
+impl Splits {
+    /// The pictures of both parts in one list.
+    pub fn pool(self) -> Pool {
+        let mut pool = Pool { classes: self.train.classes, items: self.train.items, train: None };
+        if let Some((_, val)) = self.val {
+            pool.train = Some(pool.items.len());
+            pool.items.extend(val.items);
+        }
+        pool
+    }
+}
+
+/// The pictures to train and to validate on, in one list, so that their features are extracted together.
+pub struct Pool {
+    /// Names of the classes.
+    pub classes: Vec<String>,
+    /// The pictures: first those to train on.
+    pub items: Vec<Item>,
+    /// How many are to train on; `None` if the folder is not split.
+    train: Option<usize>,
+}
+
+impl Pool {
+    /// The class of each of the items `kept` (ascending), those that could be read.
+    pub fn classes_of(&self, kept: &[usize]) -> Vec<usize> {
+        kept.iter().map(|&item| self.items[item].class).collect()
+    }
+
+    /// The rows of `kept` to train on and those to validate on: as the folder is split, or [`split`] by `share` and `seed`.
+    pub fn rows(&self, kept: &[usize], share: f64, seed: u64) -> (Vec<usize>, Vec<usize>) {
+        match self.train {
+            Some(train) => (0..kept.len()).partition(|&row| kept[row] < train),
+            None => split(&self.classes_of(kept), self.classes.len(), share, seed),
+        }
+    }
+}
+
 /// Lists a data folder: `DATA/class/...` or `DATA/train/class/...` and `DATA/val/class/...`.
 ///
 /// # Errors

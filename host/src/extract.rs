@@ -7,7 +7,6 @@ use std::sync::mpsc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use indicatif::{ProgressBar, ProgressStyle};
 use shared::contract::Preprocess;
 use shared::decode::{MAX_FILE_BYTES, decode};
 use shared::{Base, Fingerprint};
@@ -99,7 +98,7 @@ pub fn extract(base: &Base, preprocess: &Preprocess, items: &[Item], options: &E
     let mut skipped = Vec::new();
     let mut cached_count = 0;
     let threads = options.threads().min(items.len()).max(1);
-    let bar = progress(items.len() as u64);
+    let bar = crate::progress::bar(items.len() as u64, "{bar:30} {pos}/{len} pictures  {per_sec}  {eta} left");
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
     let outcome: Result<()> = std::thread::scope(|scope| {
@@ -219,13 +218,4 @@ pub fn extract(base: &Base, preprocess: &Preprocess, items: &[Item], options: &E
 /// The cache stays whole if a worker panics: it holds records that are complete.
 fn lock(cache: &Mutex<Cache>) -> std::sync::MutexGuard<'_, Cache> {
     cache.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-fn progress(len: u64) -> ProgressBar {
-    if !shared::cli::shows_progress() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} pictures  {per_sec}  {eta} left")
-        .unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(len).with_style(style)
 }

@@ -7,6 +7,7 @@ mod extract;
 mod metrics;
 mod npz;
 mod options;
+mod progress;
 mod trainer;
 
 use std::process::ExitCode;

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 use shared::conv::{Kernel, Stack};
 
 use crate::float::{FloatNet, Map};
-use crate::quantize::{Inputs, QuantBase};
+use crate::quantize::{Inputs, each_layer};
 use crate::weights::FloatBase;
 use crate::{Error, Result};
 
@@ -96,8 +96,7 @@ pub fn compare(
         .par_iter()
         .zip(&inputs.quantised)
         .map(|(real, planes)| {
-            let mut integers = Vec::with_capacity(layers.len());
-            QuantBase::each_layer(&stacks, planes, real.height, real.width, |_, map| integers.push(map.clone()));
+            let integers = each_layer(&stacks, planes, real.height, real.width);
             let mut sums = vec![Sums::default(); layers.len()];
             net.each_layer(real, |index, map| sums[index].add(map, &integers[index], scales[index]));
             sums

@@ -3,6 +3,8 @@
 //! Own code, because the result must not depend on the CPU: libraries (faer, nalgebra with BLAS) choose blocking and
 //! fused multiply-add by what the CPU has, and the last bits decide how a weight is rounded.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::simd::multiversion;
@@ -53,13 +55,8 @@ impl Symmetric {
     }
 
     /// Rows and columns.
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.n
-    }
-
-    /// Whether it has no rows.
-    pub fn is_empty(&self) -> bool {
-        self.n == 0
     }
 
     /// The value at a row and a column, either way round.
@@ -114,10 +111,7 @@ impl Symmetric {
             // The diagonal block, plainly.
             for j in start..end {
                 let (before, row) = self.data.split_at_mut(j * stride);
-                for k in start..j {
-                    let sum = dot(&row[start..k], &before[k * stride + start..k * stride + k]);
-                    row[k] = (row[k] - sum) / before[k * stride + k];
-                }
+                eliminate(row, before, stride, start..j);
                 let pivot = row[j] - dot(&row[start..j], &row[start..j]);
                 if pivot.is_nan() || pivot <= 0.0 {
                     return None;
@@ -127,12 +121,7 @@ impl Symmetric {
             // The rows below it, each by itself.
             let (above, below) = self.data.split_at_mut(end * stride);
             let rows = n - end;
-            below[..rows * stride].par_chunks_mut(stride).for_each(|row| {
-                for k in start..end {
-                    let sum = dot(&row[start..k], &above[k * stride + start..k * stride + k]);
-                    row[k] = (row[k] - sum) / above[k * stride + k];
-                }
-            });
+            below[..rows * stride].par_chunks_mut(stride).for_each(|row| eliminate(row, above, stride, start..end));
             if rows > 0 {
                 let mut vectors = Vectors::new(end - start, rows);
                 for (row, values) in below[..rows * stride].chunks_exact(stride).enumerate() {
@@ -144,6 +133,15 @@ impl Symmetric {
             }
         }
         Some(Lower { n, stride, data: self.data })
+    }
+}
+
+/// Solves `columns` of one row, with the rows of the factor above it.
+fn eliminate(row: &mut [f64], above: &[f64], stride: usize, columns: Range<usize>) {
+    let start = columns.start;
+    for k in columns {
+        let sum = dot(&row[start..k], &above[k * stride + start..k * stride + k]);
+        row[k] = (row[k] - sum) / above[k * stride + k];
     }
 }
 

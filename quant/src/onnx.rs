@@ -3,15 +3,12 @@
 //! The same base gives the same bytes. `models/README.md` lists tensors and metadata.
 
 use prost::Message;
+use shared::contract::BaseContract;
 use tract_onnx::pb;
 use tract_onnx::pb::tensor_proto::DataType;
 
-use crate::Normalisation;
 use crate::quantize::QuantBase;
-use crate::weights::FloatBase;
-
-/// Largest input side, in pixels.
-const SIZE_MAX: u32 = 1024;
+use crate::weights::{FloatBase, contract};
 
 /// The f32 base: `f32[n, 3, h, w] -> f32[n, 512, h / 32, w / 32]`.
 pub fn float_model(base: &FloatBase) -> Vec<u8> {
@@ -28,11 +25,11 @@ pub fn float_model(base: &FloatBase) -> Vec<u8> {
             graph.node("MaxPool", &name, vec![layer.name.clone()], &name, pooling());
         }
     }
-    let outputs = base.layers.last().map_or(0, |layer| layer.outputs);
-    let mut properties = contract(&base.normalisation, base.layers.iter().filter(|layer| layer.pool).count());
+    let contract = base.contract();
+    let mut properties = properties(&contract);
     properties.push(("weights_source", base.source.clone()));
     properties.push(("weights_sha256", base.digest().to_string()));
-    graph.finish(DataType::Float, outputs, properties)
+    graph.finish(DataType::Float, contract.channels, properties)
 }
 
 /// The int8 base: `u8[n, 3, h, w] -> f32[n, 512, h / 32, w / 32]`.
@@ -74,14 +71,20 @@ pub fn int8_model(base: &QuantBase) -> Vec<u8> {
         graph.tensor(&format!("{output}.zero_point"), &[], DataType::Uint8, vec![0]),
     ];
     graph.node("DequantizeLinear", &format!("{output}_dequantize"), operands, &output, vec![]);
-    let mut properties = contract(&base.normalisation, base.layers.iter().filter(|layer| layer.conv.pool).count());
-    let bounds = base.layers.iter().map(|l| format!("{}={}..{}", l.conv.name, l.bounds.0, l.bounds.1));
+    let pools = base.layers.iter().filter(|layer| layer.conv.pool).count();
+    let outputs = base.layers.last().map_or(0, |layer| layer.conv.outputs);
+    let contract = contract(&base.normalisation, pools, outputs);
+    let mut properties = properties(&contract);
+    let bounds = base
+        .layers
+        .iter()
+        .map(|l| (&l.conv.name, l.bounds()))
+        .map(|(name, (low, high))| format!("{name}={low}..{high}"));
     properties.push(("accumulator_bounds", bounds.collect::<Vec<_>>().join(",")));
     properties.push(("weights_source", base.source.clone()));
     properties.push(("weights_sha256", base.weights_digest.to_string()));
     properties.push(("quantisation", base.how.clone()));
-    let outputs = base.layers.last().map_or(0, |layer| layer.conv.outputs);
-    graph.finish(DataType::Uint8, outputs, properties)
+    graph.finish(DataType::Uint8, contract.channels, properties)
 }
 
 /// `block5_conv3` to `block5_pool`, as Keras has it.
@@ -92,18 +95,18 @@ fn pool_name(layer: &str) -> String {
     }
 }
 
-fn contract(normalisation: &Normalisation, pools: usize) -> Vec<(&'static str, String)> {
+/// A contract as metadata; its scale and zero point are tensors.
+fn properties(contract: &BaseContract) -> Vec<(&'static str, String)> {
     let three = |values: [f32; 3]| values.map(|v| v.to_string()).join(",");
-    let stride = 1u32 << pools;
     vec![
         ("format", "1".into()),
-        ("channel_order", normalisation.channel_order.name().into()),
-        ("mean", three(normalisation.mean)),
-        ("std", three(normalisation.std)),
-        ("resize", "bilinear".into()),
-        ("size_multiple", stride.to_string()),
-        ("size_min", stride.to_string()),
-        ("size_max", SIZE_MAX.to_string()),
+        ("channel_order", contract.channel_order.name().into()),
+        ("mean", three(contract.mean)),
+        ("std", three(contract.std)),
+        ("resize", contract.resize.name().into()),
+        ("size_multiple", contract.size_multiple.to_string()),
+        ("size_min", contract.size_min.to_string()),
+        ("size_max", contract.size_max.to_string()),
     ]
 }
 
@@ -178,9 +181,9 @@ impl Graph {
         self.output = output.into();
     }
 
-    fn finish(mut self, input: DataType, outputs: usize, properties: Vec<(&'static str, String)>) -> Vec<u8> {
+    fn finish(mut self, input: DataType, channels: u32, properties: Vec<(&'static str, String)>) -> Vec<u8> {
         self.proto.input = vec![value("x", input, ["n", "", "h", "w"], 3)];
-        self.proto.output = vec![value(&self.output, DataType::Float, ["n", "", "h32", "w32"], outputs as i64)];
+        self.proto.output = vec![value(&self.output, DataType::Float, ["n", "", "h32", "w32"], channels.into())];
         let model = pb::ModelProto {
             ir_version: 8,
             producer_name: "vgg-edge".into(),

@@ -7,9 +7,8 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 use shared::Frame;
-use shared::contract::{BaseContract, Fit, Preprocess};
+use shared::contract::{Fit, Preprocess};
 use shared::conv::{Arena, ConvLayer, Kernel, Stack};
-use shared::resize::Filter;
 
 use crate::calibrate::{Histogram, Method};
 use crate::float::{FloatConv, Map};
@@ -64,8 +63,6 @@ pub struct QuantLayer {
     pub weight_scales: Vec<f32>,
     /// Scale of the output.
     pub output_scale: f32,
-    /// Lowest and highest sum that any input of u8 can give any output channel, bias included.
-    pub bounds: (i64, i64),
     /// Largest f32 output in calibration, in the units of this layer.
     pub largest: f32,
 }
@@ -109,24 +106,10 @@ impl Inputs {
     }
 }
 
-/// The pre-processing of a base's pictures, with the limits that VGG16 sets.
+/// The pre-processing of a base's pictures.
 pub fn preprocess(base: &FloatBase, size: u32, fit: Fit) -> Preprocess {
-    let (scale, zero_point) = base.normalisation.quantisation();
-    let stride = 1 << base.layers.iter().filter(|layer| layer.pool).count();
-    let contract = BaseContract {
-        channel_order: base.normalisation.channel_order,
-        mean: base.normalisation.mean,
-        std: base.normalisation.std,
-        scale,
-        zero_point,
-        resize: Filter::Bilinear,
-        channels: base.layers.last().map_or(0, |layer| layer.outputs as u32),
-        stride,
-        size_multiple: stride,
-        size_min: stride,
-        size_max: 1024,
-    };
-    Preprocess { base: contract, size, fit, resize: Filter::Bilinear }
+    let base = base.contract();
+    Preprocess { size, fit, resize: base.resize, base }
 }
 
 /// One calibration picture on its way through the layers.
@@ -182,16 +165,14 @@ pub fn quantize(
             equalisation(&outputs, layer.outputs, options.equalisation)
         };
         let folded = fold(layer, &equalised, &shares);
-        let scaled = |output: &Map<f32>| -> Vec<f32> {
-            output.data.iter().zip(shares.iter().cycle()).map(|(v, share)| v / share).collect()
-        };
-        let largest = outputs.par_iter().map(|o| scaled(o).into_iter().fold(0.0, f32::max)).reduce(|| 0.0, f32::max);
+        let scaled = |output| divided(output, &shares);
+        let largest = outputs.par_iter().map(|output| scaled(output).fold(0.0, f32::max)).reduce(|| 0.0, f32::max);
         let histogram = outputs
             .par_iter()
             .fold(
                 || Histogram::new(largest),
                 |mut histogram, output| {
-                    histogram.add(scaled(output).into_iter());
+                    histogram.add(scaled(output));
                     histogram
                 },
             )
@@ -206,15 +187,8 @@ pub fn quantize(
                 round::compensated(&folded.kernel, &weight_scales, &gram, DAMPING)
             }
         };
-        let mut quantised = QuantLayer::new(
-            &folded,
-            weights,
-            &folded.bias.iter().map(|&b| f64::from(b)).collect::<Vec<_>>(),
-            weight_scales,
-            (input_scale, zero_point),
-            output_scale,
-        )?;
-        quantised.largest = largest;
+        let mut quantised =
+            QuantLayer::new(&folded, weights, weight_scales, (input_scale, zero_point), output_scale, largest)?;
         if let Some(wanted) = mean_sums {
             // In units of the folded layer.
             let found = mean_integer_sums(&quantised, &samples);
@@ -223,7 +197,6 @@ pub fn quantize(
                 let wanted = wanted[channel] / f64::from(shares[channel]) / unit;
                 *bias = to_bias(f64::from(*bias) + wanted - found[channel], &layer.name)?;
             }
-            quantised.bounds = bounds(&quantised.conv);
         }
         quantised.conv.check().map_err(|e| Error::Layer { layer: layer.name.clone(), reason: e.to_string() })?;
 
@@ -246,17 +219,18 @@ pub fn quantize(
 }
 
 impl QuantLayer {
-    /// A layer of integer weights; `bias` is in real units.
+    /// `layer` with its weights as integers.
     fn new(
         layer: &FloatLayer,
         weights: Vec<i8>,
-        bias: &[f64],
         weight_scales: Vec<f32>,
         (input_scale, zero_point): (f32, u8),
         output_scale: f32,
+        largest: f32,
     ) -> Result<Self> {
         let units = weight_scales.iter().map(|&scale| f64::from(input_scale) * f64::from(scale));
-        let bias: Result<Vec<i32>> = bias.iter().zip(units).map(|(b, unit)| to_bias(b / unit, &layer.name)).collect();
+        let bias: Result<Vec<i32>> =
+            layer.bias.iter().zip(units).map(|(&b, unit)| to_bias(f64::from(b) / unit, &layer.name)).collect();
         let conv = ConvLayer {
             name: layer.name.clone(),
             inputs: layer.inputs,
@@ -267,8 +241,12 @@ impl QuantLayer {
             multipliers: weight_scales.iter().map(|&scale| input_scale * scale / output_scale).collect(),
             pool: layer.pool,
         };
-        let bounds = bounds(&conv);
-        Ok(Self { conv, input_scale, weight_scales, output_scale, bounds, largest: 0.0 })
+        Ok(Self { conv, input_scale, weight_scales, output_scale, largest })
+    }
+
+    /// Lowest and highest sum that any input of u8 can give any output channel, bias included.
+    pub fn bounds(&self) -> (i64, i64) {
+        bounds(&self.conv)
     }
 }
 
@@ -326,6 +304,11 @@ fn equalisation(outputs: &[Map<f32>], channels: usize, strength: f64) -> Vec<f32
     largest.iter().map(|m| libm::pow(share(m), strength) as f32).collect()
 }
 
+/// An output with each channel divided by its share.
+fn divided<'a>(output: &'a Map<f32>, shares: &'a [f32]) -> impl Iterator<Item = f32> + 'a {
+    output.data.iter().zip(shares.iter().cycle()).map(|(v, share)| v / share)
+}
+
 fn channel_means(maps: &[Map<f32>], channels: usize) -> Vec<f64> {
     let mut sums = vec![0.0; channels];
     let mut count = 0;
@@ -349,11 +332,8 @@ fn mean_integer_sums(layer: &QuantLayer, samples: &[Sample]) -> Vec<f64> {
         let map = sample.quantised.bordered(layer.conv.zero_point);
         for y in 0..sample.quantised.height {
             for x in 0..sample.quantised.width {
-                for tap in 0..9 {
-                    let at = ((y + tap / 3) * map.width + x + tap % 3) * inputs;
-                    for (channel, &q) in map.data[at..][..inputs].iter().enumerate() {
-                        taps[channel * 9 + tap] += i64::from(q) - i64::from(layer.conv.zero_point);
-                    }
+                for (at, q) in window(&map, y, x) {
+                    taps[at] += i64::from(q) - i64::from(layer.conv.zero_point);
                 }
                 count += 1;
             }
@@ -364,6 +344,15 @@ fn mean_integer_sums(layer: &QuantLayer, samples: &[Sample]) -> Vec<f64> {
         f64::from(bias) + sum as f64 / f64::from(count.max(1))
     };
     layer.conv.weights.chunks_exact(9 * inputs).zip(&layer.conv.bias).map(mean).collect()
+}
+
+/// The inputs of one output pixel, each with its place `[channel, tap]` in a kernel.
+fn window(bordered: &Map<u8>, y: usize, x: usize) -> impl Iterator<Item = (usize, u8)> {
+    (0..9).flat_map(move |tap| {
+        let at = ((y + tap / 3) * bordered.width + x + tap % 3) * bordered.channels;
+        let pixel = &bordered.data[at..][..bordered.channels];
+        pixel.iter().enumerate().map(move |(channel, &q)| (channel * 9 + tap, q))
+    })
 }
 
 /// The Gram matrix of the inputs `[channel, tap]` at positions spread evenly over all maps.
@@ -380,20 +369,14 @@ fn gram(samples: &[Sample], inputs: usize, zero_point: u8) -> Symmetric {
     let mut next = step / 2;
     let mut before = 0;
     for sample in samples {
-        let (height, width) = (sample.quantised.height, sample.quantised.width);
-        if next >= before + height * width {
-            before += height * width;
-            continue;
-        }
+        let width = sample.quantised.width;
+        let after = before + sample.quantised.height * width;
         let map = sample.quantised.bordered(zero_point);
-        while next < before + height * width {
+        while next < after {
             let (y, x) = ((next - before) / width, (next - before) % width);
             let mut vector = vec![0.0; 9 * inputs];
-            for tap in 0..9 {
-                let at = ((y + tap / 3) * map.width + x + tap % 3) * inputs;
-                for (channel, &q) in map.data[at..][..inputs].iter().enumerate() {
-                    vector[channel * 9 + tap] = f64::from(q) - f64::from(zero_point);
-                }
+            for (at, q) in window(&map, y, x) {
+                vector[at] = f64::from(q) - f64::from(zero_point);
             }
             vectors.push(vector);
             if vectors.len() == VECTORS {
@@ -401,7 +384,7 @@ fn gram(samples: &[Sample], inputs: usize, zero_point: u8) -> Symmetric {
             }
             next += step;
         }
-        before += height * width;
+        before = after;
     }
     add(&mut vectors);
     gram
@@ -429,21 +412,16 @@ fn to_channels_last(planes: &[u8], height: usize, width: usize) -> Map<u8> {
     Map { height, width, channels, data }
 }
 
-impl QuantBase {
-    /// The feature maps of quantised inputs, channels last, by the kernels of `shared`; and each layer's output to `seen`.
-    pub fn each_layer(
-        stacks: &[Stack],
-        planes: &[u8],
-        height: usize,
-        width: usize,
-        mut seen: impl FnMut(usize, &Map<u8>),
-    ) -> Map<u8> {
-        let mut arena = Arena::default();
-        let mut map = to_channels_last(planes, height, width);
-        for (index, stack) in stacks.iter().enumerate() {
-            map = run(stack, &mut arena, &map);
-            seen(index, &map);
-        }
-        map
+/// The output of each layer, channels last, for a quantised input, by the kernels of `shared`; a stack for each layer.
+pub(crate) fn each_layer(stacks: &[Stack], planes: &[u8], height: usize, width: usize) -> Vec<Map<u8>> {
+    let mut arena = Arena::default();
+    let mut maps: Vec<Map<u8>> = Vec::with_capacity(stacks.len());
+    for stack in stacks {
+        let map = match maps.last() {
+            Some(map) => run(stack, &mut arena, map),
+            None => run(stack, &mut arena, &to_channels_last(planes, height, width)),
+        };
+        maps.push(map);
     }
+    maps
 }

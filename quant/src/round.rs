@@ -69,7 +69,7 @@ pub fn to_nearest(kernel: &[f32], scales: &[f32]) -> Vec<i8> {
 ///
 /// `kernel` is `[outputs, k]` and `gram` is `[k, k]`, in the same order of inputs.
 pub fn compensated(kernel: &[f32], scales: &[f32], gram: &Symmetric, damping: f64) -> Vec<i8> {
-    let k = gram.len();
+    let k = gram.size();
     let mut order: Vec<usize> = (0..k).collect();
     // The last is rounded first. The sort is stable, so equal inputs keep their order.
     order.sort_by(|&a, &b| gram.at(a, a).total_cmp(&gram.at(b, b)));

@@ -349,8 +349,8 @@ fn quantised_bases_are_close_and_the_same_on_any_number_of_threads() {
         errors.push(relative_error(&float, &one));
         assert!(errors.last().unwrap() < &0.05, "{options:?}: {errors:?}");
         for layer in &one.layers {
-            assert_eq!(layer.bounds, bounds(&layer.conv));
-            assert!(layer.bounds.0 >= -(1 << 31) && layer.bounds.1 < 1 << 31);
+            assert_eq!(layer.bounds(), bounds(&layer.conv));
+            assert!(layer.bounds().0 >= -(1 << 31) && layer.bounds().1 < 1 << 31);
         }
     }
     assert!(errors[0] < errors[1], "compensation: {errors:?}");
@@ -368,7 +368,7 @@ fn bounds_are_reached_and_not_passed() {
     };
     let most = sum(&|w| if w > 0 { 255 } else { 0 }).into_iter().max().unwrap();
     let least = sum(&|w| if w < 0 { 255 } else { 0 }).into_iter().min().unwrap();
-    assert_eq!(base.layers[1].bounds, (least, most));
+    assert_eq!(base.layers[1].bounds(), (least, most));
 }
 
 #[test]

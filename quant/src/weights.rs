@@ -2,7 +2,8 @@
 
 use sha2::{Digest, Sha256};
 use shared::Fingerprint;
-use shared::contract::ChannelOrder;
+use shared::contract::{BaseContract, ChannelOrder};
+use shared::resize::Filter;
 
 /// Name, input channels, output channels, and whether 2x2 max pooling follows, of the 13 convolutions of VGG16
 /// (Simonyan and Zisserman 2014, table 1, column D; names as in Keras).
@@ -103,6 +104,12 @@ pub struct FloatBase {
 }
 
 impl FloatBase {
+    /// What an int8 base of these weights expects of its input.
+    pub fn contract(&self) -> BaseContract {
+        let pools = self.layers.iter().filter(|layer| layer.pool).count();
+        contract(&self.normalisation, pools, self.layers.last().map_or(0, |layer| layer.outputs))
+    }
+
     /// SHA-256 over the layers in order, each its kernel (OIHW, f32, little-endian) and then its bias.
     pub fn digest(&self) -> Fingerprint {
         let mut hash = Sha256::new();
@@ -124,6 +131,25 @@ impl FloatBase {
     /// Weights and biases.
     pub fn parameters(&self) -> usize {
         self.layers.iter().map(|layer| layer.kernel.len() + layer.bias.len()).sum()
+    }
+}
+
+/// The contract of a base with so many poolings and output channels.
+pub(crate) fn contract(normalisation: &Normalisation, pools: usize, outputs: usize) -> BaseContract {
+    let (scale, zero_point) = normalisation.quantisation();
+    let stride = 1 << pools;
+    BaseContract {
+        channel_order: normalisation.channel_order,
+        mean: normalisation.mean,
+        std: normalisation.std,
+        scale,
+        zero_point,
+        resize: Filter::Bilinear,
+        channels: outputs as u32,
+        stride,
+        size_multiple: stride,
+        size_min: stride,
+        size_max: 1024,
     }
 }
 

@@ -204,19 +204,15 @@ impl Quantiser {
 
     /// The input of a picture before quantisation: `(p - mean) / std` in f32, channels last `[size, size, 3]` in the base's order.
     pub fn normalise(&self, frame: &Frame) -> Vec<f32> {
-        let Preprocess { base, size, fit, resize: filter } = &self.settings;
-        let rect = fit.rect(frame.width(), frame.height());
-        let rgb = resize(frame, rect, *size as usize, *size as usize, *filter);
-        let pixels = rgb.chunks_exact(3);
+        let base = &self.settings.base;
         let value = |pixel: &[u8], c: usize| (f32::from(pixel[self.order[c]]) - base.mean[c]) / base.std[c];
-        pixels.flat_map(|pixel| (0..3).map(move |c| value(pixel, c)).collect::<Vec<_>>()).collect()
+        self.resized(frame).chunks_exact(3).flat_map(|pixel| [0, 1, 2].map(|c| value(pixel, c))).collect()
     }
 
     /// The quantised input of a picture: u8, channels first `[3, size, size]`, as the ONNX base takes it.
     pub fn quantise(&self, frame: &Frame) -> Vec<u8> {
         let size = self.settings.size as usize;
-        let rect = self.settings.fit.rect(frame.width(), frame.height());
-        let rgb = resize(frame, rect, size, size, self.settings.resize);
+        let rgb = self.resized(frame);
         let mut out = vec![0; 3 * size * size];
         for ((plane, table), place) in out.chunks_exact_mut(size * size).zip(&self.tables).zip(self.order) {
             for (q, pixel) in plane.iter_mut().zip(rgb.chunks_exact(3)) {
@@ -225,6 +221,18 @@ impl Quantiser {
         }
         out
     }
+
+    /// RGB8 `[size, size, 3]` of the part that is looked at.
+    fn resized(&self, frame: &Frame) -> Vec<u8> {
+        let Preprocess { size, fit, resize: filter, .. } = self.settings;
+        resize(frame, fit.rect(frame.width(), frame.height()), size as usize, size as usize, filter)
+    }
+}
+
+/// Three numbers with commas between them: a mean or a standard deviation in a base's metadata and on the command line.
+pub fn three(text: &str) -> Option<[f32; 3]> {
+    let values: Option<Vec<f32>> = text.split(',').map(|v| v.trim().parse().ok()).collect();
+    values?.try_into().ok()
 }
 
 #[cfg(test)]

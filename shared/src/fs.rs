@@ -33,9 +33,29 @@ pub fn write_atomic<E: From<Error>>(
     }
     temporary.as_file().sync_all().map_err(Error::io("sync", path))?;
     temporary.persist(path).map_err(|e| Error::io("rename to", path)(e.error))?;
-    // The name is on the disk only once the folder is.
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io("sync the folder of", path))?;
-    Ok(())
+    Ok(sync_folder(path)?)
+}
+
+/// As [`write_atomic`], for content that is at hand.
+///
+/// # Errors
+/// As [`write_atomic`].
+pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_atomic(path, |file| file.write_all(bytes).map_err(Error::io("write", path)))
+}
+
+/// Renames a file that is synced, and syncs the folder.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn rename(from: &Path, to: &Path) -> Result<()> {
+    std::fs::rename(from, to).map_err(Error::io("rename to", to))?;
+    sync_folder(to)
+}
+
+/// A name is on the disk only once its folder is.
+fn sync_folder(path: &Path) -> Result<()> {
+    File::open(folder(path)).and_then(|folder| folder.sync_all()).map_err(Error::io("sync the folder of", path))
 }
 
 /// Whether a file could be put there: nothing or a regular file is at `path`, and its folder lets itself be written to.

@@ -8,7 +8,7 @@ use shared::cli::print_line;
 use shared::contract::Preprocess;
 
 use super::train::{FitName, ResizeName};
-use crate::data::{self, Item};
+use crate::data::{self, Pool};
 use crate::npz::NpzWriter;
 use crate::options::{BaseOptions, ExtractOptions};
 
@@ -60,10 +60,7 @@ pub fn run(args: Args) -> Result<()> {
     let base = args.base.load()?;
     let resize = args.resize.map_or(base.contract().resize, Into::into);
     let preprocess = Preprocess::new(base.contract().clone(), args.size, args.fit.into(), resize)?;
-    let splits = data::open(&args.data)?;
-    let classes = splits.train.classes;
-    let mut items: Vec<Item> = splits.train.items;
-    items.extend(splits.val.into_iter().flat_map(|(_, folder)| folder.items));
+    let Pool { classes, items, .. } = data::open(&args.data)?.pool();
     let features = crate::extract::extract(&base, &preprocess, &items, &args.extract)?;
     let [height, width, channels] = preprocess.feature_shape();
     let shape = [features.items.len() as u64, height as u64, width as u64, channels as u64];

@@ -13,7 +13,7 @@ use shared::head::{Activation, Decision, Dense, Head, Metrics, Output, TrainingR
 use shared::resize::Filter;
 
 use crate::PROGRAM;
-use crate::data::{self, Item};
+use crate::data;
 use crate::extract::{Rows, extract};
 use crate::metrics;
 use crate::options::{BaseOptions, ExtractOptions};
@@ -100,9 +100,39 @@ pub struct Args {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Recipe {
+pub enum Recipe {
     Fast,
     Seed,
+}
+
+impl Recipe {
+    fn optimizer(self) -> OptimizerName {
+        match self {
+            Self::Fast => OptimizerName::Adam,
+            Self::Seed => OptimizerName::Rmsprop,
+        }
+    }
+
+    /// What is trained with unless flags say otherwise.
+    pub fn config(self, classes: usize, seed: u64) -> TrainConfig {
+        let common = TrainConfig { units: 256, dropout: 0.5, classes, seed, shuffle: true, ..TrainConfig::default() };
+        match self {
+            Self::Fast => TrainConfig {
+                optimizer: Optimizer::adam(1e-3),
+                epochs: 60,
+                patience: Some(10),
+                batch_size: 32,
+                ..common
+            },
+            Self::Seed => TrainConfig {
+                optimizer: Optimizer::rms_prop(2e-5),
+                epochs: 100,
+                patience: None,
+                batch_size: 100,
+                ..common
+            },
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -150,26 +180,23 @@ impl From<ResizeName> for Filter {
 
 impl Args {
     fn config(&self, classes: usize) -> Result<TrainConfig> {
-        let (optimizer, lr, epochs, patience, batch_size) = match self.recipe {
-            Recipe::Fast => (OptimizerName::Adam, 1e-3, 60, 10, 32),
-            Recipe::Seed => (OptimizerName::Rmsprop, 2e-5, 100, 0, 100),
-        };
-        let lr = self.lr.unwrap_or(lr);
-        let patience = self.patience.unwrap_or(patience);
+        let recipe = self.recipe.config(classes, self.seed);
+        let lr = self.lr.unwrap_or(recipe.optimizer.lr());
         let config = TrainConfig {
-            units: self.units.unwrap_or(256) as usize,
-            dropout: self.dropout.unwrap_or(0.5),
-            classes,
-            optimizer: match self.optimizer.unwrap_or(optimizer) {
+            units: self.units.map_or(recipe.units, |units| units as usize),
+            dropout: self.dropout.unwrap_or(recipe.dropout),
+            optimizer: match self.optimizer.unwrap_or(self.recipe.optimizer()) {
                 OptimizerName::Rmsprop => Optimizer::rms_prop(lr),
                 OptimizerName::Adam => Optimizer::adam(lr),
                 OptimizerName::Sgd => Optimizer::sgd(lr),
             },
-            epochs: self.epochs.unwrap_or(epochs) as usize,
-            batch_size: self.batch_size.unwrap_or(batch_size) as usize,
-            seed: self.seed,
-            patience: (patience > 0).then_some(patience as usize),
-            shuffle: true,
+            epochs: self.epochs.map_or(recipe.epochs, |epochs| epochs as usize),
+            batch_size: self.batch_size.map_or(recipe.batch_size, |pictures| pictures as usize),
+            patience: match self.patience {
+                Some(epochs) => (epochs > 0).then_some(epochs as usize),
+                None => recipe.patience,
+            },
+            ..recipe
         };
         config.validate().map_err(|e| UsageError(e.to_string()))?;
         if !(self.val_split > 0.0 && self.val_split < 1.0) {
@@ -196,21 +223,14 @@ pub fn run(args: Args) -> Result<()> {
     if ignored > 0 {
         note(PROGRAM, format_args!("{ignored} files without the name of a picture are not looked at"));
     }
-    let mut items: Vec<Item> = splits.train.items;
-    let train_items = items.len();
     match &splits.val {
-        Some((path, folder)) => {
-            note(PROGRAM, format_args!("validating on {}", path.display()));
-            items.extend(folder.items.iter().cloned());
-        }
+        Some((path, _)) => note(PROGRAM, format_args!("validating on {}", path.display())),
         None => note(PROGRAM, format_args!("setting aside {} of each class for validation", args.val_split)),
     }
-    let features = extract(&base, &preprocess, &items, &args.extract)?;
-    let classes: Vec<usize> = features.items.iter().map(|&item| items[item].class).collect();
-    let (train_rows, val_rows) = match &splits.val {
-        Some(_) => (0..classes.len()).partition(|&row| features.items[row] < train_items),
-        None => data::split(&classes, labels.len(), args.val_split, args.seed),
-    };
+    let pictures = splits.pool();
+    let features = extract(&base, &preprocess, &pictures.items, &args.extract)?;
+    let classes = pictures.classes_of(&features.items);
+    let (train_rows, val_rows) = pictures.rows(&features.items, args.val_split, args.seed);
     let of = |rows: &[usize]| rows.iter().map(|&row| classes[row]).collect::<Vec<_>>();
     let (train_classes, val_classes) = (of(&train_rows), of(&val_rows));
     let counts = |classes: &[usize]| -> Vec<u32> {

@@ -64,13 +64,9 @@ fn collect(
     let (kernels, others): (Vec<Dataset>, Vec<Dataset>) =
         datasets.into_iter().partition(|d| d.ndim() == 4 && d.shape()[0] > 1);
     // An optimiser's moments have the shapes of kernels too, but lie many in one group.
-    if let [_] = &*kernels {
-        let mut biases = others.into_iter().filter(|d| d.ndim() == 1);
-        let bias = biases.next();
-        for kernel in kernels {
-            let place = format!("{path}/{}", kernel.name());
-            out.push(Convolution { order: natural(path), path: place, kernel, bias: bias.clone() });
-        }
+    if let Ok([kernel]) = <[Dataset; 1]>::try_from(kernels) {
+        let bias = others.into_iter().find(|d| d.ndim() == 1);
+        out.push(Convolution { order: natural(path), path: format!("{path}/{}", kernel.name()), kernel, bias });
     }
     for group in groups {
         let name = group.name();

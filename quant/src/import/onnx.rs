@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Component, Path};
 
 use prost::Message;
-use shared::contract::ChannelOrder;
+use shared::contract::{self, ChannelOrder};
 use tract_onnx::pb;
 use tract_onnx::pb::tensor_proto::{DataLocation, DataType};
 
@@ -42,9 +42,9 @@ fn own(metadata: &HashMap<&str, &str>) -> Result<Normalisation, String> {
     let get = |key: &str| metadata.get(key).copied().ok_or_else(|| format!("metadata vgg_edge.{key} is missing"));
     let three = |key: &str| -> Result<[f32; 3], String> {
         let text = get(key)?;
-        let values: Option<Vec<f32>> = text.split(',').map(|v| v.trim().parse().ok()).collect();
-        let values = values.and_then(|v| <[f32; 3]>::try_from(v).ok());
-        values.filter(|v| v.iter().all(|v| v.is_finite())).ok_or_else(|| format!("metadata vgg_edge.{key} is {text:?}"))
+        contract::three(text)
+            .filter(|v| v.iter().all(|v| v.is_finite()))
+            .ok_or_else(|| format!("metadata vgg_edge.{key} is {text:?}"))
     };
     let order = get("channel_order")?;
     let normalisation = Normalisation {

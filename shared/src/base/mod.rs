@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use tract_onnx::prelude::*;
 
-use crate::contract::{BaseContract, ChannelOrder};
+use crate::contract::{self, BaseContract, ChannelOrder};
 use crate::conv::{ConvLayer, Kernel, Stack};
 use crate::resize::Filter;
 use crate::{Error, Fingerprint, Result};
@@ -76,7 +76,7 @@ impl Base {
     pub fn from_bytes(path: &Path, bytes: &[u8], kernel: Kernel) -> Result<Self> {
         let wrong = |reason: String| Error::Base { path: path.to_owned(), reason };
         let parsed = graph::parse(bytes).map_err(|e| wrong(chain(&e)))?;
-        let contract = contract(&parsed).map_err(wrong)?;
+        let contract = read_contract(&parsed).map_err(wrong)?;
         Ok(Self {
             path: path.to_owned(),
             fingerprint: Fingerprint::of(bytes),
@@ -194,7 +194,7 @@ fn chain(error: &TractError) -> String {
 }
 
 /// Reads `metadata_props` under `vgg_edge.`.
-fn contract(parsed: &graph::Parsed) -> Result<BaseContract, String> {
+fn read_contract(parsed: &graph::Parsed) -> Result<BaseContract, String> {
     let get = |key: &str| {
         let value = parsed.metadata.get(&format!("vgg_edge.{key}"));
         value.map(String::as_str).ok_or_else(|| format!("metadata vgg_edge.{key} is missing"))
@@ -203,9 +203,7 @@ fn contract(parsed: &graph::Parsed) -> Result<BaseContract, String> {
     let number = |key: &str| get(key).and_then(|v| v.trim().parse::<u32>().map_err(|_| unclear(key, v)));
     let three = |key: &str| -> Result<[f32; 3], String> {
         let text = get(key)?;
-        let values: Option<Vec<f32>> = text.split(',').map(|v| v.trim().parse().ok()).collect();
-        let values = values.and_then(|v| <[f32; 3]>::try_from(v).ok());
-        values.filter(|v| v.iter().all(|v| v.is_finite())).ok_or_else(|| unclear(key, text))
+        contract::three(text).filter(|v| v.iter().all(|v| v.is_finite())).ok_or_else(|| unclear(key, text))
     };
     if number("format")? != 1 {
         return Err(format!("it has format {}, this program reads format 1", get("format")?));

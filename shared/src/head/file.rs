@@ -1,6 +1,5 @@
 //! The head file: magic, version, length, postcard, checksum. `ARCHITECTURE.md` has the table.
 
-use std::io::Write;
 use std::path::Path;
 
 use super::Head;
@@ -81,7 +80,7 @@ impl Head {
     /// [`Error::HeadFile`], [`Error::Io`].
     pub fn save(&self, path: &Path) -> Result<()> {
         let bytes = self.to_bytes().map_err(|source| Error::HeadFile { path: path.to_owned(), source })?;
-        crate::fs::write_atomic(path, |file| file.write_all(&bytes).map_err(Error::io("write", path)))
+        crate::fs::write_bytes(path, &bytes)
     }
 
     /// Reads a file.

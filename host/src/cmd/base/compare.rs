@@ -12,12 +12,14 @@ use serde_json::{Value, json};
 use shared::Base;
 use shared::cli::{Interrupted, interrupted, note, print_line};
 use shared::contract::{Fit, Preprocess};
+use shared::conv::Kernel;
 
 use crate::PROGRAM;
+use crate::cmd::train::Recipe;
 use crate::data::{self, Item};
 use crate::extract::{Features, Rows, extract};
 use crate::options::ExtractOptions;
-use crate::trainer::{self, Dataset, FeatureSource, Optimizer, TrainConfig};
+use crate::trainer::{self, Dataset, FeatureSource};
 
 /// Compares an int8 base with the f32 weights it was made of
 ///
@@ -92,7 +94,7 @@ pub fn run(args: Args) -> Result<()> {
         shared::fs::check_writable(html)?;
     }
     let float = args.weights.load()?;
-    let kernel = super::kernel(None)?;
+    let kernel = Kernel::detect()?;
     let base = Base::load(&args.int8, kernel)?;
     let contract = base.contract();
     let n = float.normalisation;
@@ -124,10 +126,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     if let Some(path) = &args.html {
         let page = super::page::page(&title, &base.fingerprint().to_string(), &reports, heads.as_ref());
-        shared::fs::write_atomic::<anyhow::Error>(path, |file| {
-            use std::io::Write;
-            file.write_all(page.as_bytes()).map_err(|e| shared::Error::io("write", path)(e).into())
-        })?;
+        shared::fs::write_bytes(path, page.as_bytes())?;
         note(PROGRAM, format_args!("wrote {}", path.display()));
     }
     Ok(())
@@ -219,23 +218,17 @@ fn heads(
             return Ok(None);
         }
     };
-    let classes = splits.train.classes.len();
-    let mut items: Vec<Item> = splits.train.items;
-    let train_items = items.len();
-    let mut what = "a fifth of each class set aside".to_owned();
-    if let Some((path, folder)) = &splits.val {
-        what = format!("validated on {}", path.display());
-        items.extend(folder.items.iter().cloned());
-    }
-    let integers = extract(base, preprocess, &items, &args.extract)?;
-    let floats = float_features(float, preprocess, &items, &integers, pool)?;
-    let of: Vec<usize> = integers.items.iter().map(|&item| items[item].class).collect();
+    let what = match &splits.val {
+        Some((path, _)) => format!("validated on {}", path.display()),
+        None => "a fifth of each class set aside".to_owned(),
+    };
+    let pictures = splits.pool();
+    let integers = extract(base, preprocess, &pictures.items, &args.extract)?;
+    let floats = float_features(float, preprocess, &pictures.items, &integers, pool)?;
+    let of = pictures.classes_of(&integers.items);
     let mut report = HeadReport { data: what, float: Vec::new(), int8: Vec::new() };
     for seed in 0..u64::from(args.seeds) {
-        let (train_rows, val_rows): (Vec<usize>, Vec<usize>) = match &splits.val {
-            Some(_) => (0..of.len()).partition(|&row| integers.items[row] < train_items),
-            None => data::split(&of, classes, 0.2, seed),
-        };
+        let (train_rows, val_rows) = pictures.rows(&integers.items, 0.2, seed);
         let labels = |rows: &[usize]| rows.iter().map(|&row| of[row]).collect::<Vec<_>>();
         let (train_labels, val_labels) = (labels(&train_rows), labels(&val_rows));
         let dim = integers.dim;
@@ -246,7 +239,7 @@ fn heads(
         let run = |train: &dyn FeatureSource, val: &dyn FeatureSource| {
             let train = Dataset { features: train, labels: &train_labels };
             let val = Dataset { features: val, labels: &val_labels };
-            pool.install(|| accuracy(classes, seed, &train, &val))
+            pool.install(|| accuracy(pictures.classes.len(), seed, &train, &val))
         };
         report.float.push(run(&float_train, &float_val)?);
         report.int8.push(run(&int_train, &int_val)?);
@@ -260,14 +253,7 @@ fn heads(
 
 /// The best validation accuracy of a head with the defaults of `host train`.
 fn accuracy(classes: usize, seed: u64, train: &Dataset<'_>, val: &Dataset<'_>) -> Result<f64> {
-    let config = TrainConfig {
-        classes,
-        optimizer: Optimizer::adam(1e-3),
-        epochs: 60,
-        patience: Some(10),
-        seed,
-        ..TrainConfig::default()
-    };
+    let config = Recipe::Fast.config(classes, seed);
     let trained = trainer::train(&config, train, Some(val), &mut |_| {
         if interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use md5::Md5;
 use sha2::{Digest, Sha256};
 use shared::cli::{Interrupted, UsageError, interrupted, note, print_line};
@@ -129,9 +129,7 @@ pub fn run(args: Args) -> Result<()> {
         std::fs::remove_file(&part).map_err(shared::Error::io("remove", &part))?;
         bail!("{url}: not the file that was expected: {why}; it was thrown away");
     }
-    std::fs::rename(&part, &args.output).map_err(shared::Error::io("rename to", &args.output))?;
-    let folder = args.output.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder).and_then(|f| f.sync_all()).map_err(shared::Error::io("sync the folder of", &args.output))?;
+    shared::fs::rename(&part, &args.output)?;
     print_line(format_args!("wrote {}", args.output.display()))?;
     Ok(())
 }
@@ -151,7 +149,7 @@ fn download(url: &str, file: &mut File, part: &Path, tries: u32) -> Result<()> {
         .timeout_recv_response(Some(Duration::from_secs(30)))
         .build()
         .into();
-    let bar = progress();
+    let bar = crate::progress::bar(0, "{bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left");
     let mut failures = 0;
     loop {
         let before = file.metadata().map_err(shared::Error::io("read", part))?.len();
@@ -251,13 +249,4 @@ fn attempt(agent: &ureq::Agent, url: &str, file: &mut File, part: &Path, bar: &P
         }
         _ => Ok(()),
     }
-}
-
-fn progress() -> ProgressBar {
-    if !shared::cli::shows_progress() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left")
-        .unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(0).with_style(style)
 }

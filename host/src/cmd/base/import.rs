@@ -1,11 +1,10 @@
 //! `host base import`: weights of another program to an f32 base.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Result;
+use quant::weights::CANONICAL;
 use serde_json::json;
-use shared::Error;
 use shared::cli::print_line;
 
 /// Reads the weights of a VGG16 and writes its convolutional base as ONNX, in f32
@@ -34,23 +33,23 @@ pub fn run(args: Args) -> Result<()> {
     shared::fs::check_writable(&args.output)?;
     let base = args.weights.load()?;
     let bytes = quant::onnx::float_model(&base);
-    shared::fs::write_atomic::<anyhow::Error>(&args.output, |file| {
-        file.write_all(&bytes).map_err(|e| Error::io("write", &args.output)(e).into())
-    })?;
+    shared::fs::write_bytes(&args.output, &bytes)?;
     let n = base.normalisation;
+    let digest = base.digest().to_string();
+    let canonical = digest == CANONICAL;
     if args.json {
         print_line(json!({
             "output": args.output, "parameters": base.parameters(), "layers": base.layers.len(), "source": base.source,
-            "weights_sha256": base.digest().to_string(), "canonical": base.is_canonical(),
+            "weights_sha256": digest, "canonical": canonical,
             "channel_order": n.channel_order.name(), "mean": n.mean, "std": n.std,
         }))?;
     } else {
-        let words = if base.is_canonical() { "the ImageNet weights of VGG16" } else { "weights of their own" };
+        let words = if canonical { "the ImageNet weights of VGG16" } else { "weights of their own" };
         print_line(format_args!(
             "{}: {} parameters, {words} ({})\npre-processing: {}, mean {:?}, std {:?}\nnext: host base quantize {} --calibrate PICTURES -o int8.onnx",
             args.output.display(),
             base.parameters(),
-            base.digest(),
+            digest,
             n.channel_order.name(),
             n.mean,
             n.std,

@@ -8,13 +8,12 @@ mod quantize;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Subcommand;
 use quant::{FloatBase, Normalisation};
 use shared::Frame;
 use shared::cli::{Interrupted, UsageError, interrupted, note};
-use shared::contract::ChannelOrder;
-use shared::conv::Kernel;
+use shared::contract::{ChannelOrder, three};
 
 use crate::PROGRAM;
 
@@ -74,9 +73,6 @@ fn normalisation(text: &str) -> Result<Normalisation, String> {
     let unclear = || {
         format!("--preprocess {text}: take caffe, torchvision, tutorial, or e.g. RGB:123.7,116.3,103.5:58.4,57.1,57.4")
     };
-    let three = |text: &str| -> Option<[f32; 3]> {
-        text.split(',').map(|v| v.trim().parse().ok()).collect::<Option<Vec<f32>>>()?.try_into().ok()
-    };
     let mut parts = text.split(':');
     let parsed = (|| {
         let order = ChannelOrder::from_name(parts.next()?)?;
@@ -110,21 +106,6 @@ fn pictures(folder: &Path, most: usize) -> Result<Vec<Frame>> {
         bail!("{}: none of {count} pictures can be read", folder.display());
     }
     Ok(frames)
-}
-
-/// The kernel of a flag, or the best.
-fn kernel(name: Option<&str>) -> Result<Kernel> {
-    Ok(match name {
-        Some(name) => Kernel::from_name(name)?,
-        None => Kernel::detect()?,
-    })
-}
-
-/// Runs `work` with that many threads.
-fn with_threads<T: Send>(threads: Option<u16>, work: impl FnOnce() -> T + Send) -> Result<T> {
-    let threads = threads.map_or(0, usize::from);
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().context("cannot start threads")?;
-    Ok(pool.install(work))
 }
 
 #[cfg(test)]

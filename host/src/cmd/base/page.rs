@@ -16,7 +16,7 @@ code{font-size:.8em;overflow-wrap:anywhere}\
 th,td{padding:.3rem .6rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}\
 th:first-child,td:first-child{text-align:left}th{color:var(--soft);font-weight:600}\
 svg{width:100%;max-width:34rem;height:auto}svg text{fill:var(--ink);font:13px system-ui,sans-serif}svg .soft{fill:var(--soft)}\
-.bar{fill:var(--bar)}.bar2{fill:var(--bar2)}.axis{stroke:var(--line)}";
+.bar{fill:var(--bar)}.bar2{fill:var(--bar2)}";
 
 /// The page as HTML.
 pub fn page(title: &str, fingerprint: &str, layers: &[LayerReport], heads: Option<&HeadReport>) -> String {

@@ -1,18 +1,17 @@
 //! `host base quantize`: an f32 base to the exact int8 base.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::ValueEnum;
-use indicatif::{ProgressBar, ProgressStyle};
 use quant::calibrate::Method;
 use quant::quantize::{Inputs, Options, quantize};
 use quant::round::Rounding;
 use serde_json::json;
+use shared::Fingerprint;
 use shared::cli::{Interrupted, UsageError, interrupted, note, print_line};
 use shared::contract::Fit;
-use shared::{Error, Fingerprint};
+use shared::conv::Kernel;
 
 use crate::PROGRAM;
 
@@ -128,19 +127,20 @@ pub fn run(args: Args) -> Result<()> {
             format_args!("only {} calibration pictures: ranges may be too narrow, 100 or more are good", frames.len()),
         );
     }
-    let kernel = super::kernel(None)?;
-    let bar = progress(base.layers.len() as u64);
-    let mut quantised = super::with_threads(args.threads, || {
+    let kernel = Kernel::detect()?;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads.map_or(0, usize::from)).build()?;
+    let bar = crate::progress::bar(base.layers.len() as u64, "{bar:30} {pos}/{len} {msg}  {elapsed}");
+    let mut quantised = pool.install(|| {
         let inputs = args.size.iter().map(|&size| Inputs::new(&base, &frames, size, Fit::Stretch)).collect();
         quantize(&base, inputs, &options, kernel, |layer| {
             bar.set_message(layer.to_owned());
             bar.inc(1);
             if interrupted() { Err(quant::Error::Interrupted) } else { Ok(()) }
         })
-    })?
-    .map_err(|e| match e {
-        quant::Error::Interrupted => anyhow::Error::from(Interrupted),
-        e => e.into(),
+        .map_err(|e| match e {
+            quant::Error::Interrupted => anyhow::Error::from(Interrupted),
+            e => e.into(),
+        })
     })?;
     bar.finish_and_clear();
     let sizes: Vec<String> = args.size.iter().map(u32::to_string).collect();
@@ -155,15 +155,13 @@ pub fn run(args: Args) -> Result<()> {
     let bytes = quant::onnx::int8_model(&quantised);
     // What is written is what both programs will accept.
     shared::Base::from_bytes(&args.output, &bytes, kernel)?;
-    shared::fs::write_atomic::<anyhow::Error>(&args.output, |file| {
-        file.write_all(&bytes).map_err(|e| Error::io("write", &args.output)(e).into())
-    })?;
+    shared::fs::write_bytes(&args.output, &bytes)?;
     let fingerprint = Fingerprint::of(&bytes);
     if args.json {
         let layers = quantised.layers.iter().map(|layer| {
             json!({
                 "name": layer.conv.name, "scale": layer.output_scale, "largest": layer.largest,
-                "accumulator": [layer.bounds.0, layer.bounds.1],
+                "accumulator": layer.bounds(),
             })
         });
         print_line(json!({
@@ -174,23 +172,15 @@ pub fn run(args: Args) -> Result<()> {
     }
     print_line(format_args!("{:<14}{:>12}{:>14}{:>28}", "layer", "scale", "clipped at", "sums can reach"))?;
     for layer in &quantised.layers {
+        let (low, high) = layer.bounds();
         print_line(format_args!(
             "{:<14}{:>12.5}{:>12.0} %{:>28}",
             layer.conv.name,
             layer.output_scale,
             100.0 * 255.0 * layer.output_scale / layer.largest,
-            format!("{} to {}", layer.bounds.0, layer.bounds.1),
+            format!("{low} to {high}"),
         ))?;
     }
     print_line(format_args!("{}: {} bytes, fingerprint {fingerprint}", args.output.display(), bytes.len()))?;
     Ok(())
-}
-
-fn progress(len: u64) -> ProgressBar {
-    if !shared::cli::shows_progress() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}  {elapsed}")
-        .unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(len).with_style(style)
 }
