@@ -17,14 +17,14 @@ use crate::data::Item;
 use crate::options::ExtractOptions;
 use crate::trainer::FeatureSource;
 
-/// Feature maps of pictures, as u8 with one scale.
+/// Feature maps of pictures, as u8 with a scale for each channel.
 pub struct Features {
     /// `[len, h, w, channels]`, channels last.
     pub data: Vec<u8>,
     /// Values of one picture.
     pub dim: usize,
-    /// A feature is `q * scale`.
-    pub scale: f32,
+    /// A feature is `q * scale`, with the scale of its channel.
+    pub scales: Vec<f32>,
     /// For each row, which of the items it belongs to; ascending.
     pub items: Vec<usize>,
     /// SHA-256 of each row's picture file.
@@ -39,6 +39,11 @@ impl Features {
     /// One picture's quantised features.
     pub fn row(&self, row: usize) -> &[u8] {
         &self.data[row * self.dim..][..self.dim]
+    }
+
+    /// One picture's features.
+    pub fn real(&self, row: usize) -> impl Iterator<Item = f32> {
+        self.row(row).iter().zip(self.scales.iter().cycle()).map(|(&q, scale)| f32::from(q) * scale)
     }
 }
 
@@ -61,8 +66,8 @@ impl FeatureSource for Rows<'_> {
 
     fn gather(&self, rows: &[usize], out: &mut [f32]) {
         for (&row, out) in rows.iter().zip(out.chunks_exact_mut(self.features.dim.max(1))) {
-            for (value, &q) in out.iter_mut().zip(self.features.row(self.rows[row])) {
-                *value = f32::from(q) * self.features.scale;
+            for (value, feature) in out.iter_mut().zip(self.features.real(self.rows[row])) {
+                *value = feature;
             }
         }
     }
@@ -207,7 +212,7 @@ pub fn extract(base: &Base, preprocess: &Preprocess, items: &[Item], options: &E
     Ok(Features {
         data,
         dim,
-        scale: base.feature_scale(),
+        scales: base.feature_scales().to_vec(),
         items: rows,
         hashes: hashes.into_iter().flatten().collect(),
         skipped,

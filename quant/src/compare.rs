@@ -21,7 +21,7 @@ pub struct LayerReport {
     pub cosine: f64,
     /// Largest difference, in the layer's units.
     pub max_error: f64,
-    /// Scale of the layer's output: the size of one step.
+    /// Scale of the layer's output, the size of one step; where each channel has its own, the largest.
     pub scale: f64,
     /// Share of the values above 0 that are beyond the largest that u8 represents.
     pub clipped: f64,
@@ -40,9 +40,10 @@ struct Sums {
 }
 
 impl Sums {
-    fn add(&mut self, real: &Map<f32>, q: &Map<u8>, scale: f32) {
-        let reach = 255.5 * scale;
-        for (&f, &q) in real.data.iter().zip(&q.data) {
+    /// `scales` are one, or one a channel.
+    fn add(&mut self, real: &Map<f32>, q: &Map<u8>, scales: &[f32]) {
+        for ((&f, &q), &scale) in real.data.iter().zip(&q.data).zip(scales.iter().cycle()) {
+            let reach = 255.5 * scale;
             let (f, back) = (f64::from(f), f64::from(f32::from(q) * scale));
             self.signal += f * f;
             self.noise += (f - back) * (f - back);
@@ -68,14 +69,14 @@ impl Sums {
 
 /// Runs both bases on the same pictures.
 ///
-/// `scales` are the output scales of the integer layers.
+/// `scales` are the output scales of the integer layers, one for each, or one for each channel of it.
 ///
 /// # Errors
 /// [`Error::Calibration`] if there are no pictures or the layers are not alike.
 pub fn compare(
     float: &FloatBase,
     layers: &[shared::conv::ConvLayer],
-    scales: &[f32],
+    scales: &[&[f32]],
     inputs: &Inputs,
     kernel: Kernel,
 ) -> Result<Vec<LayerReport>> {
@@ -104,7 +105,7 @@ pub fn compare(
         .collect();
     // In the order of the pictures, so that the last digit does not depend on threads.
     let total = each.into_iter().reduce(|a, b| a.into_iter().zip(&b).map(|(a, b)| a.merge(b)).collect());
-    let reports = total.unwrap_or_default().into_iter().zip(layers).zip(scales).map(|((sums, layer), &scale)| {
+    let reports = total.unwrap_or_default().into_iter().zip(layers).zip(scales).map(|((sums, layer), scale)| {
         let signal = sums.signal.max(f64::MIN_POSITIVE);
         LayerReport {
             name: layer.name.clone(),
@@ -112,7 +113,7 @@ pub fn compare(
             relative_error: (sums.noise / signal).sqrt(),
             cosine: sums.product / (signal * sums.quantised.max(f64::MIN_POSITIVE)).sqrt(),
             max_error: sums.largest,
-            scale: f64::from(scale),
+            scale: f64::from(scale.iter().copied().fold(0.0, f32::max)),
             clipped: sums.clipped as f64 / sums.positive.max(1) as f64,
         }
     });

@@ -35,7 +35,6 @@ pub fn float_model(base: &FloatBase) -> Vec<u8> {
 /// The int8 base: `u8[n, 3, h, w] -> f32[n, 512, h / 32, w / 32]`.
 pub fn int8_model(base: &QuantBase) -> Vec<u8> {
     let mut graph = Graph::new("vgg16-notop-int8");
-    let mut scale = 0.0;
     for layer in &base.layers {
         let conv = &layer.conv;
         let (outputs, inputs) = (conv.outputs as i64, conv.inputs as i64);
@@ -60,15 +59,16 @@ pub fn int8_model(base: &QuantBase) -> Vec<u8> {
             let name = pool_name(&conv.name);
             graph.node("MaxPool", &name, vec![conv.name.clone()], &format!("{name}_q"), pooling());
         }
-        scale = layer.output_scale;
     }
     let output = base.layers.last().map_or_else(String::new, |layer| {
         if layer.conv.pool { pool_name(&layer.conv.name) } else { format!("{}.real", layer.conv.name) }
     });
+    let channels = base.feature_scales.len();
+    // `axis` is 1, the channels, unless it is said otherwise.
     let operands = vec![
         graph.current.clone(),
-        graph.floats(&format!("{output}.scale"), &[], &[scale]),
-        graph.tensor(&format!("{output}.zero_point"), &[], DataType::Uint8, vec![0]),
+        graph.floats(&format!("{output}.scale"), &[channels as i64], &base.feature_scales),
+        graph.tensor(&format!("{output}.zero_point"), &[channels as i64], DataType::Uint8, vec![0; channels]),
     ];
     graph.node("DequantizeLinear", &format!("{output}_dequantize"), operands, &output, vec![]);
     let pools = base.layers.iter().filter(|layer| layer.conv.pool).count();

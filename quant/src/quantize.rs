@@ -33,8 +33,9 @@ pub struct Options {
     pub method: Method,
     /// How weights are rounded.
     pub rounding: Rounding,
-    /// Cross-layer equalisation: output channels are divided by `(their range / the largest range) ^ strength`; 0 is none,
-    /// 1 makes all ranges equal (Nagel and others 2019, arXiv:1906.04721, for activations).
+    /// Cross-layer equalisation: a channel that uses little of the range of its layer is stretched, at most by this factor; the
+    /// next layer's weights (or the scales of the feature map) take it back (Nagel and others 2019, arXiv:1906.04721, for
+    /// activations). 1 is none.
     pub equalisation: f64,
     /// Whether each bias takes up the mean difference of the layer's sums (the same paper, section 4.2).
     pub bias_correction: bool,
@@ -46,7 +47,7 @@ impl Default for Options {
         Self {
             method: Method::Percentile(99.9999),
             rounding: Rounding::Compensated,
-            equalisation: 0.0,
+            equalisation: 2.0,
             bias_correction: false,
         }
     }
@@ -78,6 +79,8 @@ pub struct QuantBase {
     pub source: String,
     /// Digest of the f32 weights.
     pub weights_digest: shared::Fingerprint,
+    /// Scale of each channel of the feature map.
+    pub feature_scales: Vec<f32>,
     /// How it was quantised, for people.
     pub how: String,
 }
@@ -149,9 +152,8 @@ pub fn quantize(
     }
     let mut equalised = vec![1.0f32; 3];
     let mut layers = Vec::with_capacity(base.layers.len());
-    for (index, layer) in base.layers.iter().enumerate() {
+    for layer in &base.layers {
         progress(&layer.name)?;
-        let last = index + 1 == base.layers.len();
         let conv = FloatConv::new(layer);
 
         // The f32 outputs; `real` becomes the input of the next layer.
@@ -159,11 +161,7 @@ pub fn quantize(
         let mean_sums = options.bias_correction.then(|| channel_means(&sums, layer.outputs));
         let outputs: Vec<Map<f32>> = sums.into_par_iter().map(|sums| conv.activate(sums)).collect();
 
-        let shares = if last || options.equalisation == 0.0 {
-            vec![1.0; layer.outputs]
-        } else {
-            equalisation(&outputs, layer.outputs, options.equalisation)
-        };
+        let shares = equalisation(&outputs, layer.outputs, options.equalisation);
         let folded = fold(layer, &equalised, &shares);
         let scaled = |output| divided(output, &shares);
         let largest = outputs.par_iter().map(|output| scaled(output).fold(0.0, f32::max)).reduce(|| 0.0, f32::max);
@@ -214,6 +212,7 @@ pub fn quantize(
         normalisation: base.normalisation,
         source: base.source.clone(),
         weights_digest: base.digest(),
+        feature_scales: equalised.iter().map(|share| share * input_scale).collect(),
         how: String::new(),
     })
 }
@@ -287,21 +286,18 @@ fn fold(layer: &FloatLayer, inputs: &[f32], outputs: &[f32]) -> FloatLayer {
     folded
 }
 
-/// What to divide each output channel by.
-fn equalisation(outputs: &[Map<f32>], channels: usize, strength: f64) -> Vec<f32> {
+/// What to divide each output channel by: from `1 / most` to 1.
+fn equalisation(outputs: &[Map<f32>], channels: usize, most: f64) -> Vec<f32> {
+    /// Other pictures go further than those that were seen, and a coarser step costs less than clipping.
+    const ROOM: f64 = 2.0;
     let mut largest = vec![0.0f32; channels];
     for output in outputs {
         for pixel in output.data.chunks_exact(channels) {
             largest.iter_mut().zip(pixel).for_each(|(m, &v)| *m = m.max(v));
         }
     }
-    let top = largest.iter().copied().fold(0.0, f32::max);
-    if top == 0.0 {
-        return vec![1.0; channels];
-    }
-    // A channel that was hardly seen is not blown up without limit.
-    let share = |m: &f32| f64::from(m / top).max(1e-3);
-    largest.iter().map(|m| libm::pow(share(m), strength) as f32).collect()
+    let top = f64::from(largest.iter().copied().fold(f32::MIN_POSITIVE, f32::max));
+    largest.iter().map(|&m| (ROOM * f64::from(m) / top).clamp(1.0 / most, 1.0) as f32).collect()
 }
 
 /// An output with each channel divided by its share.

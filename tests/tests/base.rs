@@ -330,7 +330,7 @@ fn bad_calibration_is_one_line_and_writes_nothing() {
     fail(&mut run(&at("black"), &[]), 1, "of a single colour");
     let some = root().join("tests/fixtures/jpeg");
     fail(&mut run(&some, &["--method", "percentile", "--percentile", "0"]), 2, "--percentile");
-    fail(&mut run(&some, &["--equalize", "2"]), 2, "--equalize");
+    fail(&mut run(&some, &["--equalize", "0.5"]), 2, "--equalize");
     fail(&mut run(&some, &["--preprocess", "keras"]), 2, "caffe, torchvision, tutorial");
     let mut odd = host();
     odd.args(["base", "quantize", "--size", "33"]).arg(at("w.safetensors"));

@@ -15,7 +15,8 @@ use crate::options::{BaseOptions, ExtractOptions};
 /// Extracts features into a NumPy archive
 ///
 /// Writes `features` (n, h, w, 512) as f32 in Keras's channel-last order, `labels` (n) as i64, `class_names`, and `file_names` (n)
-/// relative to DATA; read it with numpy.load. With --quantised, `features` are u8 and `scale` (1) turns them into f32.
+/// relative to DATA; read it with numpy.load. With --quantised, `features` are u8 and `scale` (512), one a
+/// channel, turns them into f32.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  host extract photos/train -o train.npz --size 64\n  \
     python3 -c \"import numpy as np; f = np.load('train.npz'); print(f['features'].shape)\"")]
@@ -45,7 +46,7 @@ pub struct Args {
     #[arg(long, value_enum)]
     resize: Option<ResizeName>,
 
-    /// Writes the u8 feature maps and their scale, a quarter of the size
+    /// Writes the u8 feature maps and their scales, a quarter of the size
     #[arg(long)]
     quantised: bool,
 
@@ -71,9 +72,9 @@ pub fn run(args: Args) -> Result<()> {
         let mut npz = NpzWriter::new(file);
         if args.quantised {
             npz.numbers("features", &shape, features.data.iter().copied()).map_err(wrong())?;
-            npz.numbers("scale", &[1], std::iter::once(features.scale)).map_err(wrong())?;
+            npz.numbers("scale", &[channels as u64], features.scales.iter().copied()).map_err(wrong())?;
         } else {
-            let values = features.data.iter().map(|&q| f32::from(q) * features.scale);
+            let values = (0..features.items.len()).flat_map(|row| features.real(row));
             npz.numbers("features", &shape, values).map_err(wrong())?;
         }
         npz.numbers("labels", &[names.len() as u64], kept().map(|item| item.class as i64)).map_err(wrong())?;

@@ -269,7 +269,7 @@ pub fn run(args: Args) -> Result<()> {
     let mut head = Head {
         base: base.fingerprint(),
         preprocess,
-        feature_scale: base.feature_scale(),
+        feature_scales: base.feature_scales().to_vec(),
         labels: labels.clone(),
         layers: layers.collect(),
         output: if labels.len() == 2 { Output::Sigmoid } else { Output::Softmax },

@@ -14,7 +14,6 @@ use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::ops::cnn::{MaxPool, PaddingSpec, PoolSpec};
 use tract_onnx::tract_core::ops::nn::DataFormat;
-use tract_onnx::tract_core::ops::quant::DequantizeLinearF32;
 use tract_onnx::tract_hir::infer::*;
 use tract_onnx::tract_hir::ops::cnn::HirMaxPool;
 use tract_onnx::tract_hir::ops::expandable::{Expansion, expand};
@@ -27,8 +26,10 @@ pub(super) struct Parsed {
     pub layers: Vec<ConvLayer>,
     /// Scale of the quantised input.
     pub input_scale: f32,
-    /// Scale of each layer's output; the last is that of the feature map.
+    /// Scale of each layer's output.
     pub scales: Vec<f32>,
+    /// Scale of each channel of the feature map.
+    pub feature_scales: Vec<f32>,
     /// The file's `metadata_props`.
     pub metadata: BTreeMap<String, String>,
     /// The graph as parsed, evaluated naively.
@@ -61,19 +62,28 @@ pub(super) fn parse(mut bytes: &[u8]) -> TractResult<Parsed> {
         }
     }
     let reference = model.into_typed()?;
-    let (layers, input_scale, scales) = walk(&reference)?;
+    let chain = walk(&reference)?;
     Ok(Parsed {
-        layers,
-        input_scale,
-        scales,
+        layers: chain.layers,
+        input_scale: chain.input_scale,
+        scales: chain.scales,
+        feature_scales: chain.feature_scales,
         metadata,
         #[cfg(test)]
         reference,
     })
 }
 
+/// The nodes of a graph on their only path.
+struct Chain {
+    layers: Vec<ConvLayer>,
+    input_scale: f32,
+    scales: Vec<f32>,
+    feature_scales: Vec<f32>,
+}
+
 /// Follows the only path from the input to the output.
-fn walk(model: &TypedModel) -> TractResult<(Vec<ConvLayer>, f32, Vec<f32>)> {
+fn walk(model: &TypedModel) -> TractResult<Chain> {
     let ([input], [output]) = (model.input_outlets()?, model.output_outlets()?) else {
         bail!("a base has one input and one output");
     };
@@ -106,15 +116,17 @@ fn walk(model: &TypedModel) -> TractResult<(Vec<ConvLayer>, f32, Vec<f32>)> {
                 Some(layer) if !layer.pool => layer.pool = true,
                 _ => bail!("{} does not follow a convolution", node.name),
             }
-        } else if let Some(dequantize) = node.op_as::<DequantizeLinearF32>() {
-            ensure!(!layers.is_empty(), "the graph has no convolution");
-            ensure!(
-                dequantize.scale == scale && dequantize.zero_point == 0,
-                "{} does not take up the scale and the zero point 0 of the last layer",
-                node.name
-            );
+        } else if let Some(Dequantize { scales: feature_scales }) = node.op_as::<Dequantize>() {
+            let Some(last) = layers.last() else { bail!("the graph has no convolution") };
+            // A scale for each channel gives `y_scale` of the last layer no meaning of its own: channels were divided before.
+            let feature_scales = match &feature_scales[..] {
+                &[one] if one == scale => vec![one; last.outputs],
+                [_] => bail!("{} does not take up the scale of the last layer", node.name),
+                each if each.len() == last.outputs => each.to_vec(),
+                each => bail!("{} has {} scales for {} channels", node.name, each.len(), last.outputs),
+            };
             ensure!(output.node == node.id, "the graph goes on after {}", node.name);
-            return Ok((layers, input_scale, scales));
+            return Ok(Chain { layers, input_scale, scales, feature_scales });
         } else {
             bail!("{} is a {}, which a base does not hold", node.name, node.op.name());
         }
@@ -291,16 +303,21 @@ fn build_max_pool(_ctx: &ParsingContext, node: &NodeProto) -> TractResult<(Box<d
     Ok((expand(HirMaxPool::new(spec, None)), vec![]))
 }
 
-/// `DequantizeLinear` on import (ONNX operators, DequantizeLinear-10): one scale, a zero point of u8.
+/// `DequantizeLinear` on import (ONNX operators, DequantizeLinear-13): u8 with the zero point 0; one scale, or one a channel.
 #[derive(Clone, Debug)]
-struct Dequantize(String);
+struct DequantizeLinear(String);
 
 fn build_dequantize(_ctx: &ParsingContext, node: &NodeProto) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
     ensure!(node.input.len() == 3, "{}: {} inputs", node.name, node.input.len());
-    Ok((expand(Dequantize(node.name.clone())), vec![]))
+    ensure!(
+        node.attribute.iter().all(|a| a.name != "axis" || matches!(a.i, 1 | -3)),
+        "{}: the axis is not that of the channels",
+        node.name
+    );
+    Ok((expand(DequantizeLinear(node.name.clone())), vec![]))
 }
 
-impl Expansion for Dequantize {
+impl Expansion for DequantizeLinear {
     fn name(&self) -> StaticName {
         "DequantizeLinear".into()
     }
@@ -320,9 +337,54 @@ impl Expansion for Dequantize {
 
     fn wire(&self, prefix: &str, model: &mut TypedModel, inputs: &[OutletId]) -> TractResult<TVec<OutletId>> {
         let constants = Constants { model, inputs, name: &self.0 };
-        let (scale, zero_point) = (constants.scale(1)?, constants.zero_point(2)?);
-        model.wire_node(prefix, DequantizeLinearF32::new(scale, zero_point.into()), &inputs[..1])
+        let (scales, zero_points) = (constants.scales(1)?, constants.tensor(2)?);
+        let zero_points = zero_points.try_as_plain_ram()?;
+        ensure!(
+            zero_points.as_slice::<u8>()?.iter().all(|&zero| zero == 0),
+            "{}: a zero point is not 0",
+            self.0
+        );
+        model.wire_node(prefix, Dequantize { scales: scales.into() }, &inputs[..1])
     }
+}
+
+/// u8 `[n, c, h, w]` to f32: times the scale, or the scale of the channel.
+#[derive(Clone, Debug, PartialEq)]
+struct Dequantize {
+    scales: Arc<[f32]>,
+}
+
+impl Eq for Dequantize {}
+
+impl Op for Dequantize {
+    fn name(&self) -> StaticName {
+        "Dequantize".into()
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for Dequantize {
+    op_out_of_plan!();
+
+    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let shape = inputs[0].shape();
+        let &[_, channels, h, w] = shape else { bail!("the input is not [n, c, h, w]") };
+        let of = |channel: usize| self.scales[channel.min(self.scales.len() - 1)];
+        let values = inputs[0].try_as_plain_ram()?;
+        let values = values.as_slice::<u8>()?.iter().enumerate();
+        let real: Vec<f32> = values.map(|(at, &q)| f32::from(q) * of(at / (h * w) % channels)).collect();
+        Ok(tvec!(Tensor::from_shape(shape, &real)?.into_tvalue()))
+    }
+}
+
+impl TypedOp for Dequantize {
+    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        ensure!(inputs[0].rank() == 4 && inputs[0].datum_type == u8::datum_type(), "the input is not u8 [n, c, h, w]");
+        Ok(tvec!(f32::fact(inputs[0].shape.to_tvec())))
+    }
+
+    as_op!();
 }
 
 /// The constant inputs of a node.
@@ -339,10 +401,20 @@ impl Constants<'_> {
     }
 
     fn scale(&self, index: usize) -> TractResult<f32> {
-        match self.tensor(index)?.try_as_plain_ram()?.as_slice::<f32>()? {
-            [scale] if scale.is_normal() && *scale > 0.0 => Ok(*scale),
-            other => bail!("{}: the scale at input {index} is {other:?}, not one positive number", self.name),
+        match self.scales(index)?[..] {
+            [scale] => Ok(scale),
+            ref scales => bail!("{}: {} scales at input {index}, not one", self.name, scales.len()),
         }
+    }
+
+    fn scales(&self, index: usize) -> TractResult<Vec<f32>> {
+        let tensor = self.tensor(index)?;
+        let scales = tensor.try_as_plain_ram()?.as_slice::<f32>()?.to_vec();
+        ensure!(!scales.is_empty(), "{}: no scale at input {index}", self.name);
+        if let Some(wrong) = scales.iter().find(|scale| !scale.is_normal() || **scale < 0.0) {
+            bail!("{}: the scale {wrong} at input {index} is not a positive number", self.name);
+        }
+        Ok(scales)
     }
 
     fn zero_point(&self, index: usize) -> TractResult<u8> {

@@ -30,6 +30,7 @@ pub struct Base {
     fingerprint: Fingerprint,
     contract: BaseContract,
     scales: Vec<f32>,
+    feature_scales: Vec<f32>,
     metadata: BTreeMap<String, String>,
     stack: Arc<Stack>,
 }
@@ -82,6 +83,7 @@ impl Base {
             fingerprint: Fingerprint::of(bytes),
             contract,
             scales: parsed.scales,
+            feature_scales: parsed.feature_scales,
             metadata: parsed.metadata,
             stack: Arc::new(Stack::new(parsed.layers, kernel)),
         })
@@ -102,14 +104,18 @@ impl Base {
         &self.contract
     }
 
-    /// Scale of the feature map: a feature is `q * scale`.
-    pub fn feature_scale(&self) -> f32 {
-        self.scales.last().copied().unwrap_or_default()
+    /// Scale of each channel of the feature map: a feature is `q * scale`.
+    pub fn feature_scales(&self) -> &[f32] {
+        &self.feature_scales
     }
 
-    /// Scale of each layer's output, in the order of [`Base::layers`].
-    pub fn scales(&self) -> &[f32] {
-        &self.scales
+    /// Scale of each layer's output, in the order of [`Base::layers`]; for the last, that of each channel.
+    pub fn scales(&self) -> Vec<&[f32]> {
+        let mut scales: Vec<&[f32]> = self.scales.iter().map(std::slice::from_ref).collect();
+        if let Some(last) = scales.last_mut() {
+            *last = &self.feature_scales;
+        }
+        scales
     }
 
     /// The file's `metadata_props`.

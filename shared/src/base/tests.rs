@@ -154,7 +154,7 @@ impl Small {
 }
 
 /// The unfolded graph's answer, channels last and quantised.
-fn reference(bytes: &[u8], input: &[u8], channels: usize, side: usize, scale: f32) -> Vec<u8> {
+fn reference(bytes: &[u8], input: &[u8], channels: usize, side: usize, scales: &[f32]) -> Vec<u8> {
     let parsed = graph::parse(bytes).unwrap();
     let plan = parsed.reference.into_runnable().unwrap();
     let input = Tensor::from_shape(&[1, channels, side, side], input).unwrap();
@@ -163,7 +163,8 @@ fn reference(bytes: &[u8], input: &[u8], channels: usize, side: usize, scale: f3
     let plain = out[0].try_as_plain_ram().unwrap();
     let planes = plain.as_slice::<f32>().unwrap();
     let pixels = shape[2] * shape[3];
-    (0..planes.len()).map(|i| (planes[(i % shape[1]) * pixels + i / shape[1]] / scale).round() as u8).collect()
+    let value = |(i, scale)| (planes[(i % shape[1]) * pixels + i / shape[1]] / scale).round() as u8;
+    (0..planes.len()).zip(scales.iter().cycle()).map(value).collect()
 }
 
 #[test]
@@ -171,15 +172,42 @@ fn the_folded_graph_equals_the_parsed_one() {
     let small = Small::new();
     let base = small.load().unwrap();
     assert_eq!((base.contract().channels, base.contract().stride, base.contract().zero_point), (4, 2, 100));
-    assert_eq!(base.feature_scale(), 2.0);
+    assert_eq!(base.feature_scales(), [2.0; 4]);
     let mut numbers = Numbers::new(9);
     for (side, pool) in [(2, None), (6, None), (14, thread_pool(2).unwrap())] {
         let input: Vec<u8> = (0..3 * side * side).map(|_| numbers.next() as u8).collect();
         let got = base.runner(pool).unwrap().features(&input, side as u32).unwrap();
-        let expected = reference(&small.model.encode_to_vec(), &input, 3, side, 2.0);
+        let expected = reference(&small.model.encode_to_vec(), &input, 3, side, &[2.0]);
         assert_eq!(got, expected, "{side}");
         assert!(got.iter().any(|&q| q > 0), "all zero proves nothing");
     }
+}
+
+#[test]
+fn channels_of_the_feature_map_may_have_scales_of_their_own() {
+    let set = |scales: &[f32], zero_points: &[u8]| {
+        let mut small = Small::new();
+        let graph = small.model.graph.as_mut().unwrap();
+        graph.initializer.extend([
+            f32s("each_s", &[scales.len() as i64], scales),
+            tensor("each_z", &[zero_points.len() as i64], Uint8, zero_points.to_vec()),
+        ]);
+        let dequantize = graph.node.last_mut().unwrap();
+        dequantize.input[1..].clone_from_slice(&["each_s".into(), "each_z".into()]);
+        small
+    };
+    let scales = [0.5, 1.0, 2.0, 4.0];
+    let small = set(&scales, &[0; 4]);
+    let base = small.load().unwrap();
+    assert_eq!(base.feature_scales(), scales);
+    assert_eq!(*base.scales().last().unwrap(), scales);
+    let input: Vec<u8> = (0..3 * 36).map(|i| (i * 37 % 251) as u8).collect();
+    let got = base.runner(None).unwrap().features(&input, 6).unwrap();
+    assert_eq!(got, reference(&small.model.encode_to_vec(), &input, 3, 6, &scales));
+    let refused = |scales: &[f32], zero_points: &[u8]| set(scales, zero_points).load().unwrap_err().to_string();
+    assert!(refused(&[1.0; 3], &[0; 3]).contains("3 scales for 4 channels"));
+    assert!(refused(&[1.0, 1.0, -1.0, 1.0], &[0; 4]).contains("not a positive number"));
+    assert!(refused(&scales, &[0, 0, 1, 0]).contains("zero point"));
 }
 
 #[test]
@@ -237,7 +265,7 @@ fn the_shipped_base_equals_the_naive_reference() {
     for kernel in Kernel::available() {
         let base = Base::from_bytes(&path, &bytes, kernel).unwrap();
         assert_eq!((base.layers().len(), base.macs(224)), (13, 15_346_630_656));
-        let expected = expected.get_or_insert_with(|| reference(&bytes, &input, 3, 32, base.feature_scale()));
+        let expected = expected.get_or_insert_with(|| reference(&bytes, &input, 3, 32, base.feature_scales()));
         assert!(expected.iter().filter(|&&q| q > 0).count() > 20, "all zero proves nothing");
         let got = base.runner(None).unwrap().features(&input, 32).unwrap();
         assert!(got == *expected, "{}", kernel.name());

@@ -11,7 +11,7 @@ const HEADER: usize = 8 + 4 + 8;
 const CHECKSUM: usize = 32;
 
 /// Format version that is written and read.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// Largest head file, in bytes: a hidden layer of 1,024 units at 224 px takes 98 MiB.
 pub const MAX_BYTES: u64 = 512 << 20;

@@ -22,8 +22,8 @@ pub struct Head {
     pub base: Fingerprint,
     /// How pictures reach that base.
     pub preprocess: Preprocess,
-    /// Scale of the feature map: a feature is `q * scale`.
-    pub feature_scale: f32,
+    /// Scale of each channel of the feature map: a feature is `q * scale`.
+    pub feature_scales: Vec<f32>,
     /// Names of the classes, in the order of the scores.
     pub labels: Vec<String>,
     /// The layers, first to last; the last one gives logits.
@@ -156,7 +156,7 @@ impl Head {
         // The fingerprint covers weights and contract; the rest guards against a head made by hand.
         let same = self.base == base.fingerprint()
             && self.preprocess.base == *base.contract()
-            && self.feature_scale == base.feature_scale();
+            && self.feature_scales == base.feature_scales();
         if same {
             Ok(())
         } else {
@@ -167,7 +167,7 @@ impl Head {
     /// The logits of a quantised feature map, before the temperature.
     pub fn logits(&self, features: &[u8]) -> Vec<f32> {
         let mut layers = self.layers.iter();
-        let features = features.iter().map(|&q| f32::from(q) * self.feature_scale);
+        let features = features.iter().zip(self.feature_scales.iter().cycle()).map(|(&q, scale)| f32::from(q) * scale);
         let Some(first) = layers.next() else { return Vec::new() };
         layers.fold(first.forward(features), |values, layer| layer.forward(values.into_iter()))
     }
@@ -225,8 +225,11 @@ impl Head {
         if !(contract && base.scale.is_normal() && base.scale > 0.0) {
             return Err("its pre-processing is not of finite numbers".into());
         }
-        if !(self.feature_scale.is_normal() && self.feature_scale > 0.0) {
-            return Err("its feature scale is not a positive number".into());
+        if self.feature_scales.len() != base.channels as usize {
+            return Err(format!("{} feature scales for {} channels", self.feature_scales.len(), base.channels));
+        }
+        if !self.feature_scales.iter().all(|scale| scale.is_normal() && *scale > 0.0) {
+            return Err("a feature scale is not a positive number".into());
         }
         if !(2..=MAX_LABELS).contains(&self.labels.len()) {
             return Err(format!("it has {} labels, not 2 to {MAX_LABELS}", self.labels.len()));
@@ -287,7 +290,7 @@ pub(crate) mod tests {
         Head {
             base: Fingerprint::of(b"base"),
             preprocess: Preprocess::new(caffe(), 32, Fit::Stretch, Filter::Bilinear).unwrap(),
-            feature_scale: 0.05,
+            feature_scales: vec![0.05; 512],
             labels: labels.iter().map(|&label| label.to_owned()).collect(),
             layers: vec![dense(512, 6, Activation::Relu), dense(6, outputs, Activation::Linear)],
             output: if labels.len() == 2 { Output::Sigmoid } else { Output::Softmax },
@@ -301,9 +304,10 @@ pub(crate) mod tests {
         let features: Vec<u8> = (0..512).map(|i| (i * 37 % 256) as u8).collect();
         for labels in [&["no", "yes"][..], &["a", "b", "c", "d"]] {
             let mut head = example(labels);
+            head.feature_scales.iter_mut().enumerate().for_each(|(c, scale)| *scale *= 1.0 + c as f32 / 100.0);
             head.check().unwrap();
             head.decision.temperature = 2.0;
-            let mut values: Vec<f64> = features.iter().map(|&q| f64::from(q) * f64::from(head.feature_scale)).collect();
+            let mut values: Vec<f64> = features.iter().zip(&head.feature_scales).map(|(&q, &scale)| f64::from(q) * f64::from(scale)).collect();
             for layer in &head.layers {
                 values = (0..layer.outputs as usize)
                     .map(|j| {
@@ -332,7 +336,7 @@ pub(crate) mod tests {
         let features: Vec<u8> = (0..512).map(|i| (i * 37 % 256) as u8).collect();
         let bits = |labels: &[&str]| -> Vec<u32> {
             let mut head = example(labels);
-            head.feature_scale = 0.0005;
+            head.feature_scales.fill(0.0005);
             head.scores(&features).iter().map(|s| s.to_bits()).collect()
         };
         assert_eq!(bits(&["no", "yes"]), [1059317660, 1052258505]);
@@ -365,6 +369,8 @@ pub(crate) mod tests {
             breaks(&mut head);
             head.check().unwrap_err()
         };
+        assert!(broken(|h| h.feature_scales.truncate(1)).contains("1 feature scales for 512 channels"));
+        assert!(broken(|h| h.feature_scales[9] = 0.0).contains("feature scale"));
         assert!(broken(|h| h.labels.truncate(1)).contains("1 labels"));
         assert!(broken(|h| h.labels[0] = "b".into()).contains("twice"));
         assert!(broken(|h| h.preprocess.size = 64).contains("but 2048 come in"));

@@ -111,7 +111,7 @@ pub fn run(args: Args) -> Result<()> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(args.extract.threads()).build()?;
     let reports = pool.install(|| {
         let inputs = Inputs::new(&float, &frames, args.size, Fit::Stretch);
-        compare(&float, &layers, base.scales(), &inputs, kernel)
+        compare(&float, &layers, &base.scales(), &inputs, kernel)
     })?;
     if !args.json {
         print_layers(&reports)?;

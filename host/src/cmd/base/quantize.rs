@@ -46,8 +46,8 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = RoundingName::Compensated)]
     rounding: RoundingName,
 
-    /// Strength of cross-layer equalisation, 0 to 1
-    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    /// Cross-layer equalisation: channels that use little of their layer's range are stretched up to so many times; 1 for none
+    #[arg(long, value_name = "FACTOR", default_value_t = 2.0)]
     equalize: f64,
 
     /// Corrects each bias by the mean error of its channel's sums
@@ -103,8 +103,8 @@ pub fn run(args: Args) -> Result<()> {
             return Err(UsageError(format!("--percentile {}: it is above 0 and at most 100", args.percentile)).into());
         }
     };
-    if !(0.0..=1.0).contains(&args.equalize) {
-        return Err(UsageError(format!("--equalize {}: it is from 0 to 1", args.equalize)).into());
+    if !(1.0..=64.0).contains(&args.equalize) {
+        return Err(UsageError(format!("--equalize {}: it is from 1 to 64", args.equalize)).into());
     }
     let options = Options {
         method,
@@ -145,7 +145,7 @@ pub fn run(args: Args) -> Result<()> {
     bar.finish_and_clear();
     let sizes: Vec<String> = args.size.iter().map(u32::to_string).collect();
     quantised.how = format!(
-        "host base quantize: ranges by {method}, weights rounded {}, equalisation {}, bias correction {}, {} pictures at {} px",
+        "host base quantize: ranges by {method}, weights rounded {}, equalisation up to {}, bias correction {}, {} pictures at {} px",
         if options.rounding == Rounding::Nearest { "to nearest" } else { "with compensation (GPTQ)" },
         options.equalisation,
         if options.bias_correction { "on" } else { "off" },
