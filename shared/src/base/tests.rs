@@ -163,7 +163,7 @@ fn reference(bytes: &[u8], input: &[u8], channels: usize, side: usize, scales: &
     let plain = out[0].try_as_plain_ram().unwrap();
     let planes = plain.as_slice::<f32>().unwrap();
     let pixels = shape[2] * shape[3];
-    let value = |(i, scale)| (planes[(i % shape[1]) * pixels + i / shape[1]] / scale).round() as u8;
+    let value = |(i, scale): (usize, &f32)| (planes[(i % shape[1]) * pixels + i / shape[1]] / scale).round() as u8;
     (0..planes.len()).zip(scales.iter().cycle()).map(value).collect()
 }
 
@@ -190,7 +190,7 @@ fn channels_of_the_feature_map_may_have_scales_of_their_own() {
         let graph = small.model.graph.as_mut().unwrap();
         graph.initializer.extend([
             f32s("each_s", &[scales.len() as i64], scales),
-            tensor("each_z", &[zero_points.len() as i64], Uint8, zero_points.to_vec()),
+            tensor("each_z", &[zero_points.len() as i64], pb::tensor_proto::DataType::Uint8, zero_points.to_vec()),
         ]);
         let dequantize = graph.node.last_mut().unwrap();
         dequantize.input[1..].clone_from_slice(&["each_s".into(), "each_z".into()]);
@@ -235,7 +235,7 @@ fn graphs_that_are_no_base_are_refused() {
     refused("zero points of the weights", &|s| *s.raw("block2_conv1.wz") = vec![0, 0, 1, 0]);
     refused("zero point 0 of the layer before", &|s| *s.raw("block2_conv1.xz") = vec![1]);
     refused("scale", &|s| *s.raw("block2_conv1.xs") = 0.9f32.to_le_bytes().to_vec());
-    refused("not one positive number", &|s| *s.raw("block1_conv1.ys") = f32::NAN.to_le_bytes().to_vec());
+    refused("not a positive number", &|s| *s.raw("block1_conv1.ys") = f32::NAN.to_le_bytes().to_vec());
     refused("can reach", &|s| *s.raw("block1_conv1.b") = i32::MAX.to_le_bytes().repeat(5));
     refused("only 2x2 max pooling", &|s| s.graph().node[1].attribute[0].ints = vec![3, 3]);
     refused("a base does not hold", &|s| {

@@ -1,11 +1,14 @@
 //! x86-64 with AVX2: `vpmaddwd` multiplies pairs of channels and adds them in i32, so it cannot saturate.
 
 use std::arch::x86_64::{
-    _mm_loadu_si128, _mm256_add_epi32, _mm256_cvtepi8_epi16, _mm256_madd_epi16, _mm256_set1_epi32,
+    _mm_loadu_si128, _mm256_add_epi32, _mm256_cvtepi8_epi16, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_set1_epi32,
     _mm256_setzero_si256, _mm256_storeu_si256,
 };
 
-use super::stack::{BLOCK, Tile};
+use super::isa::Isa;
+use super::map::BLOCK;
+use super::requantise_block;
+use super::winograd::{self, Finish, POSITIONS, TAPS};
 
 /// Proof that the CPU has AVX2.
 #[derive(Clone, Copy)]
@@ -17,7 +20,7 @@ impl Avx2 {
     }
 }
 
-impl Tile for Avx2 {
+impl Isa for Avx2 {
     const PAIRS: bool = true;
 
     #[inline(always)]
@@ -26,6 +29,92 @@ impl Tile for Avx2 {
         assert!(weights.len() == 9 * channels * BLOCK && channels.is_multiple_of(2));
         // SAFETY: `self` exists only where AVX2 does; the lengths that `tile` relies on are asserted above.
         unsafe { tile(rows, channels, weights, sums) }
+    }
+
+    #[inline(always)]
+    fn products<const P: usize>(self, inputs: [&[i16]; P], weights: &[i16], sums: &mut [[i32; BLOCK]; P]) {
+        assert!(weights.len().is_multiple_of(2 * BLOCK));
+        assert!(inputs.iter().all(|input| input.len() * BLOCK == weights.len()));
+        // SAFETY: `self` exists only where AVX2 does; the lengths that `products` relies on are asserted above.
+        unsafe { products(inputs, weights, sums) }
+    }
+
+    #[inline(always)]
+    fn transform_input(self, source: &[u8], stride: usize, target: &mut [i16], step: usize) {
+        // SAFETY: `self` exists only where AVX2 does.
+        unsafe { transform_input(source, stride, target, step) }
+    }
+
+    #[inline(always)]
+    fn transform_weights(self, source: &[[i8; 2 * BLOCK]; TAPS], target: &mut [i16], step: usize) {
+        // SAFETY: `self` exists only where AVX2 does.
+        unsafe { transform_weights(source, target, step) }
+    }
+
+    #[inline(always)]
+    fn transform_output(self, sums: [&[i32; BLOCK]; POSITIONS], finish: &Finish, out: &mut [u8], stride: usize) {
+        // SAFETY: `self` exists only where AVX2 does.
+        unsafe { transform_output(sums, finish, out, stride) }
+    }
+
+    #[inline(always)]
+    fn requantise(self, sums: &[i32; BLOCK], bias: &[i32; BLOCK], multipliers: &[f32; BLOCK]) -> [u8; BLOCK] {
+        // SAFETY: `self` exists only where AVX2 does.
+        unsafe { requantise(sums, bias, multipliers) }
+    }
+}
+
+#[target_feature(enable = "avx2")]
+fn transform_input(source: &[u8], stride: usize, target: &mut [i16], step: usize) {
+    winograd::transform_input(source, stride, target, step);
+}
+
+#[target_feature(enable = "avx2")]
+fn transform_weights(source: &[[i8; 2 * BLOCK]; TAPS], target: &mut [i16], step: usize) {
+    winograd::transform_weights(source, target, step);
+}
+
+#[target_feature(enable = "avx2")]
+fn transform_output(sums: [&[i32; BLOCK]; POSITIONS], finish: &Finish, out: &mut [u8], stride: usize) {
+    winograd::transform_output(sums, finish, out, stride);
+}
+
+#[target_feature(enable = "avx2")]
+fn requantise(sums: &[i32; BLOCK], bias: &[i32; BLOCK], multipliers: &[f32; BLOCK]) -> [u8; BLOCK] {
+    requantise_block(sums, bias, multipliers)
+}
+
+/// # Safety
+/// `weights` holds an even number of blocks, each of `inputs` a value for each block.
+#[target_feature(enable = "avx2")]
+unsafe fn products<const P: usize>(inputs: [&[i16]; P], weights: &[i16], sums: &mut [[i32; BLOCK]; P]) {
+    let mut low = [_mm256_setzero_si256(); P];
+    let mut high = [_mm256_setzero_si256(); P];
+    let inputs = inputs.map(<[i16]>::as_ptr);
+    let channels = weights.len() / BLOCK;
+    let weights = weights.as_ptr();
+    for at in (0..channels).step_by(2) {
+        // SAFETY: two blocks of sixteen weights stand at each even channel.
+        let (w_low, w_high) = unsafe {
+            let pair = weights.add(at * BLOCK);
+            (_mm256_loadu_si256(pair.cast()), _mm256_loadu_si256(pair.add(BLOCK).cast()))
+        };
+        for tile in 0..P {
+            // SAFETY: at + 1 < channels, as many as the input holds.
+            let pair = unsafe { inputs[tile].add(at).cast::<i32>().read_unaligned() };
+            let pair = _mm256_set1_epi32(pair);
+            low[tile] = _mm256_add_epi32(low[tile], _mm256_madd_epi16(pair, w_low));
+            high[tile] = _mm256_add_epi32(high[tile], _mm256_madd_epi16(pair, w_high));
+        }
+    }
+    for (sums, (low, high)) in sums.iter_mut().zip(low.into_iter().zip(high)) {
+        let sums = sums.as_mut_ptr();
+        // SAFETY: a block is sixteen i32, two vectors of eight.
+        unsafe {
+            let before = (_mm256_loadu_si256(sums.cast()), _mm256_loadu_si256(sums.add(8).cast()));
+            _mm256_storeu_si256(sums.cast(), _mm256_add_epi32(before.0, low));
+            _mm256_storeu_si256(sums.add(8).cast(), _mm256_add_epi32(before.1, high));
+        }
     }
 }
 
@@ -37,7 +126,7 @@ unsafe fn tile<const P: usize>(rows: [&[i16]; 3], channels: usize, weights: &[i8
     let mut high = [_mm256_setzero_si256(); P];
     let mut weights = weights.as_ptr();
     for row in rows {
-        // The three taps of a row are neighbours in NHWC, so they are one run of 3 * channels values.
+        // The three taps of a row are neighbours, so they are one run of 3 * channels values.
         let row = row.as_ptr();
         for at in (0..3 * channels).step_by(2) {
             // SAFETY: 32 bytes of weights are read for each of the 3 * 3 * channels / 2 pairs.

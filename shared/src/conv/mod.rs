@@ -5,7 +5,10 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+mod direct;
+mod isa;
 mod kernel;
+mod map;
 pub mod naive;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -13,10 +16,12 @@ mod portable;
 mod stack;
 #[cfg(test)]
 pub(crate) mod tests;
+mod winograd;
 
 use std::sync::Arc;
 
 pub use kernel::{KERNEL_VARIABLE, Kernel};
+use map::BLOCK;
 pub use stack::{Arena, Stack};
 
 /// One quantised convolution: 3x3, stride 1, padding 1 with the input's zero point, then requantisation and ReLU.
@@ -38,6 +43,56 @@ pub struct ConvLayer {
     pub multipliers: Vec<f32>,
     /// Whether 2x2 max pooling with stride 2 follows.
     pub pool: bool,
+}
+
+/// How a layer's sums are computed; all ways give the same bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    /// Each product by itself.
+    Direct,
+    /// Winograd's F(4x4, 3x3) in integers.
+    Winograd,
+}
+
+impl Algorithm {
+    /// The name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Winograd => "winograd",
+        }
+    }
+}
+
+/// A layer with its weights in the order in which the kernel reads them.
+struct Packed {
+    layer: ConvLayer,
+    algorithm: Algorithm,
+    weights: Vec<i8>,
+    /// Bias less the zero point's share, in blocks.
+    bias: Vec<[i32; BLOCK]>,
+    multipliers: Vec<[f32; BLOCK]>,
+}
+
+impl Packed {
+    fn new(layer: ConvLayer, algorithm: Algorithm, pairs: bool) -> Self {
+        let blocks = layer.outputs.div_ceil(BLOCK);
+        let weights = match algorithm {
+            Algorithm::Direct => direct::pack(&layer, pairs),
+            Algorithm::Winograd => winograd::pack(&layer, pairs),
+        };
+        // Outputs that fill up the last block are 0.
+        let mut bias = vec![[0; BLOCK]; blocks];
+        let mut multipliers = vec![[1.0; BLOCK]; blocks];
+        for (output, kernel) in layer.weights.chunks_exact(9 * layer.inputs).enumerate() {
+            let sum: i32 = kernel.iter().map(|&w| i32::from(w)).sum();
+            // Modulo 2^32, like the sums: only the total need fit.
+            let share = sum.wrapping_mul(i32::from(layer.zero_point));
+            bias[output / BLOCK][output % BLOCK] = layer.bias[output].wrapping_sub(share);
+            multipliers[output / BLOCK][output % BLOCK] = layer.multipliers[output];
+        }
+        Self { layer, algorithm, weights, bias, multipliers }
+    }
 }
 
 /// A layer whose numbers contradict each other or could overflow.
@@ -103,4 +158,14 @@ pub(crate) fn requantise(sum: i32, multiplier: f32) -> u8 {
     const ROUND: f32 = 12_582_912.0;
     let real = (sum as f32 * multiplier).clamp(0.0, 255.0);
     ((real + ROUND).to_bits() & 0xff) as u8
+}
+
+/// [`requantise`] of a block, bias added first.
+#[inline(always)]
+pub(crate) fn requantise_block(sums: &[i32; BLOCK], bias: &[i32; BLOCK], multipliers: &[f32; BLOCK]) -> [u8; BLOCK] {
+    let mut out = [0; BLOCK];
+    for (((out, &sum), &bias), &multiplier) in out.iter_mut().zip(sums).zip(bias).zip(multipliers) {
+        *out = requantise(sum.wrapping_add(bias), multiplier);
+    }
+    out
 }

@@ -2,10 +2,12 @@
 
 use std::arch::aarch64::{
     int16x4_t, int16x8_t, int32x4_t, vdup_n_s16, vdupq_n_s32, vget_high_s16, vget_low_s8, vget_low_s16, vld1_s16,
-    vld1q_s8, vmlal_lane_s16, vmovl_high_s8, vmovl_s8, vst1q_s32,
+    vld1q_s8, vld1q_s16, vld1q_s32, vmlal_lane_s16, vmovl_high_s8, vmovl_s8, vst1q_s32,
 };
 
-use super::stack::{BLOCK, CHANNEL_STEP, Tile};
+use super::direct::CHANNEL_STEP;
+use super::isa::Isa;
+use super::map::BLOCK;
 
 /// Proof that the CPU has Advanced SIMD, which every aarch64 Linux has.
 #[derive(Clone, Copy)]
@@ -17,7 +19,7 @@ impl Neon {
     }
 }
 
-impl Tile for Neon {
+impl Isa for Neon {
     const PAIRS: bool = false;
 
     #[inline(always)]
@@ -26,6 +28,14 @@ impl Tile for Neon {
         assert!(weights.len() == 9 * channels * BLOCK && channels.is_multiple_of(CHANNEL_STEP));
         // SAFETY: `self` exists only where NEON does; the lengths that `tile` relies on are asserted above.
         unsafe { tile(rows, channels, weights, sums) }
+    }
+
+    #[inline(always)]
+    fn products<const P: usize>(self, inputs: [&[i16]; P], weights: &[i16], sums: &mut [[i32; BLOCK]; P]) {
+        assert!(weights.len().is_multiple_of(8 * BLOCK));
+        assert!(inputs.iter().all(|input| input.len() * BLOCK == weights.len()));
+        // SAFETY: `self` exists only where NEON does; the lengths that `products` relies on are asserted above.
+        unsafe { products(inputs, weights, sums) }
     }
 }
 
@@ -36,7 +46,7 @@ unsafe fn tile<const P: usize>(rows: [&[i16]; 3], channels: usize, weights: &[i8
     let mut acc = [[vdupq_n_s32(0); 4]; P];
     let mut weights = weights.as_ptr();
     for row in rows {
-        // The three taps of a row are neighbours in NHWC, so they are one run of 3 * channels values.
+        // The three taps of a row are neighbours, so they are one run of 3 * channels values.
         let row = row.as_ptr();
         for at in (0..3 * channels).step_by(CHANNEL_STEP) {
             let mut pixels = [vdup_n_s16(0); P];
@@ -65,7 +75,45 @@ unsafe fn tile<const P: usize>(rows: [&[i16]; 3], channels: usize, weights: &[i8
     }
 }
 
-/// One channel of `P` pixels against sixteen weights.
+/// # Safety
+/// `weights` holds a multiple of eight blocks, each of `inputs` a value for each block.
+#[target_feature(enable = "neon")]
+unsafe fn products<const P: usize>(inputs: [&[i16]; P], weights: &[i16], sums: &mut [[i32; BLOCK]; P]) {
+    let mut acc = [[vdupq_n_s32(0); 4]; P];
+    for (sums, acc) in sums.iter().zip(&mut acc) {
+        for (sums, acc) in sums.chunks_exact(4).zip(acc) {
+            // SAFETY: the chunk holds four i32.
+            *acc = unsafe { vld1q_s32(sums.as_ptr()) };
+        }
+    }
+    let inputs = inputs.map(<[i16]>::as_ptr);
+    let channels = weights.len() / BLOCK;
+    let weights = weights.as_ptr();
+    for at in (0..channels).step_by(4) {
+        let mut values = [vdup_n_s16(0); P];
+        for (values, input) in values.iter_mut().zip(inputs) {
+            // SAFETY: at + 3 < channels, as many as the input holds.
+            *values = unsafe { vld1_s16(input.add(at)) };
+        }
+        // SAFETY: sixteen weights stand at each channel.
+        let load = |channel: usize| unsafe {
+            let block = weights.add((at + channel) * BLOCK);
+            (vld1q_s16(block), vld1q_s16(block.add(8)))
+        };
+        step::<0, P>(&mut acc, values, load(0));
+        step::<1, P>(&mut acc, values, load(1));
+        step::<2, P>(&mut acc, values, load(2));
+        step::<3, P>(&mut acc, values, load(3));
+    }
+    for (sums, acc) in sums.iter_mut().zip(acc) {
+        for (sums, acc) in sums.chunks_exact_mut(4).zip(acc) {
+            // SAFETY: the chunk holds four i32.
+            unsafe { vst1q_s32(sums.as_mut_ptr(), acc) };
+        }
+    }
+}
+
+/// One channel of `P` pixels or tiles against sixteen weights.
 #[inline]
 #[target_feature(enable = "neon")]
 fn step<const LANE: i32, const P: usize>(

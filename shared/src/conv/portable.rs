@@ -1,29 +1,44 @@
-//! Plain Rust, for any CPU.
+//! Plain Rust, for any CPU; written so that compilers turn lanes into vectors where there are some.
 
-use super::stack::{BLOCK, Tile};
+use super::isa::Isa;
+use super::map::BLOCK;
 
 /// Needs nothing of the CPU.
 #[derive(Clone, Copy)]
 pub(super) struct Portable;
 
-impl Tile for Portable {
-    const PAIRS: bool = true;
+impl Isa for Portable {
+    const PAIRS: bool = false;
 
     #[inline(always)]
     fn tile<const P: usize>(self, rows: [&[i16]; 3], channels: usize, weights: &[i8], sums: &mut [[i32; BLOCK]; P]) {
         for (tap, weights) in weights.chunks_exact(channels * BLOCK).enumerate() {
             let row = &rows[tap / 3][tap % 3 * channels..];
-            for (pair, weights) in weights.chunks_exact(2 * BLOCK).enumerate() {
+            for (channel, weights) in weights.as_chunks::<BLOCK>().0.iter().enumerate() {
                 for (pixel, sums) in sums.iter_mut().enumerate() {
-                    let at = pixel * channels + 2 * pair;
-                    let (a, b) = (i32::from(row[at]), i32::from(row[at + 1]));
-                    for (sum, weights) in sums.iter_mut().zip(weights.chunks_exact(2)) {
-                        // Two products of u8 and i8 fit easily; the running sum is modulo 2^32.
-                        let products = a * i32::from(weights[0]) + b * i32::from(weights[1]);
-                        *sum = sum.wrapping_add(products);
-                    }
+                    add_products(row[pixel * channels + channel], &weights.map(i16::from), sums);
                 }
             }
         }
+    }
+
+    #[inline(always)]
+    fn products<const P: usize>(self, inputs: [&[i16]; P], weights: &[i16], sums: &mut [[i32; BLOCK]; P]) {
+        // In registers where the CPU has enough of them.
+        let mut own = *sums;
+        for (channel, weights) in weights.as_chunks::<BLOCK>().0.iter().enumerate() {
+            for (own, input) in own.iter_mut().zip(inputs) {
+                add_products(input[channel], weights, own);
+            }
+        }
+        *sums = own;
+    }
+}
+
+#[inline(always)]
+fn add_products(input: i16, weights: &[i16; BLOCK], sums: &mut [i32; BLOCK]) {
+    for (sum, &weight) in sums.iter_mut().zip(weights) {
+        // A product of two i16 fits; the running sum is modulo 2^32.
+        *sum = sum.wrapping_add(i32::from(input) * i32::from(weight));
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::{Arena, ConvLayer, Kernel, Stack, naive, requantise};
+use super::{Algorithm, Arena, ConvLayer, Kernel, Stack, naive, requantise, winograd};
 
 /// A small generator, so that a failing case is told by its seed alone.
 pub(crate) struct Numbers(u64);
@@ -74,17 +74,30 @@ fn channels_last(map: &[u8], channels: usize) -> Vec<u8> {
     (0..map.len()).map(|i| map[(i % channels) * pixels + i / channels]).collect()
 }
 
+/// Runs a batch by each algorithm that holds the layers, and against the naive twin picture by picture.
 fn check(kernel: Kernel, layers: Vec<ConvLayer>, input: &[u8], height: usize, width: usize, threads: usize) {
-    let stack = Stack::new(layers.clone(), kernel);
-    let (channels, out_height, out_width) = stack.output_shape(height, width);
-    let expected = channels_last(&naive::run(&layers, input, height, width), channels);
-    let mut out = vec![0xaa; channels * out_height * out_width];
-    let mut arena = Arena::default();
+    let winograd = layers.iter().enumerate().map(|(index, layer)| {
+        if index > 0 && winograd::holds(layer) { Algorithm::Winograd } else { Algorithm::Direct }
+    });
+    let winograd: Vec<_> = winograd.collect();
+    let direct = vec![Algorithm::Direct; layers.len()];
+    let picture = layers[0].inputs * height * width;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-    // Twice: what the first run leaves in the arena must not show.
-    for _ in 0..2 {
-        pool.install(|| stack.run(&mut arena, input, height, width, threads > 1, &mut out));
-        assert!(out == expected, "{} differs from naive", kernel.name());
+    let mut arena = Arena::default();
+    let mut expected = Vec::new();
+    for picture in input.chunks_exact(picture) {
+        let map = naive::run(&layers, picture, height, width);
+        expected.extend(channels_last(&map, layers.last().unwrap().outputs));
+    }
+    for algorithms in [&winograd, &direct] {
+        let stack = Stack::with_algorithms(layers.clone(), kernel, algorithms);
+        let (channels, out_height, out_width) = stack.output_shape(height, width);
+        let mut out = vec![0xaa; input.len() / picture * channels * out_height * out_width];
+        // Twice: what the first run leaves in the arena must not show.
+        for _ in 0..2 {
+            pool.install(|| stack.run(&mut arena, input, height, width, threads > 1, &mut out));
+            assert!(out == expected, "{} differs from naive: {algorithms:?}", kernel.name());
+        }
     }
 }
 
@@ -99,11 +112,11 @@ fn suite(kernel: Kernel) {
     let case = (
         (1usize..40, 1usize..40, 1usize..20, 1usize..20),
         (1usize..9, 1usize..9),
-        (any::<[bool; 3]>(), values, any::<u64>(), 1usize..4),
+        (any::<[bool; 3]>(), values, any::<u64>(), 1usize..4, 1usize..4),
     );
     let config = ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |((
-        (c0, c1, c2, c3), (half_height, half_width), (pools, values, seed, threads)
+        (c0, c1, c2, c3), (half_height, half_width), (pools, values, seed, threads, pictures)
     ) in case)| {
         // Up to three pools, and odd sizes.
         let (height, width) = (half_height * 2 + 7, half_width * 2 + 8);
@@ -113,7 +126,7 @@ fn suite(kernel: Kernel) {
             layer(&mut numbers, c1, c2, pools[1], false, values),
             layer(&mut numbers, c2, c3, pools[2], false, values),
         ];
-        let input = input(&mut numbers, c0 * height * width, values);
+        let input = input(&mut numbers, pictures * c0 * height * width, values);
         check(kernel, layers, &input, height, width, threads);
     });
     // The widest layer of the base at its extremes: 512 channels, sums near their bounds, the smallest maps.
@@ -125,6 +138,25 @@ fn suite(kernel: Kernel) {
             check(kernel, layers, &input, size, size, 2);
         }
     }
+    // The largest sums that Winograd holds: 114 channels of 9 products of 255 and 128 are just below 2^25.
+    for (values, channels) in [(Values::Lowest, 114), (Values::Highest, 115), (Values::Extremes, 256)] {
+        let mut numbers = Numbers::new(8);
+        let layers =
+            vec![layer(&mut numbers, 3, channels, false, true, values), layer(&mut numbers, channels, 32, true, false, values)];
+        assert!(winograd::holds(&layers[1]), "{values:?}");
+        let input = input(&mut numbers, 3 * 13 * 12, values);
+        check(kernel, layers, &input, 13, 12, 1);
+    }
+}
+
+#[test]
+fn sums_beyond_winograd_are_told() {
+    let layer = |channels, values| layer(&mut Numbers::new(1), channels, 5, false, false, values);
+    assert!(winograd::holds(&layer(114, Values::Lowest)) && !winograd::holds(&layer(115, Values::Lowest)));
+    assert!(winograd::holds(&layer(115, Values::Highest)) && !winograd::holds(&layer(116, Values::Highest)));
+    let mut shifted = layer(4, Values::Random);
+    shifted.zero_point = 1;
+    assert!(!winograd::holds(&shifted));
 }
 
 macro_rules! suites {

@@ -1,0 +1,88 @@
+//! What an instruction set adds, and which one runs.
+
+use super::kernel::Kernel;
+use super::map::BLOCK;
+use super::winograd::{self, Finish, POSITIONS, TAPS};
+use super::{portable, requantise_block};
+
+/// The inner loops. Only the two that multiply must be written; the others are the generic code, which an instruction set
+/// compiles for itself by calling it from a function with its `target_feature`.
+///
+/// A value of the type is the proof that the CPU has the instructions.
+pub(super) trait Isa: Copy + Send + Sync {
+    /// Whether values of neighbouring channels lie side by side (`[channel / 2][output][2]`) or not (`[channel][output]`).
+    const PAIRS: bool;
+
+    /// Direct convolution of `P` neighbouring pixels by one block of weights: adds the products to `sums`, which wrap.
+    ///
+    /// `rows` are the three input rows, each from the pixel left of the first: `channels` values a pixel, a multiple of four,
+    /// at least `P + 2` pixels. `weights` is one block as [`super::direct::pack`] makes it.
+    fn tile<const P: usize>(self, rows: [&[i16]; 3], channels: usize, weights: &[i8], sums: &mut [[i32; BLOCK]; P]);
+
+    /// Matrix product of Winograd: adds `sum over c of inputs[p][c] * weights[c][output]` to `sums[p][output]`, which wrap.
+    ///
+    /// Each of `inputs` holds a multiple of [`BLOCK`] channels; `weights` holds as many times [`BLOCK`] outputs, in the order
+    /// that [`Isa::PAIRS`] says.
+    fn products<const P: usize>(self, inputs: [&[i16]; P], weights: &[i16], sums: &mut [[i32; BLOCK]; P]);
+
+    /// See [`winograd::transform_input`].
+    #[inline(always)]
+    fn transform_input(self, source: &[u8], stride: usize, target: &mut [i16], step: usize) {
+        winograd::transform_input(source, stride, target, step);
+    }
+
+    /// See [`winograd::transform_weights`].
+    #[inline(always)]
+    fn transform_weights(self, source: &[[i8; 2 * BLOCK]; TAPS], target: &mut [i16], step: usize) {
+        winograd::transform_weights(source, target, step);
+    }
+
+    /// See [`winograd::transform_output`].
+    #[inline(always)]
+    fn transform_output(self, sums: [&[i32; BLOCK]; POSITIONS], finish: &Finish, out: &mut [u8], stride: usize) {
+        winograd::transform_output(sums, finish, out, stride);
+    }
+
+    /// See [`requantise_block`].
+    #[inline(always)]
+    fn requantise(self, sums: &[i32; BLOCK], bias: &[i32; BLOCK], multipliers: &[f32; BLOCK]) -> [u8; BLOCK] {
+        requantise_block(sums, bias, multipliers)
+    }
+}
+
+/// Which [`Isa`] to use; the match is made once a layer.
+#[derive(Clone, Copy)]
+pub(super) enum AnyIsa {
+    Portable(portable::Portable),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(super::avx2::Avx2),
+    #[cfg(target_arch = "aarch64")]
+    Neon(super::neon::Neon),
+}
+
+impl AnyIsa {
+    pub fn new(kernel: Kernel) -> Self {
+        match kernel {
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2 => super::avx2::Avx2::new().map(Self::Avx2),
+            #[cfg(target_arch = "aarch64")]
+            Kernel::Neon => super::neon::Neon::new().map(Self::Neon),
+            _ => None,
+        }
+        .unwrap_or(Self::Portable(portable::Portable))
+    }
+}
+
+/// Runs an expression with the instruction set under its own type.
+macro_rules! with_isa {
+    ($any:expr, $isa:ident => $body:expr) => {
+        match $any {
+            AnyIsa::Portable($isa) => $body,
+            #[cfg(target_arch = "x86_64")]
+            AnyIsa::Avx2($isa) => $body,
+            #[cfg(target_arch = "aarch64")]
+            AnyIsa::Neon($isa) => $body,
+        }
+    };
+}
+pub(super) use with_isa;

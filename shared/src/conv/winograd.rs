@@ -1,0 +1,383 @@
+//! Winograd's minimal filtering F(4x4, 3x3) (Lavin and Gray 2016, arXiv:1509.09308) in integers, without any error.
+//!
+//! A tile of 4x4 outputs takes 36 products a channel instead of 144. The usual matrices hold fractions; here each row of `G` is
+//! scaled to the smallest integers, and `A` makes up for it so that all results are 24 x 24 = 576 times the sums:
+//!
+//! ```text
+//!       4  0 -5  0  1  0        1  0  0
+//!       0 -4 -4  1  1  0        1  1  1         6 -4 -4  1  1  0
+//! B^T = 0  4 -4 -1  1  0    G = 1 -1  1   A^T = 0 -4  4  2 -2  0
+//!       0 -2 -1  2  1  0        1  2  4         0 -4 -4  4  4  0
+//!       0  2 -1 -2  1  0        1 -2  4         0 -4  4  8 -8 24
+//!       0  4  0 -5  0  1        0  0  1
+//! ```
+//!
+//! - Transformed inputs are at most 10 x 5 x 255 = 12,750, transformed weights 7 x 7 x 128 = 6,272: both fit i16.
+//! - Sums of products, and all that follows, are taken modulo 2^32. 576 = 9 x 64 and 9 has an inverse modulo 2^32, so the result
+//!   times that inverse is 64 times the true sum modulo 2^32; shifting right by 6 gives the sum if it is within +-2^25, which
+//!   [`holds`] proves from the weights.
+//!
+//! Weights stay in i8 and are transformed on the way, a chunk of channels at a time: in i16 and 36 values for 9 they would be
+//! eight times as large, and streaming them from memory costs more than making them in the cache.
+
+use std::cell::RefCell;
+
+use rayon::prelude::*;
+
+use super::isa::Isa;
+use super::map::{BLOCK, Map, TILE};
+use super::{ConvLayer, Packed, requantise_block};
+
+/// Values of a transformed tile: 6 x 6.
+pub(super) const POSITIONS: usize = SIDE * SIDE;
+
+/// Weights of a filter.
+pub(super) const TAPS: usize = 9;
+
+const SIDE: usize = TILE + 2;
+
+/// 9 * NINTH = 1 modulo 2^32.
+const NINTH: i32 = 954_437_177;
+
+/// Channels whose weights are transformed at a time.
+const CHUNK: usize = 64;
+
+/// Bytes of transformed inputs that are kept in a cache.
+const INPUT_BYTES: usize = 320 << 10;
+
+/// Tiles that the widest matrix product computes at once.
+const TILES: usize = 4;
+
+/// Values between two positions beyond what is stored, so that 36 streams do not fall on the same sets of a cache.
+const PAD: usize = 32;
+
+/// Whether all true sums of a layer are within +-2^25 and its zero point is 0.
+pub(super) fn holds(layer: &ConvLayer) -> bool {
+    const REACH: i64 = 1 << 25;
+    layer.zero_point == 0
+        && layer.weights.chunks_exact(TAPS * layer.inputs).all(|weights| {
+            let sum = |sign: i64| weights.iter().map(|&w| (sign * i64::from(w)).max(0) * 255).sum::<i64>();
+            sum(1) < REACH && sum(-1) < REACH
+        })
+}
+
+/// `[block][channel / 2][tap][channel % 2 and output]`, the innermost 32 in the order of the instruction set.
+pub(super) fn pack(layer: &ConvLayer, pairs: bool) -> Vec<i8> {
+    let channels = layer.inputs.next_multiple_of(BLOCK);
+    let mut packed = vec![0; layer.outputs.div_ceil(BLOCK) * channels * TAPS * BLOCK];
+    for output in 0..layer.outputs {
+        let (block, lane) = (output / BLOCK, output % BLOCK);
+        for channel in 0..layer.inputs {
+            let inner = if pairs { 2 * lane + channel % 2 } else { channel % 2 * BLOCK + lane };
+            for tap in 0..TAPS {
+                let at = ((block * channels / 2 + channel / 2) * TAPS + tap) * 2 * BLOCK + inner;
+                packed[at] = layer.weights[(output * layer.inputs + channel) * TAPS + tap];
+            }
+        }
+    }
+    packed
+}
+
+/// What follows the sums of one block of output channels.
+pub(super) struct Finish<'a> {
+    pub bias: &'a [i32; BLOCK],
+    pub multipliers: &'a [f32; BLOCK],
+    pub pool: bool,
+    /// Rows and columns of the tile that are in the picture.
+    pub rows: usize,
+    pub columns: usize,
+}
+
+/// `B^T d B` of one tile and one block of channels: `source` holds six rows, `stride` apart, of six pixels; position `p` goes to
+/// `target[p * step..]`.
+#[inline(always)]
+pub(super) fn transform_input(source: &[u8], stride: usize, target: &mut [i16], step: usize) {
+    let mut columns = [[[0i16; BLOCK]; SIDE]; SIDE];
+    let rows: [&[u8; SIDE * BLOCK]; SIDE] =
+        std::array::from_fn(|y| source[y * stride..].first_chunk().unwrap_or(&[0; SIDE * BLOCK]));
+    for x in 0..SIDE {
+        for lane in 0..BLOCK {
+            let out = input_matrix(std::array::from_fn(|y| i16::from(rows[y][x * BLOCK + lane])));
+            for y in 0..SIDE {
+                columns[y][x][lane] = out[y];
+            }
+        }
+    }
+    for (y, row) in columns.iter().enumerate() {
+        let mut out = [[0i16; BLOCK]; SIDE];
+        for lane in 0..BLOCK {
+            let values = input_matrix(std::array::from_fn(|x| row[x][lane]));
+            for x in 0..SIDE {
+                out[x][lane] = values[x];
+            }
+        }
+        for (x, out) in out.iter().enumerate() {
+            target[(y * SIDE + x) * step..][..BLOCK].copy_from_slice(out);
+        }
+    }
+}
+
+/// `B^T` times a column.
+#[inline(always)]
+fn input_matrix(d: [i16; SIDE]) -> [i16; SIDE] {
+    let (even, odd) = (d[4] - 4 * d[2], d[3] - 4 * d[1]);
+    let (outer, inner) = (d[4] - d[2], 2 * (d[3] - d[1]));
+    [4 * (d[0] - d[2]) + outer, even + odd, even - odd, outer + inner, outer - inner, d[5] - d[3] - 4 * (d[3] - d[1])]
+}
+
+/// `G g G^T` of two channels and one block of outputs; position `p` goes to `target[p * step..]`.
+#[inline(always)]
+pub(super) fn transform_weights(source: &[[i8; 2 * BLOCK]; TAPS], target: &mut [i16], step: usize) {
+    const LANES: usize = 2 * BLOCK;
+    let mut columns = [[[0i16; LANES]; 3]; SIDE];
+    for x in 0..3 {
+        for lane in 0..LANES {
+            let out = weight_matrix(std::array::from_fn(|y| i16::from(source[3 * y + x][lane])));
+            for y in 0..SIDE {
+                columns[y][x][lane] = out[y];
+            }
+        }
+    }
+    for (y, row) in columns.iter().enumerate() {
+        let mut out = [[0i16; LANES]; SIDE];
+        for lane in 0..LANES {
+            let values = weight_matrix(std::array::from_fn(|x| row[x][lane]));
+            for x in 0..SIDE {
+                out[x][lane] = values[x];
+            }
+        }
+        for (x, out) in out.iter().enumerate() {
+            target[(y * SIDE + x) * step..][..LANES].copy_from_slice(out);
+        }
+    }
+}
+
+/// `G` times a column.
+#[inline(always)]
+fn weight_matrix(g: [i16; 3]) -> [i16; SIDE] {
+    let (near, far) = (g[0] + g[2], g[0] + 4 * g[2]);
+    [g[0], near + g[1], near - g[1], far + 2 * g[1], far - 2 * g[1], g[2]]
+}
+
+/// `A^T m A`, the true sums, requantisation, and pooling of one tile and one block of outputs: `out` takes rows, `stride` apart.
+#[inline(always)]
+pub(super) fn transform_output(sums: [&[i32; BLOCK]; POSITIONS], finish: &Finish, out: &mut [u8], stride: usize) {
+    let mut columns = [[[0i32; BLOCK]; SIDE]; TILE];
+    for x in 0..SIDE {
+        for lane in 0..BLOCK {
+            let values = output_matrix(std::array::from_fn(|y| sums[y * SIDE + x][lane]));
+            for y in 0..TILE {
+                columns[y][x][lane] = values[y];
+            }
+        }
+    }
+    let mut tile = [[[0i32; BLOCK]; TILE]; TILE];
+    for (row, tile) in columns.iter().zip(&mut tile) {
+        for lane in 0..BLOCK {
+            let values = output_matrix(std::array::from_fn(|x| row[x][lane]));
+            for x in 0..TILE {
+                tile[x][lane] = values[x].wrapping_mul(NINTH) >> 6;
+            }
+        }
+    }
+    if finish.pool {
+        // Requantisation keeps order, so the largest sum gives the largest value.
+        for y in 0..finish.rows / 2 {
+            for x in 0..finish.columns / 2 {
+                let mut largest = [0; BLOCK];
+                for (lane, largest) in largest.iter_mut().enumerate() {
+                    let of = |row: usize| tile[row][2 * x][lane].max(tile[row][2 * x + 1][lane]);
+                    *largest = of(2 * y).max(of(2 * y + 1));
+                }
+                let values = requantise_block(&largest, finish.bias, finish.multipliers);
+                out[y * stride + x * BLOCK..][..BLOCK].copy_from_slice(&values);
+            }
+        }
+    } else {
+        for (y, row) in tile.iter().take(finish.rows).enumerate() {
+            for (x, sums) in row.iter().take(finish.columns).enumerate() {
+                let values = requantise_block(sums, finish.bias, finish.multipliers);
+                out[y * stride + x * BLOCK..][..BLOCK].copy_from_slice(&values);
+            }
+        }
+    }
+}
+
+/// `A^T` times a column, modulo 2^32.
+#[inline(always)]
+fn output_matrix(m: [i32; SIDE]) -> [i32; TILE] {
+    let (a, b) = (m[1].wrapping_add(m[2]), m[1].wrapping_sub(m[2]));
+    let (c, d) = (m[3].wrapping_add(m[4]), m[3].wrapping_sub(m[4]));
+    let b4 = b.wrapping_shl(2);
+    let ca = c.wrapping_sub(a.wrapping_shl(2));
+    let (m0, m5) = (m[0].wrapping_mul(6), m[5].wrapping_mul(24));
+    [
+        ca.wrapping_add(m0),
+        d.wrapping_shl(1).wrapping_sub(b4),
+        c.wrapping_sub(a).wrapping_shl(2),
+        d.wrapping_shl(3).wrapping_sub(b4).wrapping_add(m5),
+    ]
+}
+
+/// The memory of one thread.
+#[derive(Default)]
+struct Scratch {
+    /// Transformed weights of a chunk: `[position][channel][output]`.
+    weights: Vec<i16>,
+    /// `[position][tile]`.
+    sums: Vec<[i32; BLOCK]>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// The tiles of a layer.
+#[derive(Clone, Copy)]
+struct Tiles {
+    down: usize,
+    across: usize,
+    /// Values of one transformed tile.
+    len: usize,
+    /// Values between its positions.
+    step: usize,
+}
+
+impl Tiles {
+    /// Picture, row and column of a tile.
+    fn place(self, tile: usize) -> (usize, usize, usize) {
+        let (picture, rest) = (tile / (self.down * self.across), tile % (self.down * self.across));
+        (picture, rest / self.across, rest % self.across)
+    }
+}
+
+/// Convolves, with pooling where the layer has it. `inputs` is memory for transformed inputs.
+#[allow(clippy::too_many_arguments, reason = "what a layer reads and writes, as in `direct`")]
+pub(super) fn convolve<I: Isa>(
+    isa: I,
+    packed: &Packed,
+    inputs: &mut Vec<i16>,
+    input: &[u8],
+    from: Map,
+    parallel: bool,
+    out: &mut [u8],
+    to: Map,
+) {
+    let channels = from.blocks() * BLOCK;
+    let step = channels + PAD / 2;
+    let tiles = Tiles {
+        down: from.height.div_ceil(TILE),
+        across: from.width.div_ceil(TILE),
+        len: POSITIONS * step,
+        step,
+    };
+    let total = from.pictures * tiles.down * tiles.across;
+    let most = (INPUT_BYTES / (2 * tiles.len)).max(TILES * 4);
+    let at_once = total.div_ceil(total.div_ceil(most)).next_multiple_of(TILES);
+    if inputs.len() < at_once * tiles.len {
+        inputs.resize(at_once * tiles.len, 0);
+    }
+    for first in (0..total).step_by(at_once) {
+        let count = at_once.min(total - first);
+        let inputs = &mut inputs[..count * tiles.len];
+        let transform = |(tile, target): (usize, &mut [i16])| {
+            let (picture, y, x) = tiles.place(first + tile);
+            for block in 0..from.blocks() {
+                let at = block * from.plane() + picture * from.picture() + from.at(TILE * y, TILE * x);
+                isa.transform_input(&input[at..], from.stride(), &mut target[block * BLOCK..], step);
+            }
+        };
+        let work = |inputs: &[i16], block: usize, plane: &mut [u8]| {
+            if first == 0 {
+                to.clear_around(plane);
+            }
+            SCRATCH.with_borrow_mut(|scratch| {
+                multiply(isa, packed, scratch, inputs, tiles, block, channels);
+                finish(isa, packed, scratch, (first, count), tiles, block, from, plane, to);
+            });
+        };
+        if parallel {
+            inputs.par_chunks_exact_mut(tiles.len).enumerate().for_each(transform);
+            let inputs = &*inputs;
+            out.par_chunks_exact_mut(to.plane()).enumerate().for_each(|(block, plane)| work(inputs, block, plane));
+        } else {
+            inputs.chunks_exact_mut(tiles.len).enumerate().for_each(transform);
+            out.chunks_exact_mut(to.plane()).enumerate().for_each(|(block, plane)| work(inputs, block, plane));
+        }
+    }
+}
+
+/// The products of all positions of some tiles with one block of outputs, into `scratch.sums`.
+fn multiply<I: Isa>(
+    isa: I,
+    packed: &Packed,
+    scratch: &mut Scratch,
+    inputs: &[i16],
+    tiles: Tiles,
+    block: usize,
+    channels: usize,
+) {
+    let count = inputs.len() / tiles.len;
+    scratch.sums.clear();
+    scratch.sums.resize(POSITIONS * count, [0; BLOCK]);
+    let len = channels * TAPS * BLOCK;
+    let weights = &packed.weights[block * len..][..len];
+    for (chunk, weights) in weights.chunks(CHUNK * TAPS * BLOCK).enumerate() {
+        let width = weights.len() / (TAPS * BLOCK);
+        let step = width * BLOCK + PAD;
+        if scratch.weights.len() < POSITIONS * step {
+            scratch.weights.resize(POSITIONS * step, 0);
+        }
+        let (taps, _) = weights.as_chunks::<{ 2 * BLOCK }>();
+        for (pair, taps) in taps.as_chunks::<TAPS>().0.iter().enumerate() {
+            isa.transform_weights(taps, &mut scratch.weights[pair * 2 * BLOCK..], step);
+        }
+        for (position, sums) in scratch.sums.chunks_exact_mut(count).enumerate() {
+            let weights = &scratch.weights[position * step..][..width * BLOCK];
+            let at = position * tiles.step + chunk * CHUNK;
+            let input = |tile: usize| &inputs[tile * tiles.len + at..][..width];
+            let (fours, rest) = sums.as_chunks_mut::<TILES>();
+            for (four, sums) in fours.iter_mut().enumerate() {
+                isa.products(std::array::from_fn(|tile| input(four * TILES + tile)), weights, sums);
+            }
+            let done = fours.len() * TILES;
+            let (twos, rest) = rest.as_chunks_mut::<2>();
+            for sums in twos.iter_mut() {
+                isa.products([input(done), input(done + 1)], weights, sums);
+            }
+            let done = done + 2 * twos.len();
+            for sums in rest.as_chunks_mut::<1>().0 {
+                isa.products([input(done)], weights, sums);
+            }
+        }
+    }
+}
+
+/// From sums to the u8 outputs of a plane.
+#[allow(clippy::too_many_arguments, reason = "what a block reads and writes")]
+fn finish<I: Isa>(
+    isa: I,
+    packed: &Packed,
+    scratch: &Scratch,
+    (first, count): (usize, usize),
+    tiles: Tiles,
+    block: usize,
+    from: Map,
+    plane: &mut [u8],
+    to: Map,
+) {
+    let side = if packed.layer.pool { TILE / 2 } else { TILE };
+    for tile in 0..count {
+        let (picture, y, x) = tiles.place(first + tile);
+        let finish = Finish {
+            bias: &packed.bias[block],
+            multipliers: &packed.multipliers[block],
+            pool: packed.layer.pool,
+            rows: TILE.min(from.height - TILE * y),
+            columns: TILE.min(from.width - TILE * x),
+        };
+        let sums = std::array::from_fn(|position| &scratch.sums[position * count + tile]);
+        let at = picture * to.picture() + to.at(1 + side * y, 1 + side * x);
+        isa.transform_output(sums, &finish, &mut plane[at..], to.stride());
+    }
+}
