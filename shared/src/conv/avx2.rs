@@ -1,14 +1,15 @@
 //! x86-64 with AVX2: `vpmaddwd` multiplies pairs of channels and adds them in i32, so it cannot saturate.
 
 use std::arch::x86_64::{
+    __m256i, _mm256_add_epi16, _mm256_cvtepu8_epi16, _mm256_mullo_epi32, _mm256_slli_epi32, _mm256_srai_epi32, _mm256_sub_epi16, _mm256_sub_epi32,
     _mm_loadu_si128, _mm256_add_epi32, _mm256_cvtepi8_epi16, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_set1_epi32,
     _mm256_setzero_si256, _mm256_storeu_si256,
 };
 
-use super::isa::Isa;
-use super::map::BLOCK;
+use super::isa::{I16, I32, Isa};
+use super::map::{BLOCK, TILE};
 use super::requantise_block;
-use super::winograd::{self, Finish, POSITIONS, TAPS};
+use super::winograd::{self, Finish, TAPS};
 
 /// Proof that the CPU has AVX2.
 #[derive(Clone, Copy)]
@@ -22,6 +23,8 @@ impl Avx2 {
 
 impl Isa for Avx2 {
     const PAIRS: bool = true;
+    type I16 = W16;
+    type I32 = W32;
 
     #[inline(always)]
     fn tile<const P: usize>(self, rows: [&[i16]; 3], channels: usize, weights: &[i8], sums: &mut [[i32; BLOCK]; P]) {
@@ -32,11 +35,11 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn products<const P: usize>(self, inputs: [&[i16]; P], weights: &[i16], sums: &mut [[i32; BLOCK]; P]) {
+    fn products<const P: usize>(self, inputs: [&[i16]; P], weights: &[i16], sums: &mut [[i32; BLOCK]; P], add: bool) {
         assert!(weights.len().is_multiple_of(2 * BLOCK));
         assert!(inputs.iter().all(|input| input.len() * BLOCK == weights.len()));
         // SAFETY: `self` exists only where AVX2 does; the lengths that `products` relies on are asserted above.
-        unsafe { products(inputs, weights, sums) }
+        unsafe { products(inputs, weights, sums, add) }
     }
 
     #[inline(always)]
@@ -52,9 +55,17 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn transform_output(self, sums: [&[i32; BLOCK]; POSITIONS], finish: &Finish, out: &mut [u8], stride: usize) {
+    fn transform_output(
+        self,
+        sums: &[[i32; BLOCK]],
+        step: usize,
+        finish: &Finish,
+        out: &mut [u8],
+        stride: usize,
+        tile: &mut [[[i32; BLOCK]; TILE]; TILE],
+    ) {
         // SAFETY: `self` exists only where AVX2 does.
-        unsafe { transform_output(sums, finish, out, stride) }
+        unsafe { transform_output(sums, step, finish, out, stride, tile) }
     }
 
     #[inline(always)]
@@ -66,17 +77,24 @@ impl Isa for Avx2 {
 
 #[target_feature(enable = "avx2")]
 fn transform_input(source: &[u8], stride: usize, target: &mut [i16], step: usize) {
-    winograd::transform_input(source, stride, target, step);
+    winograd::transform_input::<W16>(source, stride, target, step);
 }
 
 #[target_feature(enable = "avx2")]
 fn transform_weights(source: &[[i8; 2 * BLOCK]; TAPS], target: &mut [i16], step: usize) {
-    winograd::transform_weights(source, target, step);
+    winograd::transform_weights::<W16>(source, target, step);
 }
 
 #[target_feature(enable = "avx2")]
-fn transform_output(sums: [&[i32; BLOCK]; POSITIONS], finish: &Finish, out: &mut [u8], stride: usize) {
-    winograd::transform_output(sums, finish, out, stride);
+fn transform_output(
+    sums: &[[i32; BLOCK]],
+    step: usize,
+    finish: &Finish,
+    out: &mut [u8],
+    stride: usize,
+    tile: &mut [[[i32; BLOCK]; TILE]; TILE],
+) {
+    winograd::transform_output::<W32>(sums, step, finish, out, stride, tile);
 }
 
 #[target_feature(enable = "avx2")]
@@ -87,9 +105,18 @@ fn requantise(sums: &[i32; BLOCK], bias: &[i32; BLOCK], multipliers: &[f32; BLOC
 /// # Safety
 /// `weights` holds an even number of blocks, each of `inputs` a value for each block.
 #[target_feature(enable = "avx2")]
-unsafe fn products<const P: usize>(inputs: [&[i16]; P], weights: &[i16], sums: &mut [[i32; BLOCK]; P]) {
+unsafe fn products<const P: usize>(inputs: [&[i16]; P], weights: &[i16], sums: &mut [[i32; BLOCK]; P], add: bool) {
     let mut low = [_mm256_setzero_si256(); P];
     let mut high = [_mm256_setzero_si256(); P];
+    if add {
+        for (tile, sums) in sums.iter().enumerate() {
+            // SAFETY: a block is sixteen i32, two vectors of eight.
+            unsafe {
+                low[tile] = _mm256_loadu_si256(sums.as_ptr().cast());
+                high[tile] = _mm256_loadu_si256(sums[8..].as_ptr().cast());
+            }
+        }
+    }
     let inputs = inputs.map(<[i16]>::as_ptr);
     let channels = weights.len() / BLOCK;
     let weights = weights.as_ptr();
@@ -111,9 +138,8 @@ unsafe fn products<const P: usize>(inputs: [&[i16]; P], weights: &[i16], sums: &
         let sums = sums.as_mut_ptr();
         // SAFETY: a block is sixteen i32, two vectors of eight.
         unsafe {
-            let before = (_mm256_loadu_si256(sums.cast()), _mm256_loadu_si256(sums.add(8).cast()));
-            _mm256_storeu_si256(sums.cast(), _mm256_add_epi32(before.0, low));
-            _mm256_storeu_si256(sums.add(8).cast(), _mm256_add_epi32(before.1, high));
+            _mm256_storeu_si256(sums.cast(), low);
+            _mm256_storeu_si256(sums.add(8).cast(), high);
         }
     }
 }
@@ -153,5 +179,98 @@ unsafe fn tile<const P: usize>(rows: [&[i16]; 3], channels: usize, weights: &[i8
             _mm256_storeu_si256(sums.cast(), low);
             _mm256_storeu_si256(sums.add(8).cast(), high);
         }
+    }
+}
+
+/// Sixteen i16. Used only in functions of [`Avx2`], which proves that the CPU has these instructions.
+#[derive(Clone, Copy)]
+pub(super) struct W16(__m256i);
+
+impl I16 for W16 {
+    const LANES: usize = 16;
+
+    #[inline(always)]
+    fn from_u8(values: &[u8]) -> Self {
+        assert!(values.len() == Self::LANES);
+        // SAFETY: the CPU has AVX2 (see the type); sixteen values are there.
+        unsafe { Self(_mm256_cvtepu8_epi16(_mm_loadu_si128(values.as_ptr().cast()))) }
+    }
+
+    #[inline(always)]
+    fn from_i8(values: &[i8]) -> Self {
+        assert!(values.len() == Self::LANES);
+        // SAFETY: the CPU has AVX2 (see the type); sixteen values are there.
+        unsafe { Self(_mm256_cvtepi8_epi16(_mm_loadu_si128(values.as_ptr().cast()))) }
+    }
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        // SAFETY: the CPU has AVX2 (see the type).
+        unsafe { Self(_mm256_add_epi16(self.0, other.0)) }
+    }
+
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        // SAFETY: the CPU has AVX2 (see the type).
+        unsafe { Self(_mm256_sub_epi16(self.0, other.0)) }
+    }
+
+    #[inline(always)]
+    fn store(self, values: &mut [i16]) {
+        assert!(values.len() == Self::LANES);
+        // SAFETY: the CPU has AVX2 (see the type); there is room for sixteen values.
+        unsafe { _mm256_storeu_si256(values.as_mut_ptr().cast(), self.0) }
+    }
+}
+
+/// Eight i32. As [`W16`].
+#[derive(Clone, Copy)]
+pub(super) struct W32(__m256i);
+
+impl I32 for W32 {
+    const LANES: usize = 8;
+
+    #[inline(always)]
+    fn load(values: &[i32]) -> Self {
+        assert!(values.len() == Self::LANES);
+        // SAFETY: the CPU has AVX2 (see the type); eight values are there.
+        unsafe { Self(_mm256_loadu_si256(values.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        // SAFETY: the CPU has AVX2 (see the type).
+        unsafe { Self(_mm256_add_epi32(self.0, other.0)) }
+    }
+
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        // SAFETY: the CPU has AVX2 (see the type).
+        unsafe { Self(_mm256_sub_epi32(self.0, other.0)) }
+    }
+
+    #[inline(always)]
+    fn mul(self, factor: i32) -> Self {
+        // SAFETY: the CPU has AVX2 (see the type).
+        unsafe { Self(_mm256_mullo_epi32(self.0, _mm256_set1_epi32(factor))) }
+    }
+
+    #[inline(always)]
+    fn shl<const N: i32>(self) -> Self {
+        // SAFETY: the CPU has AVX2 (see the type).
+        unsafe { Self(_mm256_slli_epi32::<N>(self.0)) }
+    }
+
+    #[inline(always)]
+    fn shr<const N: i32>(self) -> Self {
+        // SAFETY: the CPU has AVX2 (see the type).
+        unsafe { Self(_mm256_srai_epi32::<N>(self.0)) }
+    }
+
+    #[inline(always)]
+    fn store(self, values: &mut [i32]) {
+        assert!(values.len() == Self::LANES);
+        // SAFETY: the CPU has AVX2 (see the type); there is room for eight values.
+        unsafe { _mm256_storeu_si256(values.as_mut_ptr().cast(), self.0) }
     }
 }

@@ -1,8 +1,8 @@
 //! What an instruction set adds, and which one runs.
 
 use super::kernel::Kernel;
-use super::map::BLOCK;
-use super::winograd::{self, Finish, POSITIONS, TAPS};
+use super::map::{BLOCK, TILE};
+use super::winograd::{self, Finish, TAPS};
 use super::{portable, requantise_block};
 
 /// The inner loops. Only the two that multiply must be written; the others are the generic code, which an instruction set
@@ -19,28 +19,43 @@ pub(super) trait Isa: Copy + Send + Sync {
     /// at least `P + 2` pixels. `weights` is one block as [`super::direct::pack`] makes it.
     fn tile<const P: usize>(self, rows: [&[i16]; 3], channels: usize, weights: &[i8], sums: &mut [[i32; BLOCK]; P]);
 
-    /// Matrix product of Winograd: adds `sum over c of inputs[p][c] * weights[c][output]` to `sums[p][output]`, which wrap.
+    /// Matrix product of Winograd: `sums[p][output]`, which wrap, become the sum over `c` of
+    /// `inputs[p][c] * weights[c][output]`, added to what they were if `add`.
     ///
     /// Each of `inputs` holds a multiple of [`BLOCK`] channels; `weights` holds as many times [`BLOCK`] outputs, in the order
     /// that [`Isa::PAIRS`] says.
-    fn products<const P: usize>(self, inputs: [&[i16]; P], weights: &[i16], sums: &mut [[i32; BLOCK]; P]);
+    fn products<const P: usize>(self, inputs: [&[i16]; P], weights: &[i16], sums: &mut [[i32; BLOCK]; P], add: bool);
+
+    /// Lanes in which inputs and weights are transformed.
+    type I16: I16;
+
+    /// Lanes in which sums are transformed.
+    type I32: I32;
 
     /// See [`winograd::transform_input`].
     #[inline(always)]
     fn transform_input(self, source: &[u8], stride: usize, target: &mut [i16], step: usize) {
-        winograd::transform_input(source, stride, target, step);
+        winograd::transform_input::<Self::I16>(source, stride, target, step);
     }
 
     /// See [`winograd::transform_weights`].
     #[inline(always)]
     fn transform_weights(self, source: &[[i8; 2 * BLOCK]; TAPS], target: &mut [i16], step: usize) {
-        winograd::transform_weights(source, target, step);
+        winograd::transform_weights::<Self::I16>(source, target, step);
     }
 
     /// See [`winograd::transform_output`].
     #[inline(always)]
-    fn transform_output(self, sums: [&[i32; BLOCK]; POSITIONS], finish: &Finish, out: &mut [u8], stride: usize) {
-        winograd::transform_output(sums, finish, out, stride);
+    fn transform_output(
+        self,
+        sums: &[[i32; BLOCK]],
+        step: usize,
+        finish: &Finish,
+        out: &mut [u8],
+        stride: usize,
+        tile: &mut [[[i32; BLOCK]; TILE]; TILE],
+    ) {
+        winograd::transform_output::<Self::I32>(sums, step, finish, out, stride, tile);
     }
 
     /// See [`requantise_block`].
@@ -48,6 +63,48 @@ pub(super) trait Isa: Copy + Send + Sync {
     fn requantise(self, sums: &[i32; BLOCK], bias: &[i32; BLOCK], multipliers: &[f32; BLOCK]) -> [u8; BLOCK] {
         requantise_block(sums, bias, multipliers)
     }
+}
+
+/// A vector of i16. Sums and differences wrap.
+pub(super) trait I16: Copy {
+    /// How many; a divisor of [`BLOCK`].
+    const LANES: usize;
+
+    /// From as many values as there are lanes.
+    fn from_u8(values: &[u8]) -> Self;
+
+    /// As [`I16::from_u8`].
+    fn from_i8(values: &[i8]) -> Self;
+
+    fn add(self, other: Self) -> Self;
+
+    fn sub(self, other: Self) -> Self;
+
+    /// Into as many values as there are lanes.
+    fn store(self, values: &mut [i16]);
+}
+
+/// A vector of i32. All arithmetic is modulo 2^32.
+pub(super) trait I32: Copy {
+    /// How many; a divisor of [`BLOCK`].
+    const LANES: usize;
+
+    /// From as many values as there are lanes.
+    fn load(values: &[i32]) -> Self;
+
+    fn add(self, other: Self) -> Self;
+
+    fn sub(self, other: Self) -> Self;
+
+    fn mul(self, factor: i32) -> Self;
+
+    fn shl<const N: i32>(self) -> Self;
+
+    /// With the sign.
+    fn shr<const N: i32>(self) -> Self;
+
+    /// Into as many values as there are lanes.
+    fn store(self, values: &mut [i32]);
 }
 
 /// Which [`Isa`] to use; the match is made once a layer.

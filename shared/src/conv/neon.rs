@@ -1,12 +1,13 @@
 //! aarch64 (ARMv8.0): `smlal` multiplies i16 and accumulates in i32, so it cannot saturate.
 
 use std::arch::aarch64::{
+    vaddq_s16, vaddq_s32, vld1_s8, vld1_u8, vmovl_u8, vmulq_n_s32, vreinterpretq_s16_u16, vshlq_n_s32, vshrq_n_s32, vst1q_s16, vsubq_s16, vsubq_s32,
     int16x4_t, int16x8_t, int32x4_t, vdup_n_s16, vdupq_n_s32, vget_high_s16, vget_low_s8, vget_low_s16, vld1_s16,
     vld1q_s8, vld1q_s16, vld1q_s32, vmlal_lane_s16, vmovl_high_s8, vmovl_s8, vst1q_s32,
 };
 
 use super::direct::CHANNEL_STEP;
-use super::isa::Isa;
+use super::isa::{I16, I32, Isa};
 use super::map::BLOCK;
 
 /// Proof that the CPU has Advanced SIMD, which every aarch64 Linux has.
@@ -21,6 +22,8 @@ impl Neon {
 
 impl Isa for Neon {
     const PAIRS: bool = false;
+    type I16 = S16;
+    type I32 = S32;
 
     #[inline(always)]
     fn tile<const P: usize>(self, rows: [&[i16]; 3], channels: usize, weights: &[i8], sums: &mut [[i32; BLOCK]; P]) {
@@ -31,11 +34,11 @@ impl Isa for Neon {
     }
 
     #[inline(always)]
-    fn products<const P: usize>(self, inputs: [&[i16]; P], weights: &[i16], sums: &mut [[i32; BLOCK]; P]) {
+    fn products<const P: usize>(self, inputs: [&[i16]; P], weights: &[i16], sums: &mut [[i32; BLOCK]; P], add: bool) {
         assert!(weights.len().is_multiple_of(8 * BLOCK));
         assert!(inputs.iter().all(|input| input.len() * BLOCK == weights.len()));
         // SAFETY: `self` exists only where NEON does; the lengths that `products` relies on are asserted above.
-        unsafe { products(inputs, weights, sums) }
+        unsafe { products(inputs, weights, sums, add) }
     }
 }
 
@@ -78,9 +81,9 @@ unsafe fn tile<const P: usize>(rows: [&[i16]; 3], channels: usize, weights: &[i8
 /// # Safety
 /// `weights` holds a multiple of eight blocks, each of `inputs` a value for each block.
 #[target_feature(enable = "neon")]
-unsafe fn products<const P: usize>(inputs: [&[i16]; P], weights: &[i16], sums: &mut [[i32; BLOCK]; P]) {
+unsafe fn products<const P: usize>(inputs: [&[i16]; P], weights: &[i16], sums: &mut [[i32; BLOCK]; P], add: bool) {
     let mut acc = [[vdupq_n_s32(0); 4]; P];
-    for (sums, acc) in sums.iter().zip(&mut acc) {
+    for (sums, acc) in sums.iter().zip(&mut acc).filter(|_| add) {
         for (sums, acc) in sums.chunks_exact(4).zip(acc) {
             // SAFETY: the chunk holds four i32.
             *acc = unsafe { vld1q_s32(sums.as_ptr()) };
@@ -126,5 +129,98 @@ fn step<const LANE: i32, const P: usize>(
         acc[1] = vmlal_lane_s16::<LANE>(acc[1], vget_high_s16(low), pixel);
         acc[2] = vmlal_lane_s16::<LANE>(acc[2], vget_low_s16(high), pixel);
         acc[3] = vmlal_lane_s16::<LANE>(acc[3], vget_high_s16(high), pixel);
+    }
+}
+
+/// Eight i16.
+#[derive(Clone, Copy)]
+pub(super) struct S16(int16x8_t);
+
+impl I16 for S16 {
+    const LANES: usize = 8;
+
+    #[inline(always)]
+    fn from_u8(values: &[u8]) -> Self {
+        assert!(values.len() == Self::LANES);
+        // SAFETY: every aarch64 target of Rust has NEON; eight values are there.
+        unsafe { Self(vreinterpretq_s16_u16(vmovl_u8(vld1_u8(values.as_ptr())))) }
+    }
+
+    #[inline(always)]
+    fn from_i8(values: &[i8]) -> Self {
+        assert!(values.len() == Self::LANES);
+        // SAFETY: every aarch64 target of Rust has NEON; eight values are there.
+        unsafe { Self(vmovl_s8(vld1_s8(values.as_ptr()))) }
+    }
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        // SAFETY: every aarch64 target of Rust has NEON.
+        unsafe { Self(vaddq_s16(self.0, other.0)) }
+    }
+
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        // SAFETY: every aarch64 target of Rust has NEON.
+        unsafe { Self(vsubq_s16(self.0, other.0)) }
+    }
+
+    #[inline(always)]
+    fn store(self, values: &mut [i16]) {
+        assert!(values.len() == Self::LANES);
+        // SAFETY: every aarch64 target of Rust has NEON; there is room for eight values.
+        unsafe { vst1q_s16(values.as_mut_ptr(), self.0) }
+    }
+}
+
+/// Four i32.
+#[derive(Clone, Copy)]
+pub(super) struct S32(int32x4_t);
+
+impl I32 for S32 {
+    const LANES: usize = 4;
+
+    #[inline(always)]
+    fn load(values: &[i32]) -> Self {
+        assert!(values.len() == Self::LANES);
+        // SAFETY: every aarch64 target of Rust has NEON; four values are there.
+        unsafe { Self(vld1q_s32(values.as_ptr())) }
+    }
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        // SAFETY: every aarch64 target of Rust has NEON.
+        unsafe { Self(vaddq_s32(self.0, other.0)) }
+    }
+
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        // SAFETY: every aarch64 target of Rust has NEON.
+        unsafe { Self(vsubq_s32(self.0, other.0)) }
+    }
+
+    #[inline(always)]
+    fn mul(self, factor: i32) -> Self {
+        // SAFETY: every aarch64 target of Rust has NEON.
+        unsafe { Self(vmulq_n_s32(self.0, factor)) }
+    }
+
+    #[inline(always)]
+    fn shl<const N: i32>(self) -> Self {
+        // SAFETY: every aarch64 target of Rust has NEON.
+        unsafe { Self(vshlq_n_s32::<N>(self.0)) }
+    }
+
+    #[inline(always)]
+    fn shr<const N: i32>(self) -> Self {
+        // SAFETY: every aarch64 target of Rust has NEON.
+        unsafe { Self(vshrq_n_s32::<N>(self.0)) }
+    }
+
+    #[inline(always)]
+    fn store(self, values: &mut [i32]) {
+        assert!(values.len() == Self::LANES);
+        // SAFETY: every aarch64 target of Rust has NEON; there is room for four values.
+        unsafe { vst1q_s32(values.as_mut_ptr(), self.0) }
     }
 }

@@ -1,6 +1,6 @@
 //! Plain Rust, for any CPU; written so that compilers turn lanes into vectors where there are some.
 
-use super::isa::Isa;
+use super::isa::{I16, I32, Isa};
 use super::map::BLOCK;
 
 /// Needs nothing of the CPU.
@@ -9,6 +9,8 @@ pub(super) struct Portable;
 
 impl Isa for Portable {
     const PAIRS: bool = false;
+    type I16 = Lanes<i16>;
+    type I32 = Lanes<i32>;
 
     #[inline(always)]
     fn tile<const P: usize>(self, rows: [&[i16]; 3], channels: usize, weights: &[i8], sums: &mut [[i32; BLOCK]; P]) {
@@ -23,9 +25,9 @@ impl Isa for Portable {
     }
 
     #[inline(always)]
-    fn products<const P: usize>(self, inputs: [&[i16]; P], weights: &[i16], sums: &mut [[i32; BLOCK]; P]) {
+    fn products<const P: usize>(self, inputs: [&[i16]; P], weights: &[i16], sums: &mut [[i32; BLOCK]; P], add: bool) {
         // In registers where the CPU has enough of them.
-        let mut own = *sums;
+        let mut own = if add { *sums } else { [[0; BLOCK]; P] };
         for (channel, weights) in weights.as_chunks::<BLOCK>().0.iter().enumerate() {
             for (own, input) in own.iter_mut().zip(inputs) {
                 add_products(input[channel], weights, own);
@@ -40,5 +42,91 @@ fn add_products(input: i16, weights: &[i16; BLOCK], sums: &mut [i32; BLOCK]) {
     for (sum, &weight) in sums.iter_mut().zip(weights) {
         // A product of two i16 fits; the running sum is modulo 2^32.
         *sum = sum.wrapping_add(i32::from(input) * i32::from(weight));
+    }
+}
+
+const LANES: usize = 8;
+
+/// What compilers know to be a vector.
+#[derive(Clone, Copy)]
+pub(super) struct Lanes<T>([T; LANES]);
+
+impl<T: Copy> Lanes<T> {
+    #[inline(always)]
+    fn read<U: Copy>(values: &[U], convert: impl Fn(U) -> T) -> Self {
+        Self(std::array::from_fn(|lane| convert(values[lane])))
+    }
+
+    #[inline(always)]
+    fn each(self, other: Self, f: impl Fn(T, T) -> T) -> Self {
+        Self(std::array::from_fn(|lane| f(self.0[lane], other.0[lane])))
+    }
+}
+
+impl I16 for Lanes<i16> {
+    const LANES: usize = LANES;
+
+    #[inline(always)]
+    fn from_u8(values: &[u8]) -> Self {
+        Self::read(values, i16::from)
+    }
+
+    #[inline(always)]
+    fn from_i8(values: &[i8]) -> Self {
+        Self::read(values, i16::from)
+    }
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        self.each(other, i16::wrapping_add)
+    }
+
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        self.each(other, i16::wrapping_sub)
+    }
+
+    #[inline(always)]
+    fn store(self, values: &mut [i16]) {
+        values.copy_from_slice(&self.0);
+    }
+}
+
+impl I32 for Lanes<i32> {
+    const LANES: usize = LANES;
+
+    #[inline(always)]
+    fn load(values: &[i32]) -> Self {
+        Self::read(values, |value| value)
+    }
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        self.each(other, i32::wrapping_add)
+    }
+
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        self.each(other, i32::wrapping_sub)
+    }
+
+    #[inline(always)]
+    fn mul(self, factor: i32) -> Self {
+        self.each(self, |value, _| value.wrapping_mul(factor))
+    }
+
+    #[inline(always)]
+    fn shl<const N: i32>(self) -> Self {
+        self.each(self, |value, _| value << N)
+    }
+
+    #[inline(always)]
+    fn shr<const N: i32>(self) -> Self {
+        self.each(self, |value, _| value >> N)
+    }
+
+    #[inline(always)]
+    fn store(self, values: &mut [i32]) {
+        values.copy_from_slice(&self.0);
     }
 }

@@ -24,7 +24,7 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use super::isa::Isa;
+use super::isa::{I16, I32, Isa};
 use super::map::{BLOCK, Map, TILE};
 use super::{ConvLayer, Packed, requantise_block};
 
@@ -91,92 +91,82 @@ pub(super) struct Finish<'a> {
 /// `B^T d B` of one tile and one block of channels: `source` holds six rows, `stride` apart, of six pixels; position `p` goes to
 /// `target[p * step..]`.
 #[inline(always)]
-pub(super) fn transform_input(source: &[u8], stride: usize, target: &mut [i16], step: usize) {
-    let mut columns = [[[0i16; BLOCK]; SIDE]; SIDE];
+pub(super) fn transform_input<V: I16>(source: &[u8], stride: usize, target: &mut [i16], step: usize) {
     let rows: [&[u8; SIDE * BLOCK]; SIDE] =
         std::array::from_fn(|y| source[y * stride..].first_chunk().unwrap_or(&[0; SIDE * BLOCK]));
-    for x in 0..SIDE {
-        for lane in 0..BLOCK {
-            let out = input_matrix(std::array::from_fn(|y| i16::from(rows[y][x * BLOCK + lane])));
-            for y in 0..SIDE {
-                columns[y][x][lane] = out[y];
-            }
-        }
-    }
-    for (y, row) in columns.iter().enumerate() {
-        let mut out = [[0i16; BLOCK]; SIDE];
-        for lane in 0..BLOCK {
-            let values = input_matrix(std::array::from_fn(|x| row[x][lane]));
+    for part in (0..BLOCK).step_by(V::LANES) {
+        let columns: [[V; SIDE]; SIDE] = std::array::from_fn(|x| {
+            input_matrix(std::array::from_fn(|y| V::from_u8(&rows[y][x * BLOCK + part..][..V::LANES])))
+        });
+        for y in 0..SIDE {
+            let row = input_matrix(std::array::from_fn(|x| columns[x][y]));
             for x in 0..SIDE {
-                out[x][lane] = values[x];
+                row[x].store(&mut target[(y * SIDE + x) * step + part..][..V::LANES]);
             }
-        }
-        for (x, out) in out.iter().enumerate() {
-            target[(y * SIDE + x) * step..][..BLOCK].copy_from_slice(out);
         }
     }
 }
 
 /// `B^T` times a column.
 #[inline(always)]
-fn input_matrix(d: [i16; SIDE]) -> [i16; SIDE] {
-    let (even, odd) = (d[4] - 4 * d[2], d[3] - 4 * d[1]);
-    let (outer, inner) = (d[4] - d[2], 2 * (d[3] - d[1]));
-    [4 * (d[0] - d[2]) + outer, even + odd, even - odd, outer + inner, outer - inner, d[5] - d[3] - 4 * (d[3] - d[1])]
+fn input_matrix<V: I16>(d: [V; SIDE]) -> [V; SIDE] {
+    let times4 = |v: V| v.add(v).add(v.add(v));
+    let (even, odd) = (d[4].sub(times4(d[2])), d[3].sub(times4(d[1])));
+    let (outer, inner) = (d[4].sub(d[2]), d[3].sub(d[1]));
+    let twice = inner.add(inner);
+    [
+        times4(d[0].sub(d[2])).add(outer),
+        even.add(odd),
+        even.sub(odd),
+        outer.add(twice),
+        outer.sub(twice),
+        d[5].sub(d[3]).sub(twice.add(twice)),
+    ]
 }
 
 /// `G g G^T` of two channels and one block of outputs; position `p` goes to `target[p * step..]`.
 #[inline(always)]
-pub(super) fn transform_weights(source: &[[i8; 2 * BLOCK]; TAPS], target: &mut [i16], step: usize) {
-    const LANES: usize = 2 * BLOCK;
-    let mut columns = [[[0i16; LANES]; 3]; SIDE];
-    for x in 0..3 {
-        for lane in 0..LANES {
-            let out = weight_matrix(std::array::from_fn(|y| i16::from(source[3 * y + x][lane])));
-            for y in 0..SIDE {
-                columns[y][x][lane] = out[y];
-            }
-        }
-    }
-    for (y, row) in columns.iter().enumerate() {
-        let mut out = [[0i16; LANES]; SIDE];
-        for lane in 0..LANES {
-            let values = weight_matrix(std::array::from_fn(|x| row[x][lane]));
+pub(super) fn transform_weights<V: I16>(source: &[[i8; 2 * BLOCK]; TAPS], target: &mut [i16], step: usize) {
+    for part in (0..2 * BLOCK).step_by(V::LANES) {
+        let columns: [[V; SIDE]; 3] = std::array::from_fn(|x| {
+            weight_matrix(std::array::from_fn(|y| V::from_i8(&source[3 * y + x][part..][..V::LANES])))
+        });
+        for y in 0..SIDE {
+            let row = weight_matrix(std::array::from_fn(|x| columns[x][y]));
             for x in 0..SIDE {
-                out[x][lane] = values[x];
+                row[x].store(&mut target[(y * SIDE + x) * step + part..][..V::LANES]);
             }
-        }
-        for (x, out) in out.iter().enumerate() {
-            target[(y * SIDE + x) * step..][..LANES].copy_from_slice(out);
         }
     }
 }
 
 /// `G` times a column.
 #[inline(always)]
-fn weight_matrix(g: [i16; 3]) -> [i16; SIDE] {
-    let (near, far) = (g[0] + g[2], g[0] + 4 * g[2]);
-    [g[0], near + g[1], near - g[1], far + 2 * g[1], far - 2 * g[1], g[2]]
+fn weight_matrix<V: I16>(g: [V; 3]) -> [V; SIDE] {
+    let (twice1, twice2) = (g[1].add(g[1]), g[2].add(g[2]));
+    let (near, far) = (g[0].add(g[2]), g[0].add(twice2.add(twice2)));
+    [g[0], near.add(g[1]), near.sub(g[1]), far.add(twice1), far.sub(twice1), g[2]]
 }
 
-/// `A^T m A`, the true sums, requantisation, and pooling of one tile and one block of outputs: `out` takes rows, `stride` apart.
+/// `A^T m A` and the true sums, requantisation, and pooling of one tile and one block of outputs. Position `p` is
+/// `sums[p * step]`; `out` takes rows, `stride` apart.
 #[inline(always)]
-pub(super) fn transform_output(sums: [&[i32; BLOCK]; POSITIONS], finish: &Finish, out: &mut [u8], stride: usize) {
-    let mut columns = [[[0i32; BLOCK]; SIDE]; TILE];
-    for x in 0..SIDE {
-        for lane in 0..BLOCK {
-            let values = output_matrix(std::array::from_fn(|y| sums[y * SIDE + x][lane]));
-            for y in 0..TILE {
-                columns[y][x][lane] = values[y];
-            }
-        }
-    }
-    let mut tile = [[[0i32; BLOCK]; TILE]; TILE];
-    for (row, tile) in columns.iter().zip(&mut tile) {
-        for lane in 0..BLOCK {
-            let values = output_matrix(std::array::from_fn(|x| row[x][lane]));
-            for x in 0..TILE {
-                tile[x][lane] = values[x].wrapping_mul(NINTH) >> 6;
+pub(super) fn transform_output<V: I32>(
+    sums: &[[i32; BLOCK]],
+    step: usize,
+    finish: &Finish,
+    out: &mut [u8],
+    stride: usize,
+    tile: &mut [[[i32; BLOCK]; TILE]; TILE],
+) {
+    for part in (0..BLOCK).step_by(V::LANES) {
+        let columns: [[V; TILE]; SIDE] = std::array::from_fn(|x| {
+            output_matrix(std::array::from_fn(|y| V::load(&sums[(y * SIDE + x) * step][part..][..V::LANES])))
+        });
+        for (y, tile) in tile.iter_mut().enumerate() {
+            let row = output_matrix(std::array::from_fn(|x| columns[x][y]));
+            for (row, tile) in row.into_iter().zip(tile) {
+                row.mul(NINTH).shr::<6>().store(&mut tile[part..][..V::LANES]);
             }
         }
     }
@@ -205,23 +195,25 @@ pub(super) fn transform_output(sums: [&[i32; BLOCK]; POSITIONS], finish: &Finish
 
 /// `A^T` times a column, modulo 2^32.
 #[inline(always)]
-fn output_matrix(m: [i32; SIDE]) -> [i32; TILE] {
-    let (a, b) = (m[1].wrapping_add(m[2]), m[1].wrapping_sub(m[2]));
-    let (c, d) = (m[3].wrapping_add(m[4]), m[3].wrapping_sub(m[4]));
-    let b4 = b.wrapping_shl(2);
-    let ca = c.wrapping_sub(a.wrapping_shl(2));
-    let (m0, m5) = (m[0].wrapping_mul(6), m[5].wrapping_mul(24));
+fn output_matrix<V: I32>(m: [V; SIDE]) -> [V; TILE] {
+    let (a, b) = (m[1].add(m[2]), m[1].sub(m[2]));
+    let (c, d) = (m[3].add(m[4]), m[3].sub(m[4]));
+    let (b4, d2) = (b.shl::<2>(), d.shl::<1>());
+    let twice0 = m[0].add(m[0]);
+    let eight5 = m[5].shl::<3>();
     [
-        ca.wrapping_add(m0),
-        d.wrapping_shl(1).wrapping_sub(b4),
-        c.wrapping_sub(a).wrapping_shl(2),
-        d.wrapping_shl(3).wrapping_sub(b4).wrapping_add(m5),
+        c.sub(a.shl::<2>()).add(twice0.add(twice0).add(twice0)),
+        d2.sub(b4),
+        c.sub(a).shl::<2>(),
+        d2.shl::<2>().sub(b4).add(eight5.add(eight5).add(eight5)),
     ]
 }
 
 /// The memory of one thread.
 #[derive(Default)]
 struct Scratch {
+    /// True sums of a tile.
+    tile: [[[i32; BLOCK]; TILE]; TILE],
     /// Transformed weights of a chunk: `[position][channel][output]`.
     weights: Vec<i16>,
     /// `[position][tile]`.
@@ -318,8 +310,9 @@ fn multiply<I: Isa>(
     channels: usize,
 ) {
     let count = inputs.len() / tiles.len;
-    scratch.sums.clear();
-    scratch.sums.resize(POSITIONS * count, [0; BLOCK]);
+    if scratch.sums.len() < POSITIONS * count {
+        scratch.sums.resize(POSITIONS * count, [0; BLOCK]);
+    }
     let len = channels * TAPS * BLOCK;
     let weights = &packed.weights[block * len..][..len];
     for (chunk, weights) in weights.chunks(CHUNK * TAPS * BLOCK).enumerate() {
@@ -332,22 +325,22 @@ fn multiply<I: Isa>(
         for (pair, taps) in taps.as_chunks::<TAPS>().0.iter().enumerate() {
             isa.transform_weights(taps, &mut scratch.weights[pair * 2 * BLOCK..], step);
         }
-        for (position, sums) in scratch.sums.chunks_exact_mut(count).enumerate() {
+        for (position, sums) in scratch.sums.chunks_exact_mut(count).take(POSITIONS).enumerate() {
             let weights = &scratch.weights[position * step..][..width * BLOCK];
             let at = position * tiles.step + chunk * CHUNK;
             let input = |tile: usize| &inputs[tile * tiles.len + at..][..width];
             let (fours, rest) = sums.as_chunks_mut::<TILES>();
             for (four, sums) in fours.iter_mut().enumerate() {
-                isa.products(std::array::from_fn(|tile| input(four * TILES + tile)), weights, sums);
+                isa.products(std::array::from_fn(|tile| input(four * TILES + tile)), weights, sums, chunk > 0);
             }
             let done = fours.len() * TILES;
             let (twos, rest) = rest.as_chunks_mut::<2>();
             for sums in twos.iter_mut() {
-                isa.products([input(done), input(done + 1)], weights, sums);
+                isa.products([input(done), input(done + 1)], weights, sums, chunk > 0);
             }
             let done = done + 2 * twos.len();
             for sums in rest.as_chunks_mut::<1>().0 {
-                isa.products([input(done)], weights, sums);
+                isa.products([input(done)], weights, sums, chunk > 0);
             }
         }
     }
@@ -358,7 +351,7 @@ fn multiply<I: Isa>(
 fn finish<I: Isa>(
     isa: I,
     packed: &Packed,
-    scratch: &Scratch,
+    scratch: &mut Scratch,
     (first, count): (usize, usize),
     tiles: Tiles,
     block: usize,
@@ -376,8 +369,8 @@ fn finish<I: Isa>(
             rows: TILE.min(from.height - TILE * y),
             columns: TILE.min(from.width - TILE * x),
         };
-        let sums = std::array::from_fn(|position| &scratch.sums[position * count + tile]);
         let at = picture * to.picture() + to.at(1 + side * y, 1 + side * x);
-        isa.transform_output(sums, &finish, &mut plane[at..], to.stride());
+        let sums = &scratch.sums[tile..];
+        isa.transform_output(sums, count, &finish, &mut plane[at..], to.stride(), &mut scratch.tile);
     }
 }
