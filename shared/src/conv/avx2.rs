@@ -1,15 +1,14 @@
 //! x86-64 with AVX2: `vpmaddwd` multiplies pairs of channels and adds them in i32, so it cannot saturate.
 
 use std::arch::x86_64::{
-    __m256i, _mm256_add_epi16, _mm256_cvtepu8_epi16, _mm256_mullo_epi32, _mm256_slli_epi32, _mm256_srai_epi32, _mm256_sub_epi16, _mm256_sub_epi32,
+    __m256i, _mm_packus_epi16, _mm_storeu_si128, _mm256_castsi256_si128, _mm256_cvtepi32_ps, _mm256_cvtps_epi32, _mm256_extracti128_si256, _mm256_loadu_ps, _mm256_max_epi32, _mm256_min_ps, _mm256_mul_ps, _mm256_packs_epi32, _mm256_permute4x64_epi64, _mm256_set1_ps, _mm256_add_epi16, _mm256_cvtepu8_epi16, _mm256_mullo_epi32, _mm256_slli_epi32, _mm256_srai_epi32, _mm256_sub_epi16, _mm256_sub_epi32,
     _mm_loadu_si128, _mm256_add_epi32, _mm256_cvtepi8_epi16, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_set1_epi32,
     _mm256_setzero_si256, _mm256_storeu_si256,
 };
 
 use super::isa::{I16, I32, Isa};
-use super::map::{BLOCK, TILE};
-use super::requantise_block;
-use super::winograd::{self, Finish, TAPS};
+use super::map::BLOCK;
+use super::winograd::{self, Finish, Inputs, POSITIONS, Sums, TAPS, Weights};
 
 /// Proof that the CPU has AVX2.
 #[derive(Clone, Copy)]
@@ -35,37 +34,35 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn products<const P: usize>(self, inputs: [&[i16]; P], weights: &[i16], sums: &mut [[i32; BLOCK]; P], add: bool) {
-        assert!(weights.len().is_multiple_of(2 * BLOCK));
-        assert!(inputs.iter().all(|input| input.len() * BLOCK == weights.len()));
-        // SAFETY: `self` exists only where AVX2 does; the lengths that `products` relies on are asserted above.
-        unsafe { products(inputs, weights, sums, add) }
-    }
-
-    #[inline(always)]
-    fn transform_input(self, source: &[u8], stride: usize, target: &mut [i16], step: usize) {
-        // SAFETY: `self` exists only where AVX2 does.
-        unsafe { transform_input(source, stride, target, step) }
-    }
-
-    #[inline(always)]
-    fn transform_weights(self, source: &[[i8; 2 * BLOCK]; TAPS], target: &mut [i16], step: usize) {
-        // SAFETY: `self` exists only where AVX2 does.
-        unsafe { transform_weights(source, target, step) }
-    }
-
-    #[inline(always)]
-    fn transform_output(
+    fn products<const P: usize>(
         self,
-        sums: &[[i32; BLOCK]],
-        step: usize,
-        finish: &Finish,
-        out: &mut [u8],
-        stride: usize,
-        tile: &mut [[[i32; BLOCK]; TILE]; TILE],
+        inputs: [&[Inputs]; P],
+        weights: &[Weights],
+        position: usize,
+        sums: &mut [Sums; P],
+        add: bool,
     ) {
+        assert!(position < POSITIONS && inputs.iter().all(|input| input.len() == weights.len()));
+        // SAFETY: `self` exists only where AVX2 does; the lengths that `products` relies on are asserted above.
+        unsafe { products(inputs, weights, position, sums, add) }
+    }
+
+    #[inline(always)]
+    fn transform_input(self, source: &[u8], stride: usize, target: &mut Inputs) {
         // SAFETY: `self` exists only where AVX2 does.
-        unsafe { transform_output(sums, step, finish, out, stride, tile) }
+        unsafe { transform_input(source, stride, target) }
+    }
+
+    #[inline(always)]
+    fn transform_weights(self, source: &[[i8; 2 * BLOCK]; TAPS], target: &mut Weights, pair: usize) {
+        // SAFETY: `self` exists only where AVX2 does.
+        unsafe { transform_weights(source, target, pair) }
+    }
+
+    #[inline(always)]
+    fn transform_output(self, sums: &Sums, finish: &Finish, out: &mut [u8], stride: usize) {
+        // SAFETY: `self` exists only where AVX2 does.
+        unsafe { transform_output(sums, finish, out, stride) }
     }
 
     #[inline(always)]
@@ -76,70 +73,76 @@ impl Isa for Avx2 {
 }
 
 #[target_feature(enable = "avx2")]
-fn transform_input(source: &[u8], stride: usize, target: &mut [i16], step: usize) {
-    winograd::transform_input::<W16>(source, stride, target, step);
+fn transform_input(source: &[u8], stride: usize, target: &mut Inputs) {
+    winograd::transform_input::<W16>(source, stride, target);
 }
 
 #[target_feature(enable = "avx2")]
-fn transform_weights(source: &[[i8; 2 * BLOCK]; TAPS], target: &mut [i16], step: usize) {
-    winograd::transform_weights::<W16>(source, target, step);
+fn transform_weights(source: &[[i8; 2 * BLOCK]; TAPS], target: &mut Weights, pair: usize) {
+    winograd::transform_weights::<W16>(source, target, pair);
 }
 
 #[target_feature(enable = "avx2")]
-fn transform_output(
-    sums: &[[i32; BLOCK]],
-    step: usize,
-    finish: &Finish,
-    out: &mut [u8],
-    stride: usize,
-    tile: &mut [[[i32; BLOCK]; TILE]; TILE],
-) {
-    winograd::transform_output::<W32>(sums, step, finish, out, stride, tile);
+fn transform_output(sums: &Sums, finish: &Finish, out: &mut [u8], stride: usize) {
+    winograd::transform_output::<W32>(sums, finish, out, stride);
 }
 
 #[target_feature(enable = "avx2")]
 fn requantise(sums: &[i32; BLOCK], bias: &[i32; BLOCK], multipliers: &[f32; BLOCK]) -> [u8; BLOCK] {
-    requantise_block(sums, bias, multipliers)
+    W32::requantise(sums, bias, multipliers)
 }
 
 /// # Safety
-/// `weights` holds an even number of blocks, each of `inputs` a value for each block.
+/// `position` is below [`POSITIONS`] and each of `inputs` is as long as `weights`.
 #[target_feature(enable = "avx2")]
-unsafe fn products<const P: usize>(inputs: [&[i16]; P], weights: &[i16], sums: &mut [[i32; BLOCK]; P], add: bool) {
+unsafe fn products<const P: usize>(
+    inputs: [&[Inputs]; P],
+    weights: &[Weights],
+    position: usize,
+    sums: &mut [Sums; P],
+    add: bool,
+) {
     let mut low = [_mm256_setzero_si256(); P];
     let mut high = [_mm256_setzero_si256(); P];
+    // SAFETY: `position` is in range.
+    let sums = sums.each_mut().map(|sums| unsafe { sums.get_unchecked_mut(position) }.as_mut_ptr());
     if add {
-        for (tile, sums) in sums.iter().enumerate() {
+        for tile in 0..P {
             // SAFETY: a block is sixteen i32, two vectors of eight.
             unsafe {
-                low[tile] = _mm256_loadu_si256(sums.as_ptr().cast());
-                high[tile] = _mm256_loadu_si256(sums[8..].as_ptr().cast());
+                low[tile] = _mm256_loadu_si256(sums[tile].cast());
+                high[tile] = _mm256_loadu_si256(sums[tile].add(8).cast());
             }
         }
     }
-    let inputs = inputs.map(<[i16]>::as_ptr);
-    let channels = weights.len() / BLOCK;
-    let weights = weights.as_ptr();
-    for at in (0..channels).step_by(2) {
-        // SAFETY: two blocks of sixteen weights stand at each even channel.
-        let (w_low, w_high) = unsafe {
-            let pair = weights.add(at * BLOCK);
-            (_mm256_loadu_si256(pair.cast()), _mm256_loadu_si256(pair.add(BLOCK).cast()))
+    for (block, weights) in weights.iter().enumerate() {
+        // SAFETY: `position` is in range, and each input has the block.
+        let (weights, inputs) = unsafe {
+            let inputs = inputs.map(|input| input.get_unchecked(block).get_unchecked(position).as_ptr());
+            (weights.get_unchecked(position), inputs)
         };
-        for tile in 0..P {
-            // SAFETY: at + 1 < channels, as many as the input holds.
-            let pair = unsafe { inputs[tile].add(at).cast::<i32>().read_unaligned() };
-            let pair = _mm256_set1_epi32(pair);
-            low[tile] = _mm256_add_epi32(low[tile], _mm256_madd_epi16(pair, w_low));
-            high[tile] = _mm256_add_epi32(high[tile], _mm256_madd_epi16(pair, w_high));
+        for (pair, weights) in weights.iter().enumerate() {
+            // SAFETY: thirty-two weights are two vectors.
+            let (w_low, w_high) = unsafe {
+                (
+                    _mm256_loadu_si256(weights.as_ptr().cast()),
+                    _mm256_loadu_si256(weights.as_ptr().add(BLOCK).cast()),
+                )
+            };
+            for tile in 0..P {
+                // SAFETY: two channels of a block for each of its pairs.
+                let input = unsafe { inputs[tile].add(2 * pair).cast::<i32>().read_unaligned() };
+                let input = _mm256_set1_epi32(input);
+                low[tile] = _mm256_add_epi32(low[tile], _mm256_madd_epi16(input, w_low));
+                high[tile] = _mm256_add_epi32(high[tile], _mm256_madd_epi16(input, w_high));
+            }
         }
     }
-    for (sums, (low, high)) in sums.iter_mut().zip(low.into_iter().zip(high)) {
-        let sums = sums.as_mut_ptr();
+    for tile in 0..P {
         // SAFETY: a block is sixteen i32, two vectors of eight.
         unsafe {
-            _mm256_storeu_si256(sums.cast(), low);
-            _mm256_storeu_si256(sums.add(8).cast(), high);
+            _mm256_storeu_si256(sums[tile].cast(), low[tile]);
+            _mm256_storeu_si256(sums[tile].add(8).cast(), high[tile]);
         }
     }
 }
@@ -268,9 +271,39 @@ impl I32 for W32 {
     }
 
     #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        // SAFETY: the CPU has AVX2 (see the type).
+        unsafe { Self(_mm256_max_epi32(self.0, other.0)) }
+    }
+
+    #[inline(always)]
     fn store(self, values: &mut [i32]) {
         assert!(values.len() == Self::LANES);
         // SAFETY: the CPU has AVX2 (see the type); there is room for eight values.
         unsafe { _mm256_storeu_si256(values.as_mut_ptr().cast(), self.0) }
+    }
+
+    /// The lower bound comes from packing, which saturates: after `min` only numbers below i32 are out of the range of the
+    /// conversion, and those become the lowest i32. It rounds to nearest even, as Rust leaves `mxcsr`.
+    #[inline(always)]
+    fn requantise(sums: &[i32; BLOCK], bias: &[i32; BLOCK], multipliers: &[f32; BLOCK]) -> [u8; BLOCK] {
+        let half = |at: usize| {
+            // SAFETY: the CPU has AVX2 (see the type); each array holds eight values from `at`, which is 0 or 8.
+            unsafe {
+                let sum = _mm256_loadu_si256(sums.as_ptr().add(at).cast());
+                let sum = _mm256_add_epi32(sum, _mm256_loadu_si256(bias.as_ptr().add(at).cast()));
+                let real = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_loadu_ps(multipliers.as_ptr().add(at)));
+                _mm256_cvtps_epi32(_mm256_min_ps(real, _mm256_set1_ps(255.0)))
+            }
+        };
+        let mut out = [0; BLOCK];
+        // SAFETY: the CPU has AVX2 (see the type); `out` is one vector.
+        unsafe {
+            // Packing works in halves of a vector, whose quarters are put back in order.
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(half(0), half(8)));
+            let bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(out.as_mut_ptr().cast(), bytes);
+        }
+        out
     }
 }

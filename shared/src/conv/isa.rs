@@ -1,8 +1,8 @@
 //! What an instruction set adds, and which one runs.
 
 use super::kernel::Kernel;
-use super::map::{BLOCK, TILE};
-use super::winograd::{self, Finish, TAPS};
+use super::map::BLOCK;
+use super::winograd::{self, Finish, Inputs, Sums, TAPS, Weights};
 use super::{portable, requantise_block};
 
 /// The inner loops. Only the two that multiply must be written; the others are the generic code, which an instruction set
@@ -19,12 +19,18 @@ pub(super) trait Isa: Copy + Send + Sync {
     /// at least `P + 2` pixels. `weights` is one block as [`super::direct::pack`] makes it.
     fn tile<const P: usize>(self, rows: [&[i16]; 3], channels: usize, weights: &[i8], sums: &mut [[i32; BLOCK]; P]);
 
-    /// Matrix product of Winograd: `sums[p][output]`, which wrap, become the sum over `c` of
-    /// `inputs[p][c] * weights[c][output]`, added to what they were if `add`.
+    /// Matrix product of Winograd for one position: `sums[p][position]`, which wrap, become the sums over all channels `c` of
+    /// `inputs[p][position][c] * weights[position][c][output]`, added to what they were if `add`.
     ///
-    /// Each of `inputs` holds a multiple of [`BLOCK`] channels; `weights` holds as many times [`BLOCK`] outputs, in the order
-    /// that [`Isa::PAIRS`] says.
-    fn products<const P: usize>(self, inputs: [&[i16]; P], weights: &[i16], sums: &mut [[i32; BLOCK]; P], add: bool);
+    /// Each of `inputs` has as many blocks of channels as `weights`, whose pairs are in the order that [`Isa::PAIRS`] says.
+    fn products<const P: usize>(
+        self,
+        inputs: [&[Inputs]; P],
+        weights: &[Weights],
+        position: usize,
+        sums: &mut [Sums; P],
+        add: bool,
+    );
 
     /// Lanes in which inputs and weights are transformed.
     type I16: I16;
@@ -34,34 +40,26 @@ pub(super) trait Isa: Copy + Send + Sync {
 
     /// See [`winograd::transform_input`].
     #[inline(always)]
-    fn transform_input(self, source: &[u8], stride: usize, target: &mut [i16], step: usize) {
-        winograd::transform_input::<Self::I16>(source, stride, target, step);
+    fn transform_input(self, source: &[u8], stride: usize, target: &mut Inputs) {
+        winograd::transform_input::<Self::I16>(source, stride, target);
     }
 
     /// See [`winograd::transform_weights`].
     #[inline(always)]
-    fn transform_weights(self, source: &[[i8; 2 * BLOCK]; TAPS], target: &mut [i16], step: usize) {
-        winograd::transform_weights::<Self::I16>(source, target, step);
+    fn transform_weights(self, source: &[[i8; 2 * BLOCK]; TAPS], target: &mut Weights, pair: usize) {
+        winograd::transform_weights::<Self::I16>(source, target, pair);
     }
 
     /// See [`winograd::transform_output`].
     #[inline(always)]
-    fn transform_output(
-        self,
-        sums: &[[i32; BLOCK]],
-        step: usize,
-        finish: &Finish,
-        out: &mut [u8],
-        stride: usize,
-        tile: &mut [[[i32; BLOCK]; TILE]; TILE],
-    ) {
-        winograd::transform_output::<Self::I32>(sums, step, finish, out, stride, tile);
+    fn transform_output(self, sums: &Sums, finish: &Finish, out: &mut [u8], stride: usize) {
+        winograd::transform_output::<Self::I32>(sums, finish, out, stride);
     }
 
     /// See [`requantise_block`].
     #[inline(always)]
     fn requantise(self, sums: &[i32; BLOCK], bias: &[i32; BLOCK], multipliers: &[f32; BLOCK]) -> [u8; BLOCK] {
-        requantise_block(sums, bias, multipliers)
+        Self::I32::requantise(sums, bias, multipliers)
     }
 }
 
@@ -103,8 +101,16 @@ pub(super) trait I32: Copy {
     /// With the sign.
     fn shr<const N: i32>(self) -> Self;
 
+    fn max(self, other: Self) -> Self;
+
     /// Into as many values as there are lanes.
     fn store(self, values: &mut [i32]);
+
+    /// As [`requantise_block`].
+    #[inline(always)]
+    fn requantise(sums: &[i32; BLOCK], bias: &[i32; BLOCK], multipliers: &[f32; BLOCK]) -> [u8; BLOCK] {
+        requantise_block(sums, bias, multipliers)
+    }
 }
 
 /// Which [`Isa`] to use; the match is made once a layer.

@@ -1,6 +1,7 @@
 //! aarch64 (ARMv8.0): `smlal` multiplies i16 and accumulates in i32, so it cannot saturate.
 
 use std::arch::aarch64::{
+    vcombine_s16, vcombine_u8, vcvtnq_s32_f32, vcvtq_f32_s32, vld1q_f32, vmaxq_s32, vmulq_f32, vqmovn_s32, vqmovun_s16, vst1q_u8,
     vaddq_s16, vaddq_s32, vld1_s8, vld1_u8, vmovl_u8, vmulq_n_s32, vreinterpretq_s16_u16, vshlq_n_s32, vshrq_n_s32, vst1q_s16, vsubq_s16, vsubq_s32,
     int16x4_t, int16x8_t, int32x4_t, vdup_n_s16, vdupq_n_s32, vget_high_s16, vget_low_s8, vget_low_s16, vld1_s16,
     vld1q_s8, vld1q_s16, vld1q_s32, vmlal_lane_s16, vmovl_high_s8, vmovl_s8, vst1q_s32,
@@ -9,6 +10,7 @@ use std::arch::aarch64::{
 use super::direct::CHANNEL_STEP;
 use super::isa::{I16, I32, Isa};
 use super::map::BLOCK;
+use super::winograd::{Inputs, POSITIONS, Sums, Weights};
 
 /// Proof that the CPU has Advanced SIMD, which every aarch64 Linux has.
 #[derive(Clone, Copy)]
@@ -34,11 +36,17 @@ impl Isa for Neon {
     }
 
     #[inline(always)]
-    fn products<const P: usize>(self, inputs: [&[i16]; P], weights: &[i16], sums: &mut [[i32; BLOCK]; P], add: bool) {
-        assert!(weights.len().is_multiple_of(8 * BLOCK));
-        assert!(inputs.iter().all(|input| input.len() * BLOCK == weights.len()));
+    fn products<const P: usize>(
+        self,
+        inputs: [&[Inputs]; P],
+        weights: &[Weights],
+        position: usize,
+        sums: &mut [Sums; P],
+        add: bool,
+    ) {
+        assert!(position < POSITIONS && inputs.iter().all(|input| input.len() == weights.len()));
         // SAFETY: `self` exists only where NEON does; the lengths that `products` relies on are asserted above.
-        unsafe { products(inputs, weights, sums, add) }
+        unsafe { products(inputs, weights, position, sums, add) }
     }
 }
 
@@ -79,37 +87,49 @@ unsafe fn tile<const P: usize>(rows: [&[i16]; 3], channels: usize, weights: &[i8
 }
 
 /// # Safety
-/// `weights` holds a multiple of eight blocks, each of `inputs` a value for each block.
+/// `position` is below [`POSITIONS`] and each of `inputs` is as long as `weights`.
 #[target_feature(enable = "neon")]
-unsafe fn products<const P: usize>(inputs: [&[i16]; P], weights: &[i16], sums: &mut [[i32; BLOCK]; P], add: bool) {
+unsafe fn products<const P: usize>(
+    inputs: [&[Inputs]; P],
+    weights: &[Weights],
+    position: usize,
+    sums: &mut [Sums; P],
+    add: bool,
+) {
     let mut acc = [[vdupq_n_s32(0); 4]; P];
-    for (sums, acc) in sums.iter().zip(&mut acc).filter(|_| add) {
-        for (sums, acc) in sums.chunks_exact(4).zip(acc) {
-            // SAFETY: the chunk holds four i32.
-            *acc = unsafe { vld1q_s32(sums.as_ptr()) };
+    if add {
+        for (sums, acc) in sums.iter().zip(&mut acc) {
+            for (sums, acc) in sums[position].chunks_exact(4).zip(acc) {
+                // SAFETY: the chunk holds four i32.
+                *acc = unsafe { vld1q_s32(sums.as_ptr()) };
+            }
         }
     }
-    let inputs = inputs.map(<[i16]>::as_ptr);
-    let channels = weights.len() / BLOCK;
-    let weights = weights.as_ptr();
-    for at in (0..channels).step_by(4) {
-        let mut values = [vdup_n_s16(0); P];
-        for (values, input) in values.iter_mut().zip(inputs) {
-            // SAFETY: at + 3 < channels, as many as the input holds.
-            *values = unsafe { vld1_s16(input.add(at)) };
-        }
-        // SAFETY: sixteen weights stand at each channel.
-        let load = |channel: usize| unsafe {
-            let block = weights.add((at + channel) * BLOCK);
-            (vld1q_s16(block), vld1q_s16(block.add(8)))
+    for (block, weights) in weights.iter().enumerate() {
+        // SAFETY: `position` is in range, and each input has the block.
+        let (weights, inputs) = unsafe {
+            let inputs = inputs.map(|input| input.get_unchecked(block).get_unchecked(position).as_ptr());
+            (weights.get_unchecked(position).as_flattened().as_ptr(), inputs)
         };
-        step::<0, P>(&mut acc, values, load(0));
-        step::<1, P>(&mut acc, values, load(1));
-        step::<2, P>(&mut acc, values, load(2));
-        step::<3, P>(&mut acc, values, load(3));
+        for at in (0..BLOCK).step_by(4) {
+            let mut values = [vdup_n_s16(0); P];
+            for (values, input) in values.iter_mut().zip(inputs) {
+                // SAFETY: a block has sixteen channels.
+                *values = unsafe { vld1_s16(input.add(at)) };
+            }
+            // SAFETY: sixteen weights stand at each of sixteen channels.
+            let load = |channel: usize| unsafe {
+                let weights = weights.add((at + channel) * BLOCK);
+                (vld1q_s16(weights), vld1q_s16(weights.add(8)))
+            };
+            step::<0, P>(&mut acc, values, load(0));
+            step::<1, P>(&mut acc, values, load(1));
+            step::<2, P>(&mut acc, values, load(2));
+            step::<3, P>(&mut acc, values, load(3));
+        }
     }
     for (sums, acc) in sums.iter_mut().zip(acc) {
-        for (sums, acc) in sums.chunks_exact_mut(4).zip(acc) {
+        for (sums, acc) in sums[position].chunks_exact_mut(4).zip(acc) {
             // SAFETY: the chunk holds four i32.
             unsafe { vst1q_s32(sums.as_mut_ptr(), acc) };
         }
@@ -218,9 +238,36 @@ impl I32 for S32 {
     }
 
     #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        // SAFETY: every aarch64 target of Rust has NEON.
+        unsafe { Self(vmaxq_s32(self.0, other.0)) }
+    }
+
+    #[inline(always)]
     fn store(self, values: &mut [i32]) {
         assert!(values.len() == Self::LANES);
         // SAFETY: every aarch64 target of Rust has NEON; there is room for four values.
         unsafe { vst1q_s32(values.as_mut_ptr(), self.0) }
+    }
+
+    /// Conversion (to nearest even) and both steps to u8 saturate.
+    #[inline(always)]
+    fn requantise(sums: &[i32; BLOCK], bias: &[i32; BLOCK], multipliers: &[f32; BLOCK]) -> [u8; BLOCK] {
+        let quarter = |at: usize| {
+            // SAFETY: every aarch64 target of Rust has NEON; each array holds four values from `at`, which is at most 12.
+            unsafe {
+                let sum = vaddq_s32(vld1q_s32(sums.as_ptr().add(at)), vld1q_s32(bias.as_ptr().add(at)));
+                let real = vmulq_f32(vcvtq_f32_s32(sum), vld1q_f32(multipliers.as_ptr().add(at)));
+                vqmovn_s32(vcvtnq_s32_f32(real))
+            }
+        };
+        let mut out = [0; BLOCK];
+        // SAFETY: every aarch64 target of Rust has NEON; `out` is one vector.
+        unsafe {
+            let low = vqmovun_s16(vcombine_s16(quarter(0), quarter(4)));
+            let high = vqmovun_s16(vcombine_s16(quarter(8), quarter(12)));
+            vst1q_u8(out.as_mut_ptr(), vcombine_u8(low, high));
+        }
+        out
     }
 }

@@ -2,6 +2,7 @@
 
 use super::isa::{I16, I32, Isa};
 use super::map::BLOCK;
+use super::winograd::{Inputs, Sums, Weights};
 
 /// Needs nothing of the CPU.
 #[derive(Clone, Copy)]
@@ -25,15 +26,28 @@ impl Isa for Portable {
     }
 
     #[inline(always)]
-    fn products<const P: usize>(self, inputs: [&[i16]; P], weights: &[i16], sums: &mut [[i32; BLOCK]; P], add: bool) {
+    fn products<const P: usize>(
+        self,
+        inputs: [&[Inputs]; P],
+        weights: &[Weights],
+        position: usize,
+        sums: &mut [Sums; P],
+        add: bool,
+    ) {
         // In registers where the CPU has enough of them.
-        let mut own = if add { *sums } else { [[0; BLOCK]; P] };
-        for (channel, weights) in weights.as_chunks::<BLOCK>().0.iter().enumerate() {
-            for (own, input) in own.iter_mut().zip(inputs) {
-                add_products(input[channel], weights, own);
+        let mut own = [[0; BLOCK]; P];
+        for (block, weights) in weights.iter().enumerate() {
+            for (channel, weights) in weights[position].as_flattened().as_chunks::<BLOCK>().0.iter().enumerate() {
+                for (own, input) in own.iter_mut().zip(inputs) {
+                    add_products(input[block][position][channel], weights, own);
+                }
             }
         }
-        *sums = own;
+        for (sums, own) in sums.iter_mut().zip(own) {
+            for (sum, own) in sums[position].iter_mut().zip(own) {
+                *sum = if add { sum.wrapping_add(own) } else { own };
+            }
+        }
     }
 }
 
@@ -123,6 +137,11 @@ impl I32 for Lanes<i32> {
     #[inline(always)]
     fn shr<const N: i32>(self) -> Self {
         self.each(self, |value, _| value >> N)
+    }
+
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        self.each(other, i32::max)
     }
 
     #[inline(always)]

@@ -27,8 +27,10 @@ pub struct Arena {
     maps: [Vec<u8>; 2],
     /// Output of a direct convolution before pooling.
     unpooled: Vec<u8>,
-    /// Inputs as the algorithm of a layer wants them.
-    inputs: Vec<i16>,
+    /// Inputs of a direct convolution in i16.
+    wide: Vec<i16>,
+    /// Transformed inputs of some tiles.
+    transformed: Vec<winograd::Inputs>,
 }
 
 fn grow(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
@@ -101,7 +103,7 @@ impl Stack {
         assert_eq!(out.len(), pictures * outputs * out_height * out_width);
 
         let mut from = Map { pictures, height, width, channels: first.layer.inputs };
-        let Arena { maps: [source, target], unpooled, inputs } = arena;
+        let Arena { maps: [source, target], unpooled, wide, transformed } = arena;
         let (mut source, mut target) = (source, target);
         for (index, packed) in self.layers.iter().enumerate() {
             let (height, width) = packed.layer.output_size(from.height, from.width);
@@ -110,13 +112,13 @@ impl Stack {
             match packed.algorithm {
                 Algorithm::Winograd => {
                     let read = &source[..from.len()];
-                    with_isa!(self.isa, isa => winograd::convolve(isa, packed, inputs, read, from, parallel, written, to));
+                    with_isa!(self.isa, isa => winograd::convolve(isa, packed, transformed, read, from, parallel, written, to));
                 }
                 Algorithm::Direct => {
                     let read = if index == 0 { Source::Planes(input) } else { Source::Map(&source[..from.len()]) };
                     let flat = Map { height: from.height, width: from.width, ..to };
                     let sums = if packed.layer.pool { grow(unpooled, flat.len()) } else { &mut *written };
-                    with_isa!(self.isa, isa => direct::convolve(isa, packed, inputs, &read, from, parallel, sums, flat));
+                    with_isa!(self.isa, isa => direct::convolve(isa, packed, wide, &read, from, parallel, sums, flat));
                     if packed.layer.pool {
                         let planes = unpooled.chunks_exact(flat.plane()).zip(written.chunks_exact_mut(to.plane()));
                         planes.for_each(|(input, out)| direct::max_pool(input, flat, out, to));

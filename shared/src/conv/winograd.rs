@@ -26,7 +26,7 @@ use rayon::prelude::*;
 
 use super::isa::{I16, I32, Isa};
 use super::map::{BLOCK, Map, TILE};
-use super::{ConvLayer, Packed, requantise_block};
+use super::{ConvLayer, Packed};
 
 /// Values of a transformed tile: 6 x 6.
 pub(super) const POSITIONS: usize = SIDE * SIDE;
@@ -39,17 +39,14 @@ const SIDE: usize = TILE + 2;
 /// 9 * NINTH = 1 modulo 2^32.
 const NINTH: i32 = 954_437_177;
 
-/// Channels whose weights are transformed at a time.
-const CHUNK: usize = 64;
+/// Blocks of channels whose weights are transformed at a time.
+const CHUNK: usize = 4;
 
 /// Bytes of transformed inputs that are kept in a cache.
 const INPUT_BYTES: usize = 320 << 10;
 
 /// Tiles that the widest matrix product computes at once.
 const TILES: usize = 4;
-
-/// Values between two positions beyond what is stored, so that 36 streams do not fall on the same sets of a cache.
-const PAD: usize = 32;
 
 /// Whether all true sums of a layer are within +-2^25 and its zero point is 0.
 pub(super) fn holds(layer: &ConvLayer) -> bool {
@@ -83,15 +80,23 @@ pub(super) struct Finish<'a> {
     pub bias: &'a [i32; BLOCK],
     pub multipliers: &'a [f32; BLOCK],
     pub pool: bool,
-    /// Rows and columns of the tile that are in the picture.
+    /// Rows and columns of the tile's result that are in the picture.
     pub rows: usize,
     pub columns: usize,
 }
 
-/// `B^T d B` of one tile and one block of channels: `source` holds six rows, `stride` apart, of six pixels; position `p` goes to
-/// `target[p * step..]`.
+/// The transformed inputs of one tile and one block of channels.
+pub(super) type Inputs = [[i16; BLOCK]; POSITIONS];
+
+/// The transformed weights of one block of channels and one of outputs, two channels side by side.
+pub(super) type Weights = [[[i16; 2 * BLOCK]; BLOCK / 2]; POSITIONS];
+
+/// The sums of products of one tile and one block of outputs.
+pub(super) type Sums = [[i32; BLOCK]; POSITIONS];
+
+/// `B^T d B` of one tile and one block of channels: `source` holds six rows, `stride` apart, of six pixels.
 #[inline(always)]
-pub(super) fn transform_input<V: I16>(source: &[u8], stride: usize, target: &mut [i16], step: usize) {
+pub(super) fn transform_input<V: I16>(source: &[u8], stride: usize, target: &mut Inputs) {
     let rows: [&[u8; SIDE * BLOCK]; SIDE] =
         std::array::from_fn(|y| source[y * stride..].first_chunk().unwrap_or(&[0; SIDE * BLOCK]));
     for part in (0..BLOCK).step_by(V::LANES) {
@@ -101,7 +106,7 @@ pub(super) fn transform_input<V: I16>(source: &[u8], stride: usize, target: &mut
         for y in 0..SIDE {
             let row = input_matrix(std::array::from_fn(|x| columns[x][y]));
             for x in 0..SIDE {
-                row[x].store(&mut target[(y * SIDE + x) * step + part..][..V::LANES]);
+                row[x].store(&mut target[y * SIDE + x][part..][..V::LANES]);
             }
         }
     }
@@ -124,9 +129,10 @@ fn input_matrix<V: I16>(d: [V; SIDE]) -> [V; SIDE] {
     ]
 }
 
-/// `G g G^T` of two channels and one block of outputs; position `p` goes to `target[p * step..]`.
+/// `G g G^T` of two channels and one block of outputs, into each position's place for the pair.
 #[inline(always)]
-pub(super) fn transform_weights<V: I16>(source: &[[i8; 2 * BLOCK]; TAPS], target: &mut [i16], step: usize) {
+pub(super) fn transform_weights<V: I16>(source: &[[i8; 2 * BLOCK]; TAPS], target: &mut Weights, pair: usize) {
+    assert!(pair < BLOCK / 2);
     for part in (0..2 * BLOCK).step_by(V::LANES) {
         let columns: [[V; SIDE]; 3] = std::array::from_fn(|x| {
             weight_matrix(std::array::from_fn(|y| V::from_i8(&source[3 * y + x][part..][..V::LANES])))
@@ -134,7 +140,7 @@ pub(super) fn transform_weights<V: I16>(source: &[[i8; 2 * BLOCK]; TAPS], target
         for y in 0..SIDE {
             let row = weight_matrix(std::array::from_fn(|x| columns[x][y]));
             for x in 0..SIDE {
-                row[x].store(&mut target[(y * SIDE + x) * step + part..][..V::LANES]);
+                row[x].store(&mut target[y * SIDE + x][pair][part..][..V::LANES]);
             }
         }
     }
@@ -148,47 +154,36 @@ fn weight_matrix<V: I16>(g: [V; 3]) -> [V; SIDE] {
     [g[0], near.add(g[1]), near.sub(g[1]), far.add(twice1), far.sub(twice1), g[2]]
 }
 
-/// `A^T m A` and the true sums, requantisation, and pooling of one tile and one block of outputs. Position `p` is
-/// `sums[p * step]`; `out` takes rows, `stride` apart.
+/// `A^T m A` and the true sums, pooling, and requantisation of one tile and one block of outputs. `out` takes rows, `stride` apart.
 #[inline(always)]
-pub(super) fn transform_output<V: I32>(
-    sums: &[[i32; BLOCK]],
-    step: usize,
-    finish: &Finish,
-    out: &mut [u8],
-    stride: usize,
-    tile: &mut [[[i32; BLOCK]; TILE]; TILE],
-) {
+pub(super) fn transform_output<V: I32>(sums: &Sums, finish: &Finish, out: &mut [u8], stride: usize) {
+    let mut tile = [[[0; BLOCK]; TILE]; TILE];
     for part in (0..BLOCK).step_by(V::LANES) {
         let columns: [[V; TILE]; SIDE] = std::array::from_fn(|x| {
-            output_matrix(std::array::from_fn(|y| V::load(&sums[(y * SIDE + x) * step][part..][..V::LANES])))
+            output_matrix(std::array::from_fn(|y| V::load(&sums[y * SIDE + x][part..][..V::LANES])))
         });
-        for (y, tile) in tile.iter_mut().enumerate() {
-            let row = output_matrix(std::array::from_fn(|x| columns[x][y]));
-            for (row, tile) in row.into_iter().zip(tile) {
-                row.mul(NINTH).shr::<6>().store(&mut tile[part..][..V::LANES]);
+        let rows: [[V; TILE]; TILE] = std::array::from_fn(|y| {
+            output_matrix(std::array::from_fn(|x| columns[x][y])).map(|sum| sum.mul(NINTH).shr::<6>())
+        });
+        if finish.pool {
+            // Requantisation keeps order, so the largest sum gives the largest value.
+            for y in 0..TILE / 2 {
+                for x in 0..TILE / 2 {
+                    let of = |row: usize| rows[row][2 * x].max(rows[row][2 * x + 1]);
+                    of(2 * y).max(of(2 * y + 1)).store(&mut tile[y][x][part..][..V::LANES]);
+                }
+            }
+        } else {
+            for y in 0..TILE {
+                for x in 0..TILE {
+                    rows[y][x].store(&mut tile[y][x][part..][..V::LANES]);
+                }
             }
         }
     }
-    if finish.pool {
-        // Requantisation keeps order, so the largest sum gives the largest value.
-        for y in 0..finish.rows / 2 {
-            for x in 0..finish.columns / 2 {
-                let mut largest = [0; BLOCK];
-                for (lane, largest) in largest.iter_mut().enumerate() {
-                    let of = |row: usize| tile[row][2 * x][lane].max(tile[row][2 * x + 1][lane]);
-                    *largest = of(2 * y).max(of(2 * y + 1));
-                }
-                let values = requantise_block(&largest, finish.bias, finish.multipliers);
-                out[y * stride + x * BLOCK..][..BLOCK].copy_from_slice(&values);
-            }
-        }
-    } else {
-        for (y, row) in tile.iter().take(finish.rows).enumerate() {
-            for (x, sums) in row.iter().take(finish.columns).enumerate() {
-                let values = requantise_block(sums, finish.bias, finish.multipliers);
-                out[y * stride + x * BLOCK..][..BLOCK].copy_from_slice(&values);
-            }
+    for (row, out) in tile.iter().zip(out.chunks_mut(stride)).take(finish.rows) {
+        for (sums, out) in row.iter().zip(out.as_chunks_mut().0).take(finish.columns) {
+            *out = V::requantise(sums, finish.bias, finish.multipliers);
         }
     }
 }
@@ -212,27 +207,21 @@ fn output_matrix<V: I32>(m: [V; SIDE]) -> [V; TILE] {
 /// The memory of one thread.
 #[derive(Default)]
 struct Scratch {
-    /// True sums of a tile.
-    tile: [[[i32; BLOCK]; TILE]; TILE],
-    /// Transformed weights of a chunk: `[position][channel][output]`.
-    weights: Vec<i16>,
-    /// `[position][tile]`.
-    sums: Vec<[i32; BLOCK]>,
+    /// Transformed weights of a chunk, by blocks of channels.
+    weights: Vec<Weights>,
+    /// By tiles.
+    sums: Vec<Sums>,
 }
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// The tiles of a layer.
+/// The tiles of a layer: so many down and across each picture.
 #[derive(Clone, Copy)]
 struct Tiles {
     down: usize,
     across: usize,
-    /// Values of one transformed tile.
-    len: usize,
-    /// Values between its positions.
-    step: usize,
 }
 
 impl Tiles {
@@ -243,106 +232,103 @@ impl Tiles {
     }
 }
 
-/// Convolves, with pooling where the layer has it. `inputs` is memory for transformed inputs.
+/// Convolves, with pooling where the layer has it. `transformed` is memory for inputs.
 #[allow(clippy::too_many_arguments, reason = "what a layer reads and writes, as in `direct`")]
 pub(super) fn convolve<I: Isa>(
     isa: I,
     packed: &Packed,
-    inputs: &mut Vec<i16>,
+    transformed: &mut Vec<Inputs>,
     input: &[u8],
     from: Map,
     parallel: bool,
     out: &mut [u8],
     to: Map,
 ) {
-    let channels = from.blocks() * BLOCK;
-    let step = channels + PAD / 2;
-    let tiles = Tiles {
-        down: from.height.div_ceil(TILE),
-        across: from.width.div_ceil(TILE),
-        len: POSITIONS * step,
-        step,
-    };
+    let tiles = Tiles { down: from.height.div_ceil(TILE), across: from.width.div_ceil(TILE) };
     let total = from.pictures * tiles.down * tiles.across;
-    let most = (INPUT_BYTES / (2 * tiles.len)).max(TILES * 4);
+    let most = (INPUT_BYTES / (from.blocks() * size_of::<Inputs>())).max(TILES * 4);
     let at_once = total.div_ceil(total.div_ceil(most)).next_multiple_of(TILES);
-    if inputs.len() < at_once * tiles.len {
-        inputs.resize(at_once * tiles.len, 0);
+    let len = at_once.min(total) * from.blocks();
+    if transformed.len() < len {
+        transformed.resize(len, [[0; BLOCK]; POSITIONS]);
     }
     for first in (0..total).step_by(at_once) {
         let count = at_once.min(total - first);
-        let inputs = &mut inputs[..count * tiles.len];
-        let transform = |(tile, target): (usize, &mut [i16])| {
+        let transformed = &mut transformed[..count * from.blocks()];
+        let transform = |(tile, target): (usize, &mut [Inputs])| {
             let (picture, y, x) = tiles.place(first + tile);
-            for block in 0..from.blocks() {
+            for (block, target) in target.iter_mut().enumerate() {
                 let at = block * from.plane() + picture * from.picture() + from.at(TILE * y, TILE * x);
-                isa.transform_input(&input[at..], from.stride(), &mut target[block * BLOCK..], step);
+                isa.transform_input(&input[at..], from.stride(), target);
             }
         };
-        let work = |inputs: &[i16], block: usize, plane: &mut [u8]| {
+        let work = |inputs: &[Inputs], block: usize, plane: &mut [u8]| {
             if first == 0 {
                 to.clear_around(plane);
             }
             SCRATCH.with_borrow_mut(|scratch| {
-                multiply(isa, packed, scratch, inputs, tiles, block, channels);
-                finish(isa, packed, scratch, (first, count), tiles, block, from, plane, to);
+                multiply(isa, packed, scratch, inputs, from.blocks(), block);
+                finish(isa, packed, &scratch.sums[..count], first, tiles, block, plane, to);
             });
         };
         if parallel {
-            inputs.par_chunks_exact_mut(tiles.len).enumerate().for_each(transform);
-            let inputs = &*inputs;
+            transformed.par_chunks_exact_mut(from.blocks()).enumerate().for_each(transform);
+            let inputs = &*transformed;
             out.par_chunks_exact_mut(to.plane()).enumerate().for_each(|(block, plane)| work(inputs, block, plane));
         } else {
-            inputs.chunks_exact_mut(tiles.len).enumerate().for_each(transform);
-            out.chunks_exact_mut(to.plane()).enumerate().for_each(|(block, plane)| work(inputs, block, plane));
+            transformed.chunks_exact_mut(from.blocks()).enumerate().for_each(transform);
+            out.chunks_exact_mut(to.plane()).enumerate().for_each(|(block, plane)| work(transformed, block, plane));
         }
     }
 }
 
-/// The products of all positions of some tiles with one block of outputs, into `scratch.sums`.
-fn multiply<I: Isa>(
-    isa: I,
-    packed: &Packed,
-    scratch: &mut Scratch,
-    inputs: &[i16],
-    tiles: Tiles,
-    block: usize,
-    channels: usize,
-) {
-    let count = inputs.len() / tiles.len;
-    if scratch.sums.len() < POSITIONS * count {
-        scratch.sums.resize(POSITIONS * count, [0; BLOCK]);
+/// The products of all positions of some tiles (`blocks` of channels each) with one block of outputs, into `scratch.sums`.
+fn multiply<I: Isa>(isa: I, packed: &Packed, scratch: &mut Scratch, inputs: &[Inputs], blocks: usize, block: usize) {
+    let count = inputs.len() / blocks;
+    if scratch.sums.len() < count {
+        scratch.sums.resize(count, [[0; BLOCK]; POSITIONS]);
     }
-    let len = channels * TAPS * BLOCK;
-    let weights = &packed.weights[block * len..][..len];
-    for (chunk, weights) in weights.chunks(CHUNK * TAPS * BLOCK).enumerate() {
-        let width = weights.len() / (TAPS * BLOCK);
-        let step = width * BLOCK + PAD;
-        if scratch.weights.len() < POSITIONS * step {
-            scratch.weights.resize(POSITIONS * step, 0);
-        }
-        let (taps, _) = weights.as_chunks::<{ 2 * BLOCK }>();
-        for (pair, taps) in taps.as_chunks::<TAPS>().0.iter().enumerate() {
-            isa.transform_weights(taps, &mut scratch.weights[pair * 2 * BLOCK..], step);
-        }
-        for (position, sums) in scratch.sums.chunks_exact_mut(count).take(POSITIONS).enumerate() {
-            let weights = &scratch.weights[position * step..][..width * BLOCK];
-            let at = position * tiles.step + chunk * CHUNK;
-            let input = |tile: usize| &inputs[tile * tiles.len + at..][..width];
-            let (fours, rest) = sums.as_chunks_mut::<TILES>();
-            for (four, sums) in fours.iter_mut().enumerate() {
-                isa.products(std::array::from_fn(|tile| input(four * TILES + tile)), weights, sums, chunk > 0);
-            }
-            let done = fours.len() * TILES;
-            let (twos, rest) = rest.as_chunks_mut::<2>();
-            for sums in twos.iter_mut() {
-                isa.products([input(done), input(done + 1)], weights, sums, chunk > 0);
-            }
-            let done = done + 2 * twos.len();
-            for sums in rest.as_chunks_mut::<1>().0 {
-                isa.products([input(done)], weights, sums, chunk > 0);
+    if scratch.weights.len() < CHUNK {
+        scratch.weights.resize(CHUNK, [[[0; 2 * BLOCK]; BLOCK / 2]; POSITIONS]);
+    }
+    let len = blocks * BLOCK * TAPS * BLOCK;
+    let taps = packed.weights[block * len..][..len].as_chunks::<{ 2 * BLOCK }>().0.as_chunks::<TAPS>().0;
+    for (chunk, taps) in taps.chunks(CHUNK * BLOCK / 2).enumerate() {
+        let weights = &mut scratch.weights[..taps.len() / (BLOCK / 2)];
+        for (weights, taps) in weights.iter_mut().zip(taps.chunks_exact(BLOCK / 2)) {
+            for (pair, taps) in taps.iter().enumerate() {
+                isa.transform_weights(taps, weights, pair);
             }
         }
+        let weights = &scratch.weights[..taps.len() / (BLOCK / 2)];
+        let input = |tile: usize| &inputs[tile * blocks + chunk * CHUNK..][..weights.len()];
+        let sums = &mut scratch.sums[..count];
+        let (fours, rest) = sums.as_chunks_mut::<TILES>();
+        for (four, sums) in fours.iter_mut().enumerate() {
+            multiply_tiles(isa, std::array::from_fn(|tile| input(four * TILES + tile)), weights, sums, chunk > 0);
+        }
+        let done = fours.len() * TILES;
+        let (twos, rest) = rest.as_chunks_mut::<2>();
+        for sums in twos.iter_mut() {
+            multiply_tiles(isa, [input(done), input(done + 1)], weights, sums, chunk > 0);
+        }
+        let done = done + 2 * twos.len();
+        for sums in rest.as_chunks_mut::<1>().0 {
+            multiply_tiles(isa, [input(done)], weights, sums, chunk > 0);
+        }
+    }
+}
+
+#[inline(always)]
+fn multiply_tiles<I: Isa, const P: usize>(
+    isa: I,
+    inputs: [&[Inputs]; P],
+    weights: &[Weights],
+    sums: &mut [Sums; P],
+    add: bool,
+) {
+    for position in 0..POSITIONS {
+        isa.products(inputs, weights, position, sums, add);
     }
 }
 
@@ -351,26 +337,24 @@ fn multiply<I: Isa>(
 fn finish<I: Isa>(
     isa: I,
     packed: &Packed,
-    scratch: &mut Scratch,
-    (first, count): (usize, usize),
+    sums: &[Sums],
+    first: usize,
     tiles: Tiles,
     block: usize,
-    from: Map,
     plane: &mut [u8],
     to: Map,
 ) {
     let side = if packed.layer.pool { TILE / 2 } else { TILE };
-    for tile in 0..count {
+    for (tile, sums) in sums.iter().enumerate() {
         let (picture, y, x) = tiles.place(first + tile);
         let finish = Finish {
             bias: &packed.bias[block],
             multipliers: &packed.multipliers[block],
             pool: packed.layer.pool,
-            rows: TILE.min(from.height - TILE * y),
-            columns: TILE.min(from.width - TILE * x),
+            rows: side.min(to.height - side * y),
+            columns: side.min(to.width - side * x),
         };
         let at = picture * to.picture() + to.at(1 + side * y, 1 + side * x);
-        let sums = &scratch.sums[tile..];
-        isa.transform_output(sums, count, &finish, &mut plane[at..], to.stride(), &mut scratch.tile);
+        isa.transform_output(sums, &finish, &mut plane[at..], to.stride());
     }
 }
