@@ -8,7 +8,7 @@ use std::arch::x86_64::{
 
 use super::isa::{I16, I32, Isa};
 use super::map::BLOCK;
-use super::winograd::{self, Finish, Inputs, POSITIONS, Sums, TAPS, Weights};
+use super::winograd::{self, Aligned, Finish, Inputs, POSITIONS, Sums, TAPS, Weights};
 
 /// Proof that the CPU has AVX2.
 #[derive(Clone, Copy)]
@@ -36,10 +36,10 @@ impl Isa for Avx2 {
     #[inline(always)]
     fn products<const P: usize>(
         self,
-        inputs: [&[Inputs]; P],
-        weights: &[Weights],
+        inputs: [&[Aligned<Inputs>]; P],
+        weights: &[Aligned<Weights>],
         position: usize,
-        sums: &mut [Sums; P],
+        sums: &mut [Aligned<Sums>; P],
         add: bool,
     ) {
         assert!(position < POSITIONS && inputs.iter().all(|input| input.len() == weights.len()));
@@ -96,16 +96,16 @@ fn requantise(sums: &[i32; BLOCK], bias: &[i32; BLOCK], multipliers: &[f32; BLOC
 /// `position` is below [`POSITIONS`] and each of `inputs` is as long as `weights`.
 #[target_feature(enable = "avx2")]
 unsafe fn products<const P: usize>(
-    inputs: [&[Inputs]; P],
-    weights: &[Weights],
+    inputs: [&[Aligned<Inputs>]; P],
+    weights: &[Aligned<Weights>],
     position: usize,
-    sums: &mut [Sums; P],
+    sums: &mut [Aligned<Sums>; P],
     add: bool,
 ) {
     let mut low = [_mm256_setzero_si256(); P];
     let mut high = [_mm256_setzero_si256(); P];
     // SAFETY: `position` is in range.
-    let sums = sums.each_mut().map(|sums| unsafe { sums.get_unchecked_mut(position) }.as_mut_ptr());
+    let sums = sums.each_mut().map(|sums| unsafe { sums.0.get_unchecked_mut(position) }.as_mut_ptr());
     if add {
         for tile in 0..P {
             // SAFETY: a block is sixteen i32, two vectors of eight.
@@ -118,8 +118,8 @@ unsafe fn products<const P: usize>(
     for (block, weights) in weights.iter().enumerate() {
         // SAFETY: `position` is in range, and each input has the block.
         let (weights, inputs) = unsafe {
-            let inputs = inputs.map(|input| input.get_unchecked(block).get_unchecked(position).as_ptr());
-            (weights.get_unchecked(position), inputs)
+            let inputs = inputs.map(|input| input.get_unchecked(block).0.get_unchecked(position).as_ptr());
+            (weights.0.get_unchecked(position), inputs)
         };
         for (pair, weights) in weights.iter().enumerate() {
             // SAFETY: thirty-two weights are two vectors.

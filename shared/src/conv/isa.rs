@@ -2,7 +2,7 @@
 
 use super::kernel::Kernel;
 use super::map::BLOCK;
-use super::winograd::{self, Finish, Inputs, Sums, TAPS, Weights};
+use super::winograd::{self, Aligned, Finish, Inputs, Sums, TAPS, Weights};
 use super::{portable, requantise_block};
 
 /// The inner loops. Only the two that multiply must be written; the others are the generic code, which an instruction set
@@ -25,10 +25,10 @@ pub(super) trait Isa: Copy + Send + Sync {
     /// Each of `inputs` has as many blocks of channels as `weights`, whose pairs are in the order that [`Isa::PAIRS`] says.
     fn products<const P: usize>(
         self,
-        inputs: [&[Inputs]; P],
-        weights: &[Weights],
+        inputs: [&[Aligned<Inputs>]; P],
+        weights: &[Aligned<Weights>],
         position: usize,
-        sums: &mut [Sums; P],
+        sums: &mut [Aligned<Sums>; P],
         add: bool,
     );
 

@@ -10,7 +10,7 @@ use std::arch::aarch64::{
 use super::direct::CHANNEL_STEP;
 use super::isa::{I16, I32, Isa};
 use super::map::BLOCK;
-use super::winograd::{Inputs, POSITIONS, Sums, Weights};
+use super::winograd::{Aligned, Inputs, POSITIONS, Sums, Weights};
 
 /// Proof that the CPU has Advanced SIMD, which every aarch64 Linux has.
 #[derive(Clone, Copy)]
@@ -38,10 +38,10 @@ impl Isa for Neon {
     #[inline(always)]
     fn products<const P: usize>(
         self,
-        inputs: [&[Inputs]; P],
-        weights: &[Weights],
+        inputs: [&[Aligned<Inputs>]; P],
+        weights: &[Aligned<Weights>],
         position: usize,
-        sums: &mut [Sums; P],
+        sums: &mut [Aligned<Sums>; P],
         add: bool,
     ) {
         assert!(position < POSITIONS && inputs.iter().all(|input| input.len() == weights.len()));
@@ -90,16 +90,16 @@ unsafe fn tile<const P: usize>(rows: [&[i16]; 3], channels: usize, weights: &[i8
 /// `position` is below [`POSITIONS`] and each of `inputs` is as long as `weights`.
 #[target_feature(enable = "neon")]
 unsafe fn products<const P: usize>(
-    inputs: [&[Inputs]; P],
-    weights: &[Weights],
+    inputs: [&[Aligned<Inputs>]; P],
+    weights: &[Aligned<Weights>],
     position: usize,
-    sums: &mut [Sums; P],
+    sums: &mut [Aligned<Sums>; P],
     add: bool,
 ) {
     let mut acc = [[vdupq_n_s32(0); 4]; P];
     if add {
         for (sums, acc) in sums.iter().zip(&mut acc) {
-            for (sums, acc) in sums[position].chunks_exact(4).zip(acc) {
+            for (sums, acc) in sums.0[position].chunks_exact(4).zip(acc) {
                 // SAFETY: the chunk holds four i32.
                 *acc = unsafe { vld1q_s32(sums.as_ptr()) };
             }
@@ -108,8 +108,8 @@ unsafe fn products<const P: usize>(
     for (block, weights) in weights.iter().enumerate() {
         // SAFETY: `position` is in range, and each input has the block.
         let (weights, inputs) = unsafe {
-            let inputs = inputs.map(|input| input.get_unchecked(block).get_unchecked(position).as_ptr());
-            (weights.get_unchecked(position).as_flattened().as_ptr(), inputs)
+            let inputs = inputs.map(|input| input.get_unchecked(block).0.get_unchecked(position).as_ptr());
+            (weights.0.get_unchecked(position).as_flattened().as_ptr(), inputs)
         };
         for at in (0..BLOCK).step_by(4) {
             let mut values = [vdup_n_s16(0); P];
@@ -129,7 +129,7 @@ unsafe fn products<const P: usize>(
         }
     }
     for (sums, acc) in sums.iter_mut().zip(acc) {
-        for (sums, acc) in sums[position].chunks_exact_mut(4).zip(acc) {
+        for (sums, acc) in sums.0[position].chunks_exact_mut(4).zip(acc) {
             // SAFETY: the chunk holds four i32.
             unsafe { vst1q_s32(sums.as_mut_ptr(), acc) };
         }

@@ -30,7 +30,7 @@ pub struct Arena {
     /// Inputs of a direct convolution in i16.
     wide: Vec<i16>,
     /// Transformed inputs of some tiles.
-    transformed: Vec<winograd::Inputs>,
+    transformed: Vec<winograd::Aligned<winograd::Inputs>>,
 }
 
 fn grow(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
