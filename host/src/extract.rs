@@ -73,6 +73,19 @@ impl FeatureSource for Rows<'_> {
     }
 }
 
+/// Pictures that a worker runs together: as many as make the work of one of 256 px, if each worker has some.
+fn batch(size: u32, each: usize) -> usize {
+    let fit = (256 / size.max(1)).pow(2) as usize;
+    fit.min(each / 4).max(1)
+}
+
+/// A picture before the base sees it.
+enum Prepared {
+    /// There is nothing to compute.
+    Done(Done),
+    Input(Fingerprint, Vec<u8>),
+}
+
 /// What a worker makes of one picture.
 enum Done {
     Features {
@@ -103,6 +116,7 @@ pub fn extract(base: &Base, preprocess: &Preprocess, items: &[Item], options: &E
     let mut skipped = Vec::new();
     let mut cached_count = 0;
     let threads = options.threads().min(items.len()).max(1);
+    let batch = batch(preprocess.size, items.len() / threads);
     let bar = crate::progress::bar(items.len() as u64, "{bar:30} {pos}/{len} pictures  {per_sec}  {eta} left");
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
@@ -113,36 +127,62 @@ pub fn extract(base: &Base, preprocess: &Preprocess, items: &[Item], options: &E
             let mut runner = base.runner(None)?;
             let quantiser = preprocess.quantiser();
             scope.spawn(move || {
-                let mut work = |item: &Item| -> Done {
+                let prepare = |item: &Item| -> Prepared {
                     let bytes = match shared::fs::read_limited(&item.path, MAX_FILE_BYTES) {
                         Ok(bytes) => bytes,
                         Err(shared::Error::Io { source, .. }) => {
-                            return Done::Unreadable(format!("cannot read: {source}"));
+                            return Prepared::Done(Done::Unreadable(format!("cannot read: {source}")));
                         }
-                        Err(e) => return Done::Unreadable(e.to_string()),
+                        Err(e) => return Prepared::Done(Done::Unreadable(e.to_string())),
                     };
                     let hash = Fingerprint::of(&bytes);
                     if let Some(cache) = cache {
                         match lock(cache).get(&hash) {
-                            Ok(Some(features)) => return Done::Features { hash, features, cached: true },
+                            Ok(Some(features)) => return Prepared::Done(Done::Features { hash, features, cached: true }),
                             Ok(None) => {}
-                            Err(e) => return Done::Broken(e),
+                            Err(e) => return Prepared::Done(Done::Broken(e)),
                         }
                     }
                     let frame = match decode(&bytes) {
                         Ok(frame) => frame,
-                        Err(e) => return Done::Unreadable(e.to_string()),
+                        Err(e) => return Prepared::Done(Done::Unreadable(e.to_string())),
                     };
-                    match runner.features(&quantiser.quantise(&frame), preprocess.size) {
-                        Ok(features) => Done::Features { hash, features, cached: false },
-                        Err(e) => Done::Broken(e),
-                    }
+                    Prepared::Input(hash, quantiser.quantise(&frame))
                 };
-                while !stop.load(Ordering::Relaxed) {
+                let mut inputs = Vec::new();
+                let mut waiting: Vec<(usize, Fingerprint)> = Vec::new();
+                loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(item) = items.get(index) else { break };
-                    if sender.send((index, work(item))).is_err() {
-                        break;
+                    let item = items.get(index).filter(|_| !stop.load(Ordering::Relaxed));
+                    match item.map(prepare) {
+                        Some(Prepared::Done(done)) => {
+                            if sender.send((index, done)).is_err() {
+                                return;
+                            }
+                        }
+                        Some(Prepared::Input(hash, input)) => {
+                            inputs.extend(input);
+                            waiting.push((index, hash));
+                        }
+                        None => {}
+                    }
+                    if waiting.len() == batch || (item.is_none() && !waiting.is_empty()) {
+                        let maps = runner.batch(&inputs, waiting.len(), preprocess.size);
+                        inputs.clear();
+                        for (at, (index, hash)) in waiting.drain(..).enumerate() {
+                            let done = match &maps {
+                                Ok(maps) => {
+                                    Done::Features { hash, features: maps[at * dim..][..dim].to_vec(), cached: false }
+                                }
+                                Err(e) => Done::Broken(shared::Error::Engine(e.to_string())),
+                            };
+                            if sender.send((index, done)).is_err() {
+                                return;
+                            }
+                        }
+                    }
+                    if item.is_none() {
+                        return;
                     }
                 }
             });

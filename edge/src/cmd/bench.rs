@@ -22,7 +22,11 @@ pub struct Args {
     #[arg(long, value_name = "PIXELS", default_value_t = 64)]
     size: u32,
 
-    /// Pictures to run
+    /// Pictures that are run together, as `host extract` does with small ones; a camera gives one at a time
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    batch: u32,
+
+    /// How often they are run
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
 
@@ -38,13 +42,14 @@ pub fn run(args: Args, start: Instant) -> Result<()> {
     let mut runner = base.runner(shared::base::thread_pool(args.base.threads.into())?)?;
     // Noise, so that no feature map is all zero.
     let mut state = 0x2545_f491u32;
-    let input: Vec<u8> = (0..3 * args.size as usize * args.size as usize)
+    let pictures = args.batch as usize;
+    let input: Vec<u8> = (0..3 * pictures * args.size as usize * args.size as usize)
         .map(|_| {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             (state >> 24) as u8
         })
         .collect();
-    runner.features(&input, args.size)?;
+    runner.batch(&input, pictures, args.size)?;
     let startup_ms = start.elapsed().as_secs_f64() * 1e3;
     let mut times = Vec::with_capacity(args.runs as usize);
     for _ in 0..args.runs {
@@ -52,8 +57,8 @@ pub fn run(args: Args, start: Instant) -> Result<()> {
             return Err(Interrupted.into());
         }
         let start = Instant::now();
-        std::hint::black_box(runner.features(&input, args.size)?);
-        times.push(start.elapsed().as_secs_f64() * 1e3);
+        std::hint::black_box(runner.batch(&input, pictures, args.size)?);
+        times.push(start.elapsed().as_secs_f64() * 1e3 / f64::from(args.batch));
     }
     times.sort_by(f64::total_cmp);
     let Some(&median) = times.get(times.len() / 2) else { bail!("no runs") };
@@ -69,6 +74,7 @@ pub fn run(args: Args, start: Instant) -> Result<()> {
             "kernel": base.kernel().name(),
             "size": args.size,
             "threads": args.base.threads,
+            "batch": args.batch,
             "runs": args.runs,
         }))?;
     } else {

@@ -266,13 +266,11 @@ impl OpState for ConvStackState {
         let mut out = Tensor::zero::<u8>(&[n, height, width, outputs])?;
         {
             let mut plain = out.try_as_plain_ram_mut()?;
-            let pictures = input.chunks_exact((channels * h * w).max(1));
-            let results = plain.as_slice_mut::<u8>()?.chunks_exact_mut((height * width * outputs).max(1));
-            for (picture, result) in pictures.zip(results) {
-                match &op.pool {
-                    Some(pool) => pool.install(|| op.stack.run(&mut self.0, picture, h, w, true, result)),
-                    None => op.stack.run(&mut self.0, picture, h, w, false, result),
-                }
+            let result = plain.as_slice_mut::<u8>()?;
+            ensure!(channels == op.stack.layers().next().map_or(0, |layer| layer.inputs), "{channels} channels");
+            match &op.pool {
+                Some(pool) => pool.install(|| op.stack.run(&mut self.0, input, h, w, true, result)),
+                None => op.stack.run(&mut self.0, input, h, w, false, result),
             }
         }
         Ok(tvec!(out.into_tvalue()))

@@ -182,8 +182,18 @@ impl Runner {
     /// # Errors
     /// [`Error::Engine`], for an input of another length too.
     pub fn features(&mut self, input: &[u8], size: u32) -> Result<Vec<u8>> {
+        self.batch(input, 1, size)
+    }
+
+    /// As [`Runner::features`] for some pictures, `[pictures, 3, size, size]` to `[pictures, size / 32, size / 32, 512]`. Small
+    /// pictures take less time together, since they share the transformed weights; the bits are the same.
+    ///
+    /// # Errors
+    /// As [`Runner::features`].
+    pub fn batch(&mut self, inputs: &[u8], pictures: usize, size: u32) -> Result<Vec<u8>> {
         let size = size as usize;
-        let input = Tensor::from_shape(&[1, input.len() / (size * size).max(1), size, size], input).map_err(engine)?;
+        let channels = inputs.len() / (pictures * size * size).max(1);
+        let input = Tensor::from_shape(&[pictures, channels, size, size], inputs).map_err(engine)?;
         let outputs = self.state.run(tvec!(input.into_tvalue())).map_err(engine)?;
         let plain = outputs[0].try_as_plain_ram().map_err(engine)?;
         Ok(plain.as_slice::<u8>().map_err(engine)?.to_vec())

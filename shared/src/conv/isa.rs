@@ -1,8 +1,10 @@
 //! What an instruction set adds, and which one runs.
 
 use super::kernel::Kernel;
-use super::map::BLOCK;
+use super::map::{BLOCK, Map};
 use super::winograd::{self, Aligned, Finish, Inputs, Sums, TAPS, Weights};
+#[cfg(any(test, target_arch = "aarch64"))]
+use super::dot;
 use super::{portable, requantise_block};
 
 /// The inner loops. Only the two that multiply must be written; the others are the generic code, which an instruction set
@@ -129,7 +131,7 @@ impl AnyIsa {
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx2 => super::avx2::Avx2::new().map(Self::Avx2),
             #[cfg(target_arch = "aarch64")]
-            Kernel::Neon => super::neon::Neon::new().map(Self::Neon),
+            Kernel::Neon | Kernel::Sdot => super::neon::Neon::new().map(Self::Neon),
             _ => None,
         }
         .unwrap_or(Self::Portable(portable::Portable))
@@ -149,3 +151,44 @@ macro_rules! with_isa {
     };
 }
 pub(super) use with_isa;
+
+/// Which [`Dot`] to use.
+#[derive(Clone, Copy)]
+pub(super) enum AnyDot {
+    #[cfg(test)]
+    Portable(dot::PortableDot),
+    #[cfg(target_arch = "aarch64")]
+    Sdot(super::sdot::Sdot),
+}
+
+impl AnyDot {
+    pub fn new(kernel: Kernel) -> Option<Self> {
+        match kernel {
+            #[cfg(test)]
+            Kernel::Portable => Some(Self::Portable(dot::PortableDot)),
+            #[cfg(target_arch = "aarch64")]
+            Kernel::Sdot => super::sdot::Sdot::new().map(Self::Sdot),
+            _ => None,
+        }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "as `dot::convolve`")]
+    #[cfg_attr(not(any(test, target_arch = "aarch64")), allow(unused_variables, reason = "no CPU of this kind has it"))]
+    pub fn convolve<I: Isa>(
+        self,
+        isa: I,
+        packed: &super::Packed,
+        input: &[u8],
+        from: Map,
+        parallel: bool,
+        out: &mut [u8],
+        to: Map,
+    ) {
+        match self {
+            #[cfg(test)]
+            Self::Portable(own) => dot::convolve(own, isa, packed, input, from, parallel, out, to),
+            #[cfg(target_arch = "aarch64")]
+            Self::Sdot(own) => dot::convolve(own, isa, packed, input, from, parallel, out, to),
+        }
+    }
+}

@@ -14,11 +14,13 @@ pub enum Kernel {
     Avx2,
     /// aarch64 (ARMv8.0): i16 widening multiply-accumulate.
     Neon,
+    /// aarch64 with the dot product extension (ARMv8.2).
+    Sdot,
 }
 
 impl Kernel {
     /// All kernels, slowest first, whether or not this CPU has them.
-    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Neon];
+    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Neon, Self::Sdot];
 
     /// The name on the command line and in reports.
     pub fn name(self) -> &'static str {
@@ -26,6 +28,7 @@ impl Kernel {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
             Self::Neon => "neon",
+            Self::Sdot => "sdot",
         }
     }
 
@@ -37,6 +40,8 @@ impl Kernel {
             Self::Avx2 => super::avx2::Avx2::new().is_some(),
             #[cfg(target_arch = "aarch64")]
             Self::Neon => super::neon::Neon::new().is_some(),
+            #[cfg(target_arch = "aarch64")]
+            Self::Sdot => super::neon::Neon::new().is_some() && super::sdot::Sdot::new().is_some(),
             #[allow(unreachable_patterns, reason = "which kernels are left depends on the architecture")]
             _ => false,
         }
@@ -92,7 +97,7 @@ mod tests {
         for kernel in Kernel::available() {
             assert_eq!(Kernel::from_name(kernel.name()).unwrap(), kernel);
         }
-        assert!(Kernel::from_name("fast").unwrap_err().to_string().contains("there are portable, avx2, neon"));
+        assert!(Kernel::from_name("fast").unwrap_err().to_string().contains("there are portable, avx2, neon, sdot"));
         let missing = Kernel::ALL.into_iter().find(|kernel| !kernel.is_available()).unwrap();
         assert!(Kernel::from_name(missing.name()).unwrap_err().to_string().contains("cannot run"));
     }

@@ -6,6 +6,7 @@
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 mod direct;
+mod dot;
 mod isa;
 mod kernel;
 mod map;
@@ -13,6 +14,8 @@ pub mod naive;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod portable;
+#[cfg(target_arch = "aarch64")]
+mod sdot;
 mod stack;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -50,6 +53,8 @@ pub struct ConvLayer {
 pub enum Algorithm {
     /// Each product by itself.
     Direct,
+    /// As direct, by dot products of four i8.
+    Dot,
     /// Winograd's F(4x4, 3x3) in integers.
     Winograd,
 }
@@ -59,6 +64,7 @@ impl Algorithm {
     pub fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",
+            Self::Dot => "dot",
             Self::Winograd => "winograd",
         }
     }
@@ -69,7 +75,7 @@ struct Packed {
     layer: ConvLayer,
     algorithm: Algorithm,
     weights: Vec<i8>,
-    /// Bias less the zero point's share, in blocks.
+    /// Bias less the share of the zero point (and of what [`dot`] takes off), in blocks.
     bias: Vec<[i32; BLOCK]>,
     multipliers: Vec<[f32; BLOCK]>,
 }
@@ -79,6 +85,7 @@ impl Packed {
         let blocks = layer.outputs.div_ceil(BLOCK);
         let weights = match algorithm {
             Algorithm::Direct => direct::pack(&layer, pairs),
+            Algorithm::Dot => dot::pack(&layer),
             Algorithm::Winograd => winograd::pack(&layer, pairs),
         };
         // Outputs that fill up the last block are 0.
@@ -87,7 +94,8 @@ impl Packed {
         for (output, kernel) in layer.weights.chunks_exact(9 * layer.inputs).enumerate() {
             let sum: i32 = kernel.iter().map(|&w| i32::from(w)).sum();
             // Modulo 2^32, like the sums: only the total need fit.
-            let share = sum.wrapping_mul(i32::from(layer.zero_point));
+            let taken = i32::from(layer.zero_point) - if algorithm == Algorithm::Dot { 128 } else { 0 };
+            let share = sum.wrapping_mul(taken);
             bias[output / BLOCK][output % BLOCK] = layer.bias[output].wrapping_sub(share);
             multipliers[output / BLOCK][output % BLOCK] = layer.multipliers[output];
         }

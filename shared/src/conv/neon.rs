@@ -122,10 +122,12 @@ unsafe fn products<const P: usize>(
                 let weights = weights.add((at + channel) * BLOCK);
                 (vld1q_s16(weights), vld1q_s16(weights.add(8)))
             };
-            step::<0, P>(&mut acc, values, load(0));
-            step::<1, P>(&mut acc, values, load(1));
-            step::<2, P>(&mut acc, values, load(2));
-            step::<3, P>(&mut acc, values, load(3));
+            // All loads first: cores that work in order would wait for each.
+            let weights = [load(0), load(1), load(2), load(3)];
+            step::<0, P>(&mut acc, values, weights[0]);
+            step::<1, P>(&mut acc, values, weights[1]);
+            step::<2, P>(&mut acc, values, weights[2]);
+            step::<3, P>(&mut acc, values, weights[3]);
         }
     }
     for (sums, acc) in sums.iter_mut().zip(acc) {

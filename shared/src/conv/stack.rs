@@ -1,7 +1,7 @@
 //! A chain of layers over one arena: which algorithm each takes, pooling, and batches.
 
 use super::direct::{self, Source};
-use super::isa::{AnyIsa, Isa, with_isa};
+use super::isa::{AnyDot, AnyIsa, Isa, with_isa};
 use super::kernel::Kernel;
 use super::map::{BLOCK, Map};
 use super::winograd;
@@ -12,6 +12,7 @@ pub struct Stack {
     layers: Vec<Packed>,
     kernel: Kernel,
     isa: AnyIsa,
+    dot: Option<AnyDot>,
 }
 
 impl std::fmt::Debug for Stack {
@@ -50,9 +51,14 @@ impl Stack {
             .iter()
             .enumerate()
             .map(|(index, layer)| {
-                // Winograd takes whole blocks of channels, of which three fill little.
-                let pays = index > 0 && winograd::holds(layer);
-                if pays { Algorithm::Winograd } else { Algorithm::Direct }
+                // Both others take whole blocks of channels, of which three fill little.
+                match kernel {
+                    _ if index == 0 => Algorithm::Direct,
+                    // Twice as many multiplications a cycle as `smlal` with a quarter of them: `BENCHMARKS.md`.
+                    Kernel::Sdot if layer.zero_point == 0 => Algorithm::Dot,
+                    _ if winograd::holds(layer) => Algorithm::Winograd,
+                    _ => Algorithm::Direct,
+                }
             })
             .collect();
         Self::with_algorithms(layers, kernel, &algorithms)
@@ -61,10 +67,13 @@ impl Stack {
     pub(super) fn with_algorithms(layers: Vec<ConvLayer>, kernel: Kernel, algorithms: &[Algorithm]) -> Self {
         assert!(layers.windows(2).all(|pair| pair[0].outputs == pair[1].inputs && pair[1].zero_point == 0));
         assert!(layers.iter().all(|layer| layer.check().is_ok()));
-        let isa = AnyIsa::new(kernel);
+        let (isa, dot) = (AnyIsa::new(kernel), AnyDot::new(kernel));
+        // What is packed for it is run by it.
+        let dots = algorithms.iter().zip(&layers).enumerate().filter(|(_, (a, _))| **a == Algorithm::Dot);
+        dots.for_each(|(index, (_, layer))| assert!(index > 0 && dot.is_some() && layer.zero_point == 0));
         let pairs = with_isa!(isa, isa => pairs(isa));
         let layers = layers.into_iter().zip(algorithms).map(|(layer, &algorithm)| Packed::new(layer, algorithm, pairs));
-        Self { layers: layers.collect(), kernel, isa }
+        Self { layers: layers.collect(), kernel, isa, dot }
     }
 
     /// The kernel in use.
@@ -114,11 +123,18 @@ impl Stack {
                     let read = &source[..from.len()];
                     with_isa!(self.isa, isa => winograd::convolve(isa, packed, transformed, read, from, parallel, written, to));
                 }
-                Algorithm::Direct => {
+                Algorithm::Direct | Algorithm::Dot => {
                     let read = if index == 0 { Source::Planes(input) } else { Source::Map(&source[..from.len()]) };
                     let flat = Map { height: from.height, width: from.width, ..to };
                     let sums = if packed.layer.pool { grow(unpooled, flat.len()) } else { &mut *written };
-                    with_isa!(self.isa, isa => direct::convolve(isa, packed, wide, &read, from, parallel, sums, flat));
+                    match (self.dot, &read) {
+                        (Some(dot), &Source::Map(map)) if packed.algorithm == Algorithm::Dot => {
+                            with_isa!(self.isa, isa => dot.convolve(isa, packed, map, from, parallel, sums, flat));
+                        }
+                        _ => {
+                            with_isa!(self.isa, isa => direct::convolve(isa, packed, wide, &read, from, parallel, sums, flat));
+                        }
+                    }
                     if packed.layer.pool {
                         let planes = unpooled.chunks_exact(flat.plane()).zip(written.chunks_exact_mut(to.plane()));
                         planes.for_each(|(input, out)| direct::max_pool(input, flat, out, to));

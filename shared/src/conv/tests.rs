@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use super::isa::AnyDot;
 use super::{Algorithm, Arena, ConvLayer, Kernel, Stack, naive, requantise, winograd};
 
 /// A small generator, so that a failing case is told by its seed alone.
@@ -89,7 +90,12 @@ fn check(kernel: Kernel, layers: Vec<ConvLayer>, input: &[u8], height: usize, wi
         let map = naive::run(&layers, picture, height, width);
         expected.extend(channels_last(&map, layers.last().unwrap().outputs));
     }
-    for algorithms in [&winograd, &direct] {
+    let dot = layers.iter().enumerate().map(|(index, layer)| {
+        let holds = AnyDot::new(kernel).is_some() && index > 0 && layer.zero_point == 0;
+        if holds { Algorithm::Dot } else { Algorithm::Direct }
+    });
+    let dot: Vec<_> = dot.collect();
+    for algorithms in [&winograd, &dot, &direct] {
         let stack = Stack::with_algorithms(layers.clone(), kernel, algorithms);
         let (channels, out_height, out_width) = stack.output_shape(height, width);
         let mut out = vec![0xaa; input.len() / picture * channels * out_height * out_width];
@@ -167,6 +173,7 @@ suites! {
     portable_equals_naive: Kernel::Portable,
     avx2_equals_naive: Kernel::Avx2,
     neon_equals_naive: Kernel::Neon,
+    sdot_equals_naive: Kernel::Sdot,
 }
 
 proptest! {
