@@ -138,7 +138,9 @@ pub fn extract(base: &Base, preprocess: &Preprocess, items: &[Item], options: &E
                     let hash = Fingerprint::of(&bytes);
                     if let Some(cache) = cache {
                         match lock(cache).get(&hash) {
-                            Ok(Some(features)) => return Prepared::Done(Done::Features { hash, features, cached: true }),
+                            Ok(Some(features)) => {
+                                return Prepared::Done(Done::Features { hash, features, cached: true });
+                            }
                             Ok(None) => {}
                             Err(e) => return Prepared::Done(Done::Broken(e)),
                         }

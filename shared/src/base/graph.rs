@@ -337,11 +337,7 @@ impl Expansion for DequantizeLinear {
         let constants = Constants { model, inputs, name: &self.0 };
         let (scales, zero_points) = (constants.scales(1)?, constants.tensor(2)?);
         let zero_points = zero_points.try_as_plain_ram()?;
-        ensure!(
-            zero_points.as_slice::<u8>()?.iter().all(|&zero| zero == 0),
-            "{}: a zero point is not 0",
-            self.0
-        );
+        ensure!(zero_points.as_slice::<u8>()?.iter().all(|&zero| zero == 0), "{}: a zero point is not 0", self.0);
         model.wire_node(prefix, Dequantize { scales: scales.into() }, &inputs[..1])
     }
 }

@@ -1,9 +1,12 @@
 //! x86-64 with AVX2: `vpmaddwd` multiplies pairs of channels and adds them in i32, so it cannot saturate.
 
 use std::arch::x86_64::{
-    __m256i, _mm_packus_epi16, _mm_storeu_si128, _mm256_castsi256_si128, _mm256_cvtepi32_ps, _mm256_cvtps_epi32, _mm256_extracti128_si256, _mm256_loadu_ps, _mm256_max_epi32, _mm256_min_ps, _mm256_mul_ps, _mm256_packs_epi32, _mm256_permute4x64_epi64, _mm256_set1_ps, _mm256_add_epi16, _mm256_cvtepu8_epi16, _mm256_mullo_epi32, _mm256_slli_epi32, _mm256_srai_epi32, _mm256_sub_epi16, _mm256_sub_epi32,
-    _mm_loadu_si128, _mm256_add_epi32, _mm256_cvtepi8_epi16, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_set1_epi32,
-    _mm256_setzero_si256, _mm256_storeu_si256,
+    __m256i, _mm_loadu_si128, _mm_packus_epi16, _mm_storeu_si128, _mm256_add_epi16, _mm256_add_epi32,
+    _mm256_castsi256_si128, _mm256_cvtepi8_epi16, _mm256_cvtepi32_ps, _mm256_cvtepu8_epi16, _mm256_cvtps_epi32,
+    _mm256_extracti128_si256, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_max_epi32, _mm256_min_ps,
+    _mm256_mul_ps, _mm256_mullo_epi32, _mm256_packs_epi32, _mm256_permute4x64_epi64, _mm256_set1_epi32, _mm256_set1_ps,
+    _mm256_setzero_si256, _mm256_slli_epi32, _mm256_srai_epi32, _mm256_storeu_si256, _mm256_sub_epi16,
+    _mm256_sub_epi32,
 };
 
 use super::isa::{I16, I32, Isa};
@@ -38,13 +41,12 @@ impl Isa for Avx2 {
         self,
         inputs: [&[Aligned<Inputs>]; P],
         weights: &[Aligned<Weights>],
-        position: usize,
         sums: &mut [Aligned<Sums>; P],
         add: bool,
     ) {
-        assert!(position < POSITIONS && inputs.iter().all(|input| input.len() == weights.len()));
+        assert!(inputs.iter().all(|input| input.len() == weights.len()));
         // SAFETY: `self` exists only where AVX2 does; the lengths that `products` relies on are asserted above.
-        unsafe { products(inputs, weights, position, sums, add) }
+        unsafe { products(inputs, weights, sums, add) }
     }
 
     #[inline(always)]
@@ -93,56 +95,52 @@ fn requantise(sums: &[i32; BLOCK], bias: &[i32; BLOCK], multipliers: &[f32; BLOC
 }
 
 /// # Safety
-/// `position` is below [`POSITIONS`] and each of `inputs` is as long as `weights`.
+/// Each of `inputs` is as long as `weights`.
 #[target_feature(enable = "avx2")]
 unsafe fn products<const P: usize>(
     inputs: [&[Aligned<Inputs>]; P],
     weights: &[Aligned<Weights>],
-    position: usize,
     sums: &mut [Aligned<Sums>; P],
     add: bool,
 ) {
-    let mut low = [_mm256_setzero_si256(); P];
-    let mut high = [_mm256_setzero_si256(); P];
-    // SAFETY: `position` is in range.
-    let sums = sums.each_mut().map(|sums| unsafe { sums.0.get_unchecked_mut(position) }.as_mut_ptr());
-    if add {
+    for position in 0..POSITIONS {
+        let mut low = [_mm256_setzero_si256(); P];
+        let mut high = [_mm256_setzero_si256(); P];
+        if add {
+            for tile in 0..P {
+                let sums = sums[tile].0[position].as_ptr();
+                // SAFETY: a block is sixteen i32, two vectors of eight.
+                unsafe {
+                    low[tile] = _mm256_loadu_si256(sums.cast());
+                    high[tile] = _mm256_loadu_si256(sums.add(8).cast());
+                }
+            }
+        }
+        for (block, weights) in weights.iter().enumerate() {
+            // SAFETY: each input has the block.
+            let inputs = inputs.map(|input| unsafe { input.get_unchecked(block).0[position].as_ptr() });
+            for (pair, weights) in weights.0[position].iter().enumerate() {
+                // SAFETY: thirty-two weights are two vectors.
+                let (w_low, w_high) = unsafe {
+                    let weights = weights.as_ptr();
+                    (_mm256_loadu_si256(weights.cast()), _mm256_loadu_si256(weights.add(BLOCK).cast()))
+                };
+                for tile in 0..P {
+                    // SAFETY: two channels of a block for each of its pairs.
+                    let input = unsafe { inputs[tile].add(2 * pair).cast::<i32>().read_unaligned() };
+                    let input = _mm256_set1_epi32(input);
+                    low[tile] = _mm256_add_epi32(low[tile], _mm256_madd_epi16(input, w_low));
+                    high[tile] = _mm256_add_epi32(high[tile], _mm256_madd_epi16(input, w_high));
+                }
+            }
+        }
         for tile in 0..P {
+            let sums = sums[tile].0[position].as_mut_ptr();
             // SAFETY: a block is sixteen i32, two vectors of eight.
             unsafe {
-                low[tile] = _mm256_loadu_si256(sums[tile].cast());
-                high[tile] = _mm256_loadu_si256(sums[tile].add(8).cast());
+                _mm256_storeu_si256(sums.cast(), low[tile]);
+                _mm256_storeu_si256(sums.add(8).cast(), high[tile]);
             }
-        }
-    }
-    for (block, weights) in weights.iter().enumerate() {
-        // SAFETY: `position` is in range, and each input has the block.
-        let (weights, inputs) = unsafe {
-            let inputs = inputs.map(|input| input.get_unchecked(block).0.get_unchecked(position).as_ptr());
-            (weights.0.get_unchecked(position), inputs)
-        };
-        for (pair, weights) in weights.iter().enumerate() {
-            // SAFETY: thirty-two weights are two vectors.
-            let (w_low, w_high) = unsafe {
-                (
-                    _mm256_loadu_si256(weights.as_ptr().cast()),
-                    _mm256_loadu_si256(weights.as_ptr().add(BLOCK).cast()),
-                )
-            };
-            for tile in 0..P {
-                // SAFETY: two channels of a block for each of its pairs.
-                let input = unsafe { inputs[tile].add(2 * pair).cast::<i32>().read_unaligned() };
-                let input = _mm256_set1_epi32(input);
-                low[tile] = _mm256_add_epi32(low[tile], _mm256_madd_epi16(input, w_low));
-                high[tile] = _mm256_add_epi32(high[tile], _mm256_madd_epi16(input, w_high));
-            }
-        }
-    }
-    for tile in 0..P {
-        // SAFETY: a block is sixteen i32, two vectors of eight.
-        unsafe {
-            _mm256_storeu_si256(sums[tile].cast(), low[tile]);
-            _mm256_storeu_si256(sums[tile].add(8).cast(), high[tile]);
         }
     }
 }

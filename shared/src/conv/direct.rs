@@ -100,15 +100,7 @@ pub(super) fn convolve<I: Isa>(
     }
 }
 
-fn convolve_block<I: Isa>(
-    isa: I,
-    packed: &Packed,
-    wide: &[i16],
-    from: Map,
-    block: usize,
-    plane: &mut [u8],
-    to: Map,
-) {
+fn convolve_block<I: Isa>(isa: I, packed: &Packed, wide: &[i16], from: Map, block: usize, plane: &mut [u8], to: Map) {
     let channels = from.channels.next_multiple_of(CHANNEL_STEP);
     let stride = (from.width + 2) * channels;
     for (picture, out) in plane.chunks_exact_mut(to.picture()).enumerate() {

@@ -1,10 +1,10 @@
 //! What an instruction set adds, and which one runs.
 
+#[cfg(any(test, target_arch = "aarch64"))]
+use super::dot;
 use super::kernel::Kernel;
 use super::map::{BLOCK, Map};
 use super::winograd::{self, Aligned, Finish, Inputs, Sums, TAPS, Weights};
-#[cfg(any(test, target_arch = "aarch64"))]
-use super::dot;
 use super::{portable, requantise_block};
 
 /// The inner loops. Only the two that multiply must be written; the others are the generic code, which an instruction set
@@ -21,15 +21,14 @@ pub(super) trait Isa: Copy + Send + Sync {
     /// at least `P + 2` pixels. `weights` is one block as [`super::direct::pack`] makes it.
     fn tile<const P: usize>(self, rows: [&[i16]; 3], channels: usize, weights: &[i8], sums: &mut [[i32; BLOCK]; P]);
 
-    /// Matrix product of Winograd for one position: `sums[p][position]`, which wrap, become the sums over all channels `c` of
-    /// `inputs[p][position][c] * weights[position][c][output]`, added to what they were if `add`.
+    /// Matrix products of Winograd, one for each position: `sums[p][position]`, which wrap, become the sums over all channels `c`
+    /// of `inputs[p][position][c] * weights[position][c][output]`, added to what they were if `add`.
     ///
     /// Each of `inputs` has as many blocks of channels as `weights`, whose pairs are in the order that [`Isa::PAIRS`] says.
     fn products<const P: usize>(
         self,
         inputs: [&[Aligned<Inputs>]; P],
         weights: &[Aligned<Weights>],
-        position: usize,
         sums: &mut [Aligned<Sums>; P],
         add: bool,
     );

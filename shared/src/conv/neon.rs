@@ -1,10 +1,11 @@
 //! aarch64 (ARMv8.0): `smlal` multiplies i16 and accumulates in i32, so it cannot saturate.
 
 use std::arch::aarch64::{
-    vcombine_s16, vcombine_u8, vcvtnq_s32_f32, vcvtq_f32_s32, vld1q_f32, vmaxq_s32, vmulq_f32, vqmovn_s32, vqmovun_s16, vst1q_u8,
-    vaddq_s16, vaddq_s32, vld1_s8, vld1_u8, vmovl_u8, vmulq_n_s32, vreinterpretq_s16_u16, vshlq_n_s32, vshrq_n_s32, vst1q_s16, vsubq_s16, vsubq_s32,
-    int16x4_t, int16x8_t, int32x4_t, vdup_n_s16, vdupq_n_s32, vget_high_s16, vget_low_s8, vget_low_s16, vld1_s16,
-    vld1q_s8, vld1q_s16, vld1q_s32, vmlal_lane_s16, vmovl_high_s8, vmovl_s8, vst1q_s32,
+    int16x4_t, int16x8_t, int32x4_t, vaddq_s16, vaddq_s32, vcombine_s16, vcombine_u8, vcvtnq_s32_f32, vcvtq_f32_s32,
+    vdup_n_s16, vdupq_n_s32, vget_high_s16, vget_low_s8, vget_low_s16, vld1_s8, vld1_s16, vld1_u8, vld1q_f32, vld1q_s8,
+    vld1q_s16, vld1q_s32, vmaxq_s32, vmlal_lane_s16, vmovl_high_s8, vmovl_s8, vmovl_u8, vmulq_f32, vmulq_n_s32,
+    vqmovn_s32, vqmovun_s16, vreinterpretq_s16_u16, vshlq_n_s32, vshrq_n_s32, vst1q_s16, vst1q_s32, vst1q_u8,
+    vsubq_s16, vsubq_s32,
 };
 
 use super::direct::CHANNEL_STEP;
@@ -40,13 +41,12 @@ impl Isa for Neon {
         self,
         inputs: [&[Aligned<Inputs>]; P],
         weights: &[Aligned<Weights>],
-        position: usize,
         sums: &mut [Aligned<Sums>; P],
         add: bool,
     ) {
-        assert!(position < POSITIONS && inputs.iter().all(|input| input.len() == weights.len()));
+        assert!(inputs.iter().all(|input| input.len() == weights.len()));
         // SAFETY: `self` exists only where NEON does; the lengths that `products` relies on are asserted above.
-        unsafe { products(inputs, weights, position, sums, add) }
+        unsafe { products(inputs, weights, sums, add) }
     }
 }
 
@@ -87,53 +87,54 @@ unsafe fn tile<const P: usize>(rows: [&[i16]; 3], channels: usize, weights: &[i8
 }
 
 /// # Safety
-/// `position` is below [`POSITIONS`] and each of `inputs` is as long as `weights`.
+/// Each of `inputs` is as long as `weights`.
 #[target_feature(enable = "neon")]
 unsafe fn products<const P: usize>(
     inputs: [&[Aligned<Inputs>]; P],
     weights: &[Aligned<Weights>],
-    position: usize,
     sums: &mut [Aligned<Sums>; P],
     add: bool,
 ) {
-    let mut acc = [[vdupq_n_s32(0); 4]; P];
-    if add {
-        for (sums, acc) in sums.iter().zip(&mut acc) {
-            for (sums, acc) in sums.0[position].chunks_exact(4).zip(acc) {
-                // SAFETY: the chunk holds four i32.
-                *acc = unsafe { vld1q_s32(sums.as_ptr()) };
+    for position in 0..POSITIONS {
+        let mut acc = [[vdupq_n_s32(0); 4]; P];
+        if add {
+            for (sums, acc) in sums.iter().zip(&mut acc) {
+                for (sums, acc) in sums.0[position].chunks_exact(4).zip(acc) {
+                    // SAFETY: the chunk holds four i32.
+                    *acc = unsafe { vld1q_s32(sums.as_ptr()) };
+                }
             }
         }
-    }
-    for (block, weights) in weights.iter().enumerate() {
-        // SAFETY: `position` is in range, and each input has the block.
-        let (weights, inputs) = unsafe {
-            let inputs = inputs.map(|input| input.get_unchecked(block).0.get_unchecked(position).as_ptr());
-            (weights.0.get_unchecked(position).as_flattened().as_ptr(), inputs)
-        };
-        for at in (0..BLOCK).step_by(4) {
-            let mut values = [vdup_n_s16(0); P];
-            for (values, input) in values.iter_mut().zip(inputs) {
-                // SAFETY: a block has sixteen channels.
-                *values = unsafe { vld1_s16(input.add(at)) };
-            }
-            // SAFETY: sixteen weights stand at each of sixteen channels.
-            let load = |channel: usize| unsafe {
-                let weights = weights.add((at + channel) * BLOCK);
-                (vld1q_s16(weights), vld1q_s16(weights.add(8)))
+        for (block, weights) in weights.iter().enumerate() {
+            // SAFETY: each input has the block.
+            let (weights, inputs) = unsafe {
+                let inputs = inputs.map(|input| input.get_unchecked(block).0.get_unchecked(position).as_ptr());
+                (weights.0.get_unchecked(position).as_flattened().as_ptr(), inputs)
             };
-            // All loads first: cores that work in order would wait for each.
-            let weights = [load(0), load(1), load(2), load(3)];
-            step::<0, P>(&mut acc, values, weights[0]);
-            step::<1, P>(&mut acc, values, weights[1]);
-            step::<2, P>(&mut acc, values, weights[2]);
-            step::<3, P>(&mut acc, values, weights[3]);
+            for at in (0..BLOCK).step_by(4) {
+                let mut values = [vdup_n_s16(0); P];
+                for (values, input) in values.iter_mut().zip(inputs) {
+                    // SAFETY: a block has sixteen channels.
+                    *values = unsafe { vld1_s16(input.add(at)) };
+                }
+                // SAFETY: sixteen weights stand at each of sixteen channels.
+                let load = |channel: usize| unsafe {
+                    let weights = weights.add((at + channel) * BLOCK);
+                    (vld1q_s16(weights), vld1q_s16(weights.add(8)))
+                };
+                // All loads first: cores that work in order would wait for each.
+                let weights = [load(0), load(1), load(2), load(3)];
+                step::<0, P>(&mut acc, values, weights[0]);
+                step::<1, P>(&mut acc, values, weights[1]);
+                step::<2, P>(&mut acc, values, weights[2]);
+                step::<3, P>(&mut acc, values, weights[3]);
+            }
         }
-    }
-    for (sums, acc) in sums.iter_mut().zip(acc) {
-        for (sums, acc) in sums.0[position].chunks_exact_mut(4).zip(acc) {
-            // SAFETY: the chunk holds four i32.
-            unsafe { vst1q_s32(sums.as_mut_ptr(), acc) };
+        for (sums, acc) in sums.iter_mut().zip(acc) {
+            for (sums, acc) in sums.0[position].chunks_exact_mut(4).zip(acc) {
+                // SAFETY: the chunk holds four i32.
+                unsafe { vst1q_s32(sums.as_mut_ptr(), acc) };
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::isa::{I16, I32, Isa};
 use super::map::BLOCK;
-use super::winograd::{Aligned, Inputs, Sums, Weights};
+use super::winograd::{Aligned, Inputs, POSITIONS, Sums, Weights};
 
 /// Needs nothing of the CPU.
 #[derive(Clone, Copy)]
@@ -30,22 +30,23 @@ impl Isa for Portable {
         self,
         inputs: [&[Aligned<Inputs>]; P],
         weights: &[Aligned<Weights>],
-        position: usize,
         sums: &mut [Aligned<Sums>; P],
         add: bool,
     ) {
-        // In registers where the CPU has enough of them.
-        let mut own = [[0; BLOCK]; P];
-        for (block, weights) in weights.iter().enumerate() {
-            for (channel, weights) in weights.0[position].as_flattened().as_chunks::<BLOCK>().0.iter().enumerate() {
-                for (own, input) in own.iter_mut().zip(inputs) {
-                    add_products(input[block].0[position][channel], weights, own);
+        for position in 0..POSITIONS {
+            // In registers where the CPU has enough of them.
+            let mut own = [[0; BLOCK]; P];
+            for (block, weights) in weights.iter().enumerate() {
+                for (channel, weights) in weights.0[position].as_flattened().as_chunks::<BLOCK>().0.iter().enumerate() {
+                    for (own, input) in own.iter_mut().zip(inputs) {
+                        add_products(input[block].0[position][channel], weights, own);
+                    }
                 }
             }
-        }
-        for (sums, own) in sums.iter_mut().zip(own) {
-            for (sum, own) in sums.0[position].iter_mut().zip(own) {
-                *sum = if add { sum.wrapping_add(own) } else { own };
+            for (sums, own) in sums.iter_mut().zip(own) {
+                for (sum, own) in sums.0[position].iter_mut().zip(own) {
+                    *sum = if add { sum.wrapping_add(own) } else { own };
+                }
             }
         }
     }

@@ -147,8 +147,10 @@ fn suite(kernel: Kernel) {
     // The largest sums that Winograd holds: 114 channels of 9 products of 255 and 128 are just below 2^25.
     for (values, channels) in [(Values::Lowest, 114), (Values::Highest, 115), (Values::Extremes, 256)] {
         let mut numbers = Numbers::new(8);
-        let layers =
-            vec![layer(&mut numbers, 3, channels, false, true, values), layer(&mut numbers, channels, 32, true, false, values)];
+        let layers = vec![
+            layer(&mut numbers, 3, channels, false, true, values),
+            layer(&mut numbers, channels, 32, true, false, values),
+        ];
         assert!(winograd::holds(&layers[1]), "{values:?}");
         let input = input(&mut numbers, 3 * 13 * 12, values);
         check(kernel, layers, &input, 13, 12, 1);

@@ -42,8 +42,8 @@ const NINTH: i32 = 954_437_177;
 /// Blocks of channels whose weights are transformed at a time.
 const CHUNK: usize = 4;
 
-/// Bytes of transformed inputs that are kept in a cache.
-const INPUT_BYTES: usize = 320 << 10;
+/// Bytes of transformed inputs at a time, from 16 to 64 tiles: more tiles share transformed weights, fewer stay in a small cache.
+const INPUT_BYTES: usize = if cfg!(target_arch = "x86_64") { 1 << 20 } else { 256 << 10 };
 
 /// Tiles that the widest matrix product computes at once.
 const TILES: usize = 4;
@@ -251,7 +251,7 @@ pub(super) fn convolve<I: Isa>(
 ) {
     let tiles = Tiles { down: from.height.div_ceil(TILE), across: from.width.div_ceil(TILE) };
     let total = from.pictures * tiles.down * tiles.across;
-    let most = (INPUT_BYTES / (from.blocks() * size_of::<Inputs>())).max(TILES * 4);
+    let most = (INPUT_BYTES / (from.blocks() * size_of::<Inputs>())).clamp(4 * TILES, 16 * TILES);
     let at_once = total.div_ceil(total.div_ceil(most)).next_multiple_of(TILES);
     let len = at_once.min(total) * from.blocks();
     if transformed.len() < len {
@@ -288,7 +288,14 @@ pub(super) fn convolve<I: Isa>(
 }
 
 /// The products of all positions of some tiles (`blocks` of channels each) with one block of outputs, into `scratch.sums`.
-fn multiply<I: Isa>(isa: I, packed: &Packed, scratch: &mut Scratch, inputs: &[Aligned<Inputs>], blocks: usize, block: usize) {
+fn multiply<I: Isa>(
+    isa: I,
+    packed: &Packed,
+    scratch: &mut Scratch,
+    inputs: &[Aligned<Inputs>],
+    blocks: usize,
+    block: usize,
+) {
     let count = inputs.len() / blocks;
     if scratch.sums.len() < count {
         scratch.sums.resize(count, Aligned([[0; BLOCK]; POSITIONS]));
@@ -310,30 +317,17 @@ fn multiply<I: Isa>(isa: I, packed: &Packed, scratch: &mut Scratch, inputs: &[Al
         let sums = &mut scratch.sums[..count];
         let (fours, rest) = sums.as_chunks_mut::<TILES>();
         for (four, sums) in fours.iter_mut().enumerate() {
-            multiply_tiles(isa, std::array::from_fn(|tile| input(four * TILES + tile)), weights, sums, chunk > 0);
+            isa.products(std::array::from_fn(|tile| input(four * TILES + tile)), weights, sums, chunk > 0);
         }
         let done = fours.len() * TILES;
         let (twos, rest) = rest.as_chunks_mut::<2>();
         for sums in twos.iter_mut() {
-            multiply_tiles(isa, [input(done), input(done + 1)], weights, sums, chunk > 0);
+            isa.products([input(done), input(done + 1)], weights, sums, chunk > 0);
         }
         let done = done + 2 * twos.len();
         for sums in rest.as_chunks_mut::<1>().0 {
-            multiply_tiles(isa, [input(done)], weights, sums, chunk > 0);
+            isa.products([input(done)], weights, sums, chunk > 0);
         }
-    }
-}
-
-#[inline(always)]
-fn multiply_tiles<I: Isa, const P: usize>(
-    isa: I,
-    inputs: [&[Aligned<Inputs>]; P],
-    weights: &[Aligned<Weights>],
-    sums: &mut [Aligned<Sums>; P],
-    add: bool,
-) {
-    for position in 0..POSITIONS {
-        isa.products(inputs, weights, position, sums, add);
     }
 }
 

@@ -307,7 +307,8 @@ pub(crate) mod tests {
             head.feature_scales.iter_mut().enumerate().for_each(|(c, scale)| *scale *= 1.0 + c as f32 / 100.0);
             head.check().unwrap();
             head.decision.temperature = 2.0;
-            let mut values: Vec<f64> = features.iter().zip(&head.feature_scales).map(|(&q, &scale)| f64::from(q) * f64::from(scale)).collect();
+            let mut values: Vec<f64> =
+                features.iter().zip(&head.feature_scales).map(|(&q, &scale)| f64::from(q) * f64::from(scale)).collect();
             for layer in &head.layers {
                 values = (0..layer.outputs as usize)
                     .map(|j| {
