@@ -156,17 +156,17 @@ pub fn extract(base: &Base, preprocess: &Preprocess, items: &[Item], options: &E
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let item = items.get(index).filter(|_| !stop.load(Ordering::Relaxed));
-                    match item.map(prepare) {
-                        Some(Prepared::Done(done)) => {
-                            if sender.send((index, done)).is_err() {
-                                return;
-                            }
-                        }
+                    let heard = match item.map(prepare) {
+                        Some(Prepared::Done(done)) => sender.send((index, done)).is_ok(),
                         Some(Prepared::Input(hash, input)) => {
                             inputs.extend(input);
                             waiting.push((index, hash));
+                            true
                         }
-                        None => {}
+                        None => true,
+                    };
+                    if !heard {
+                        return;
                     }
                     if waiting.len() == batch || (item.is_none() && !waiting.is_empty()) {
                         let maps = runner.batch(&inputs, waiting.len(), preprocess.size);

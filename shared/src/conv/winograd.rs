@@ -167,16 +167,16 @@ pub(super) fn transform_output<V: I32>(sums: &Sums, finish: &Finish, out: &mut [
         });
         if finish.pool {
             // Requantisation keeps order, so the largest sum gives the largest value.
-            for y in 0..TILE / 2 {
-                for x in 0..TILE / 2 {
+            for (y, tile) in tile.iter_mut().take(TILE / 2).enumerate() {
+                for (x, tile) in tile.iter_mut().take(TILE / 2).enumerate() {
                     let of = |row: usize| rows[row][2 * x].max(rows[row][2 * x + 1]);
-                    of(2 * y).max(of(2 * y + 1)).store(&mut tile[y][x][part..][..V::LANES]);
+                    of(2 * y).max(of(2 * y + 1)).store(&mut tile[part..][..V::LANES]);
                 }
             }
         } else {
-            for y in 0..TILE {
-                for x in 0..TILE {
-                    rows[y][x].store(&mut tile[y][x][part..][..V::LANES]);
+            for (row, tile) in rows.into_iter().zip(&mut tile) {
+                for (sums, tile) in row.into_iter().zip(tile) {
+                    sums.store(&mut tile[part..][..V::LANES]);
                 }
             }
         }
