@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde_json::json;
 use shared::Head;
 use shared::cli::print_line;
-use shared::conv::Kernel;
+use shared::conv::{Algorithm, Kernel};
 
 use crate::options::BaseOptions;
 
@@ -35,6 +35,8 @@ pub fn run(args: Args) -> Result<()> {
     let kernels: Vec<&str> = Kernel::available().map(Kernel::name).collect();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let contract = base.contract();
+    let algorithms: Vec<(&str, &str)> =
+        base.layers().map(|layer| &*layer.name).zip(base.algorithms().map(Algorithm::name)).collect();
     if args.json {
         print_line(json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -43,6 +45,7 @@ pub fn run(args: Args) -> Result<()> {
             "cpus": threads,
             "kernel": base.kernel().name(),
             "kernels": kernels,
+            "algorithms": algorithms.iter().map(|&(layer, name)| (layer.to_owned(), name.into())).collect::<serde_json::Map<_, _>>(),
             "base": {
                 "path": base.path(),
                 "fingerprint": base.fingerprint().to_string(),
@@ -61,6 +64,11 @@ pub fn run(args: Args) -> Result<()> {
     print_line(format_args!("edge        {}", env!("CARGO_PKG_VERSION")))?;
     print_line(format_args!("cpu         {}, {threads} cores, {}", std::env::consts::ARCH, cpu_features().join(" ")))?;
     print_line(format_args!("kernel      {} (of {})", base.kernel().name(), kernels.join(", ")))?;
+    for run in algorithms.chunk_by(|a, b| a.1 == b.1) {
+        let (first, last) = (run[0].0, run[run.len() - 1].0);
+        let layers = if first == last { first.to_owned() } else { format!("{first} to {last}") };
+        print_line(format_args!("            {:<9} {layers}", run[0].1))?;
+    }
     print_line(format_args!("base        {}", base.path().display()))?;
     print_line(format_args!("            {}", base.fingerprint()))?;
     print_line(format_args!(

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tract_onnx::prelude::*;
 
 use crate::contract::{self, BaseContract, ChannelOrder};
-use crate::conv::{ConvLayer, Kernel, Stack};
+use crate::conv::{Algorithm, ConvLayer, Kernel, Stack};
 use crate::resize::Filter;
 use crate::{Error, Fingerprint, Result};
 
@@ -126,6 +126,11 @@ impl Base {
     /// The convolutions, in order.
     pub fn layers(&self) -> impl ExactSizeIterator<Item = &ConvLayer> {
         self.stack.layers()
+    }
+
+    /// How each of them is computed by [`Base::kernel`].
+    pub fn algorithms(&self) -> impl ExactSizeIterator<Item = Algorithm> {
+        self.stack.algorithms()
     }
 
     /// The kernel that runs them.

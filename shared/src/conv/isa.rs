@@ -151,7 +151,7 @@ macro_rules! with_isa {
 }
 pub(super) use with_isa;
 
-/// Which [`Dot`] to use.
+/// Which [`super::dot::Dot`] to use.
 #[derive(Clone, Copy)]
 pub(super) enum AnyDot {
     #[cfg(test)]
