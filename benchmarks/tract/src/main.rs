@@ -5,6 +5,7 @@
 use std::time::Instant;
 
 use tract_onnx::prelude::*;
+use tract_onnx::tract_hir::infer::Factoid;
 
 fn main() -> TractResult<()> {
     let mut args = std::env::args().skip(1);
