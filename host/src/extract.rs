@@ -43,7 +43,7 @@ impl Features {
 
     /// One picture's features.
     pub fn real(&self, row: usize) -> impl Iterator<Item = f32> {
-        self.row(row).iter().zip(self.scales.iter().cycle()).map(|(&q, scale)| f32::from(q) * scale)
+        shared::head::dequantise(self.row(row), &self.scales)
     }
 }
 
@@ -77,13 +77,6 @@ impl FeatureSource for Rows<'_> {
 fn batch(size: u32, each: usize) -> usize {
     let fit = (256 / size.max(1)).pow(2) as usize;
     fit.min(each / 4).max(1)
-}
-
-/// A picture before the base sees it.
-enum Prepared {
-    /// There is nothing to compute.
-    Done(Done),
-    Input(Fingerprint, Vec<u8>),
 }
 
 /// What a worker makes of one picture.
@@ -127,60 +120,60 @@ pub fn extract(base: &Base, preprocess: &Preprocess, items: &[Item], options: &E
             let mut runner = base.runner(None)?;
             let quantiser = preprocess.quantiser();
             scope.spawn(move || {
-                let prepare = |item: &Item| -> Prepared {
+                // The quantised input, or what there is to say without the base.
+                let prepare = |item: &Item| -> Result<(Fingerprint, Vec<u8>), Done> {
                     let bytes = match shared::fs::read_limited(&item.path, MAX_FILE_BYTES) {
                         Ok(bytes) => bytes,
                         Err(shared::Error::Io { source, .. }) => {
-                            return Prepared::Done(Done::Unreadable(format!("cannot read: {source}")));
+                            return Err(Done::Unreadable(format!("cannot read: {source}")));
                         }
-                        Err(e) => return Prepared::Done(Done::Unreadable(e.to_string())),
+                        Err(e) => return Err(Done::Unreadable(e.to_string())),
                     };
                     let hash = Fingerprint::of(&bytes);
                     if let Some(cache) = cache {
                         match lock(cache).get(&hash) {
                             Ok(Some(features)) => {
-                                return Prepared::Done(Done::Features { hash, features, cached: true });
+                                return Err(Done::Features { hash, features, cached: true });
                             }
                             Ok(None) => {}
-                            Err(e) => return Prepared::Done(Done::Broken(e)),
+                            Err(e) => return Err(Done::Broken(e)),
                         }
                     }
                     let frame = match decode(&bytes) {
                         Ok(frame) => frame,
-                        Err(e) => return Prepared::Done(Done::Unreadable(e.to_string())),
+                        Err(e) => return Err(Done::Unreadable(e.to_string())),
                     };
-                    Prepared::Input(hash, quantiser.quantise(&frame))
+                    Ok((hash, quantiser.quantise(&frame)))
                 };
                 let mut inputs = Vec::new();
                 let mut waiting: Vec<(usize, Fingerprint)> = Vec::new();
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let item = items.get(index).filter(|_| !stop.load(Ordering::Relaxed));
-                    let heard = match item.map(prepare) {
-                        Some(Prepared::Done(done)) => sender.send((index, done)).is_ok(),
-                        Some(Prepared::Input(hash, input)) => {
+                    match item.map(prepare) {
+                        Some(Ok((hash, input))) => {
                             inputs.extend(input);
                             waiting.push((index, hash));
-                            true
                         }
-                        None => true,
-                    };
-                    if !heard {
-                        return;
+                        // The receiver is gone after a failure: there is nobody to work for.
+                        Some(Err(done)) => {
+                            let Ok(()) = sender.send((index, done)) else { return };
+                        }
+                        None => {}
                     }
                     if waiting.len() == batch || (item.is_none() && !waiting.is_empty()) {
-                        let maps = runner.batch(&inputs, waiting.len(), preprocess.size);
-                        inputs.clear();
-                        for (at, (index, hash)) in waiting.drain(..).enumerate() {
-                            let done = match &maps {
-                                Ok(maps) => {
-                                    Done::Features { hash, features: maps[at * dim..][..dim].to_vec(), cached: false }
-                                }
-                                Err(e) => Done::Broken(shared::Error::Engine(e.to_string())),
-                            };
-                            if sender.send((index, done)).is_err() {
+                        let maps = match runner.batch(&inputs, waiting.len(), preprocess.size) {
+                            Ok(maps) => maps,
+                            Err(e) => {
+                                // It ends the extraction, so nobody misses an answer.
+                                let _ = sender.send((waiting[0].0, Done::Broken(e)));
                                 return;
                             }
+                        };
+                        inputs.clear();
+                        for ((index, hash), map) in waiting.drain(..).zip(maps.chunks_exact(dim)) {
+                            let done = Done::Features { hash, features: map.to_vec(), cached: false };
+                            let Ok(()) = sender.send((index, done)) else { return };
                         }
                     }
                     if item.is_none() {

@@ -191,6 +191,12 @@ impl I16 for W16 {
     const LANES: usize = 16;
 
     #[inline(always)]
+    fn zero() -> Self {
+        // SAFETY: the CPU has AVX2 (see the type).
+        unsafe { Self(_mm256_setzero_si256()) }
+    }
+
+    #[inline(always)]
     fn from_u8(values: &[u8]) -> Self {
         assert!(values.len() == Self::LANES);
         // SAFETY: the CPU has AVX2 (see the type); sixteen values are there.
@@ -230,6 +236,12 @@ pub(super) struct W32(__m256i);
 
 impl I32 for W32 {
     const LANES: usize = 8;
+
+    #[inline(always)]
+    fn zero() -> Self {
+        // SAFETY: the CPU has AVX2 (see the type).
+        unsafe { Self(_mm256_setzero_si256()) }
+    }
 
     #[inline(always)]
     fn load(values: &[i32]) -> Self {
@@ -285,23 +297,32 @@ impl I32 for W32 {
     /// conversion, and those become the lowest i32. It rounds to nearest even, as Rust leaves `mxcsr`.
     #[inline(always)]
     fn requantise(sums: &[i32; BLOCK], bias: &[i32; BLOCK], multipliers: &[f32; BLOCK]) -> [u8; BLOCK] {
-        let half = |at: usize| {
-            // SAFETY: the CPU has AVX2 (see the type); each array holds eight values from `at`, which is 0 or 8.
-            unsafe {
-                let sum = _mm256_loadu_si256(sums.as_ptr().add(at).cast());
-                let sum = _mm256_add_epi32(sum, _mm256_loadu_si256(bias.as_ptr().add(at).cast()));
-                let real = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_loadu_ps(multipliers.as_ptr().add(at)));
-                _mm256_cvtps_epi32(_mm256_min_ps(real, _mm256_set1_ps(255.0)))
-            }
-        };
         let mut out = [0; BLOCK];
         // SAFETY: the CPU has AVX2 (see the type); `out` is one vector.
         unsafe {
+            let (low, high) =
+                (requantise_half(sums, bias, multipliers, 0), requantise_half(sums, bias, multipliers, 8));
             // Packing works in halves of a vector, whose quarters are put back in order.
-            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(half(0), half(8)));
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(low, high));
             let bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
             _mm_storeu_si128(out.as_mut_ptr().cast(), bytes);
         }
         out
     }
+}
+
+/// Eight sums from `at` to integers of at most 255.
+#[target_feature(enable = "avx2")]
+fn requantise_half(sums: &[i32; BLOCK], bias: &[i32; BLOCK], multipliers: &[f32; BLOCK], at: usize) -> __m256i {
+    let (sums, bias, multipliers) = (&sums[at..][..8], &bias[at..][..8], &multipliers[at..][..8]);
+    // SAFETY: each slice holds eight values.
+    let (sums, bias, multipliers) = unsafe {
+        (
+            _mm256_loadu_si256(sums.as_ptr().cast()),
+            _mm256_loadu_si256(bias.as_ptr().cast()),
+            _mm256_loadu_ps(multipliers.as_ptr()),
+        )
+    };
+    let real = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(sums, bias)), multipliers);
+    _mm256_cvtps_epi32(_mm256_min_ps(real, _mm256_set1_ps(255.0)))
 }

@@ -1,10 +1,8 @@
 //! Direct convolution: the first layer, and layers whose sums Winograd cannot hold.
 
-use rayon::prelude::*;
-
 use super::isa::Isa;
 use super::map::{BLOCK, Map};
-use super::{ConvLayer, Packed};
+use super::{ConvLayer, Packed, each_chunk};
 
 /// Input channels are filled up with zeros to a multiple of this.
 pub(super) const CHANNEL_STEP: usize = 4;
@@ -63,7 +61,7 @@ fn widen(source: &Source, from: Map, zero_point: u8, wide: &mut Vec<i16>) {
                 Source::Map(map) => {
                     for block in 0..from.blocks() {
                         let lanes = BLOCK.min(from.channels - block * BLOCK);
-                        let at = block * from.plane() + picture * from.picture() + from.at(y + 1, 1);
+                        let at = from.start(block, picture) + from.at(y + 1, 1);
                         for (x, values) in map[at..][..from.width * BLOCK].chunks_exact(BLOCK).enumerate() {
                             let wide = &mut row[x * channels + block * BLOCK..][..lanes];
                             wide.iter_mut().zip(values).for_each(|(wide, &value)| *wide = i16::from(value));
@@ -89,15 +87,10 @@ pub(super) fn convolve<I: Isa>(
 ) {
     widen(input, from, packed.layer.zero_point, wide);
     let wide = &wide[..];
-    let work = |(block, plane): (usize, &mut [u8])| {
+    each_chunk(out, to.plane(), parallel, |(block, plane)| {
         to.clear_around(plane);
         convolve_block(isa, packed, wide, from, block, plane, to);
-    };
-    if parallel {
-        out.par_chunks_exact_mut(to.plane()).enumerate().for_each(work);
-    } else {
-        out.chunks_exact_mut(to.plane()).enumerate().for_each(work);
-    }
+    });
 }
 
 fn convolve_block<I: Isa>(isa: I, packed: &Packed, wide: &[i16], from: Map, block: usize, plane: &mut [u8], to: Map) {
@@ -134,9 +127,7 @@ fn run_tile<I: Isa, const P: usize>(
     let mut sums = [[0; BLOCK]; P];
     let len = 9 * channels * BLOCK;
     isa.tile(rows, channels, &packed.weights[block * len..][..len], &mut sums);
-    for (sums, out) in sums.iter().zip(out.chunks_exact_mut(BLOCK)) {
-        out.copy_from_slice(&isa.requantise(sums, &packed.bias[block], &packed.multipliers[block]));
-    }
+    packed.finish(isa, block, &sums, out);
     P
 }
 

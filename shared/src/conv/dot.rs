@@ -3,11 +3,9 @@
 //! Inputs are taken as `q - 128`, which is in i8; the bias makes up for it by 128 times the sum of the weights. Borders, where
 //! `q` is 0, are part of the same sum.
 
-use rayon::prelude::*;
-
 use super::isa::Isa;
 use super::map::{BLOCK, Map};
-use super::{ConvLayer, Packed};
+use super::{ConvLayer, Packed, each_chunk};
 
 /// Pixels that the widest tile computes at once.
 const PIXELS: usize = 4;
@@ -61,7 +59,7 @@ pub(super) fn convolve<D: Dot, I: Isa>(
     to: Map,
 ) {
     let weights = packed.weights.as_chunks::<{ BLOCK * BLOCK }>().0.as_chunks::<9>().0;
-    let work = |(block, plane): (usize, &mut [u8])| {
+    each_chunk(out, to.plane(), parallel, |(block, plane)| {
         to.clear_around(plane);
         let weights = &weights[block * from.blocks()..][..from.blocks()];
         for (picture, out) in plane.chunks_exact_mut(to.picture()).enumerate() {
@@ -79,12 +77,7 @@ pub(super) fn convolve<D: Dot, I: Isa>(
                 }
             }
         }
-    };
-    if parallel {
-        out.par_chunks_exact_mut(to.plane()).enumerate().for_each(work);
-    } else {
-        out.chunks_exact_mut(to.plane()).enumerate().for_each(work);
-    }
+    });
 }
 
 #[inline(always)]
@@ -101,9 +94,7 @@ fn run_tile<D: Dot, I: Isa, const P: usize>(
 ) -> usize {
     let mut sums = [[0; BLOCK]; P];
     dot.tile(input, from.plane(), from.stride(), weights, &mut sums);
-    for (sums, out) in sums.iter().zip(out.chunks_exact_mut(BLOCK)) {
-        out.copy_from_slice(&isa.requantise(sums, &packed.bias[block], &packed.multipliers[block]));
-    }
+    packed.finish(isa, block, &sums, out);
     P
 }
 

@@ -69,6 +69,8 @@ pub(super) trait I16: Copy {
     /// How many; a divisor of [`BLOCK`].
     const LANES: usize;
 
+    fn zero() -> Self;
+
     /// From as many values as there are lanes.
     fn from_u8(values: &[u8]) -> Self;
 
@@ -87,6 +89,8 @@ pub(super) trait I16: Copy {
 pub(super) trait I32: Copy {
     /// How many; a divisor of [`BLOCK`].
     const LANES: usize;
+
+    fn zero() -> Self;
 
     /// From as many values as there are lanes.
     fn load(values: &[i32]) -> Self;

@@ -48,6 +48,11 @@ impl Map {
         self.blocks() * self.plane()
     }
 
+    /// Where a block of channels of a picture begins.
+    pub fn start(self, block: usize, picture: usize) -> usize {
+        block * self.plane() + picture * self.picture()
+    }
+
     /// Where the pixel lies in its picture; `y` and `x` count from the border, so 1 is the first row.
     pub fn at(self, y: usize, x: usize) -> usize {
         y * self.stride() + x * BLOCK

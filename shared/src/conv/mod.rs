@@ -26,6 +26,7 @@ use std::sync::Arc;
 
 pub use kernel::{KERNEL_VARIABLE, Kernel};
 use map::BLOCK;
+use rayon::prelude::*;
 pub use stack::{Arena, Stack};
 
 /// One quantised convolution: 3x3, stride 1, padding 1 with the input's zero point, then requantisation and ReLU.
@@ -101,6 +102,23 @@ impl Packed {
             multipliers[output / BLOCK][output % BLOCK] = layer.multipliers[output];
         }
         Self { layer, algorithm, weights, bias, multipliers }
+    }
+
+    /// Sums of neighbouring pixels of one block to u8.
+    #[inline(always)]
+    fn finish<I: isa::Isa>(&self, isa: I, block: usize, sums: &[[i32; BLOCK]], out: &mut [u8]) {
+        for (sums, out) in sums.iter().zip(out.as_chunks_mut().0) {
+            *out = isa.requantise(sums, &self.bias[block], &self.multipliers[block]);
+        }
+    }
+}
+
+/// Calls `work` with each `len` values and their number; with `parallel`, shared out over the rayon pool in which it is called.
+fn each_chunk<T: Send>(data: &mut [T], len: usize, parallel: bool, work: impl Fn((usize, &mut [T])) + Send + Sync) {
+    if parallel {
+        data.par_chunks_exact_mut(len).enumerate().for_each(work);
+    } else {
+        data.chunks_exact_mut(len).enumerate().for_each(work);
     }
 }
 

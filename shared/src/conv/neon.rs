@@ -2,10 +2,10 @@
 
 use std::arch::aarch64::{
     int16x4_t, int16x8_t, int32x4_t, vaddq_s16, vaddq_s32, vcombine_s16, vcombine_u8, vcvtnq_s32_f32, vcvtq_f32_s32,
-    vdup_n_s16, vdupq_n_s32, vget_high_s16, vget_low_s8, vget_low_s16, vld1_s8, vld1_s16, vld1_u8, vld1q_f32, vld1q_s8,
-    vld1q_s16, vld1q_s32, vmaxq_s32, vmlal_lane_s16, vmovl_high_s8, vmovl_s8, vmovl_u8, vmulq_f32, vmulq_n_s32,
-    vqmovn_s32, vqmovun_s16, vreinterpretq_s16_u16, vshlq_n_s32, vshrq_n_s32, vst1q_s16, vst1q_s32, vst1q_u8,
-    vsubq_s16, vsubq_s32,
+    vdup_n_s16, vdupq_n_s16, vdupq_n_s32, vget_high_s16, vget_low_s8, vget_low_s16, vld1_s8, vld1_s16, vld1_u8,
+    vld1q_f32, vld1q_s8, vld1q_s16, vld1q_s32, vmaxq_s32, vmlal_lane_s16, vmovl_high_s8, vmovl_s8, vmovl_u8, vmulq_f32,
+    vmulq_n_s32, vqmovn_s32, vqmovun_s16, vreinterpretq_s16_u16, vshlq_n_s32, vshrq_n_s32, vst1q_s16, vst1q_s32,
+    vst1q_u8, vsubq_s16, vsubq_s32,
 };
 
 use super::direct::CHANNEL_STEP;
@@ -163,6 +163,12 @@ impl I16 for S16 {
     const LANES: usize = 8;
 
     #[inline(always)]
+    fn zero() -> Self {
+        // SAFETY: every aarch64 target of Rust has NEON.
+        unsafe { Self(vdupq_n_s16(0)) }
+    }
+
+    #[inline(always)]
     fn from_u8(values: &[u8]) -> Self {
         assert!(values.len() == Self::LANES);
         // SAFETY: every aarch64 target of Rust has NEON; eight values are there.
@@ -202,6 +208,12 @@ pub(super) struct S32(int32x4_t);
 
 impl I32 for S32 {
     const LANES: usize = 4;
+
+    #[inline(always)]
+    fn zero() -> Self {
+        // SAFETY: every aarch64 target of Rust has NEON.
+        unsafe { Self(vdupq_n_s32(0)) }
+    }
 
     #[inline(always)]
     fn load(values: &[i32]) -> Self {

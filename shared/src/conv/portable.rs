@@ -82,6 +82,11 @@ impl I16 for Lanes<i16> {
     const LANES: usize = LANES;
 
     #[inline(always)]
+    fn zero() -> Self {
+        Self([0; LANES])
+    }
+
+    #[inline(always)]
     fn from_u8(values: &[u8]) -> Self {
         Self::read(values, i16::from)
     }
@@ -109,6 +114,11 @@ impl I16 for Lanes<i16> {
 
 impl I32 for Lanes<i32> {
     const LANES: usize = LANES;
+
+    #[inline(always)]
+    fn zero() -> Self {
+        Self([0; LANES])
+    }
 
     #[inline(always)]
     fn load(values: &[i32]) -> Self {

@@ -47,30 +47,32 @@ impl Stack {
     /// # Panics
     /// If the layers do not follow each other or were not checked ([`ConvLayer::check`]).
     pub fn new(layers: Vec<ConvLayer>, kernel: Kernel) -> Self {
-        let algorithms: Vec<_> = layers
-            .iter()
-            .enumerate()
-            .map(|(index, layer)| {
-                // Both others take whole blocks of channels, of which three fill little.
-                match kernel {
-                    _ if index == 0 => Algorithm::Direct,
-                    // Twice as many multiplications a cycle as `smlal` with a quarter of them: `BENCHMARKS.md`.
-                    Kernel::Sdot if layer.zero_point == 0 => Algorithm::Dot,
-                    _ if winograd::holds(layer) => Algorithm::Winograd,
-                    _ => Algorithm::Direct,
-                }
-            })
-            .collect();
+        // Twice as many multiplications a cycle as `smlal` against a quarter of them: `BENCHMARKS.md`.
+        let best = if kernel == Kernel::Sdot { Algorithm::Dot } else { Algorithm::Winograd };
+        let choose = |(index, layer): (usize, &ConvLayer)| {
+            let holds = |algorithm: &Algorithm| Self::holds(*algorithm, kernel, index, layer);
+            [best, Algorithm::Winograd].into_iter().find(holds).unwrap_or(Algorithm::Direct)
+        };
+        let algorithms: Vec<_> = layers.iter().enumerate().map(choose).collect();
         Self::with_algorithms(layers, kernel, &algorithms)
+    }
+
+    /// Whether `algorithm` gives the exact sums of the layer at `index` of a chain.
+    pub(super) fn holds(algorithm: Algorithm, kernel: Kernel, index: usize, layer: &ConvLayer) -> bool {
+        match algorithm {
+            Algorithm::Direct => true,
+            // The others take whole blocks of channels from the layer before; the three of a picture fill little.
+            Algorithm::Dot => index > 0 && layer.zero_point == 0 && AnyDot::new(kernel).is_some(),
+            Algorithm::Winograd => index > 0 && winograd::holds(layer),
+        }
     }
 
     pub(super) fn with_algorithms(layers: Vec<ConvLayer>, kernel: Kernel, algorithms: &[Algorithm]) -> Self {
         assert!(layers.windows(2).all(|pair| pair[0].outputs == pair[1].inputs && pair[1].zero_point == 0));
         assert!(layers.iter().all(|layer| layer.check().is_ok()));
+        let numbered = layers.iter().enumerate().zip(algorithms);
+        assert!(numbered.into_iter().all(|((index, layer), &algorithm)| Self::holds(algorithm, kernel, index, layer)));
         let (isa, dot) = (AnyIsa::new(kernel), AnyDot::new(kernel));
-        // What is packed for it is run by it.
-        let dots = algorithms.iter().zip(&layers).enumerate().filter(|(_, (a, _))| **a == Algorithm::Dot);
-        dots.for_each(|(index, (_, layer))| assert!(index > 0 && dot.is_some() && layer.zero_point == 0));
         let pairs = with_isa!(isa, isa => pairs(isa));
         let layers = layers.into_iter().zip(algorithms).map(|(layer, &algorithm)| Packed::new(layer, algorithm, pairs));
         Self { layers: layers.collect(), kernel, isa, dot }
@@ -162,7 +164,7 @@ fn store(map: &[u8], from: Map, out: &mut [u8]) {
         let (picture, y) = (index / from.height, index % from.height);
         for block in 0..from.blocks() {
             let lanes = BLOCK.min(from.channels - block * BLOCK);
-            let at = block * from.plane() + picture * from.picture() + from.at(y + 1, 1);
+            let at = from.start(block, picture) + from.at(y + 1, 1);
             for (x, values) in map[at..][..from.width * BLOCK].chunks_exact(BLOCK).enumerate() {
                 out[x * from.channels + block * BLOCK..][..lanes].copy_from_slice(&values[..lanes]);
             }

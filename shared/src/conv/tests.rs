@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::isa::AnyDot;
 use super::{Algorithm, Arena, ConvLayer, Kernel, Stack, naive, requantise, winograd};
 
 /// A small generator, so that a failing case is told by its seed alone.
@@ -77,11 +76,11 @@ fn channels_last(map: &[u8], channels: usize) -> Vec<u8> {
 
 /// Runs a batch by each algorithm that holds the layers, and against the naive twin picture by picture.
 fn check(kernel: Kernel, layers: Vec<ConvLayer>, input: &[u8], height: usize, width: usize, threads: usize) {
-    let winograd = layers.iter().enumerate().map(|(index, layer)| {
-        if index > 0 && winograd::holds(layer) { Algorithm::Winograd } else { Algorithm::Direct }
-    });
-    let winograd: Vec<_> = winograd.collect();
-    let direct = vec![Algorithm::Direct; layers.len()];
+    let where_held = |algorithm: Algorithm| -> Vec<Algorithm> {
+        let choose =
+            |(index, layer)| if Stack::holds(algorithm, kernel, index, layer) { algorithm } else { Algorithm::Direct };
+        layers.iter().enumerate().map(choose).collect()
+    };
     let picture = layers[0].inputs * height * width;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     let mut arena = Arena::default();
@@ -90,13 +89,8 @@ fn check(kernel: Kernel, layers: Vec<ConvLayer>, input: &[u8], height: usize, wi
         let map = naive::run(&layers, picture, height, width);
         expected.extend(channels_last(&map, layers.last().unwrap().outputs));
     }
-    let dot = layers.iter().enumerate().map(|(index, layer)| {
-        let holds = AnyDot::new(kernel).is_some() && index > 0 && layer.zero_point == 0;
-        if holds { Algorithm::Dot } else { Algorithm::Direct }
-    });
-    let dot: Vec<_> = dot.collect();
-    for algorithms in [&winograd, &dot, &direct] {
-        let stack = Stack::with_algorithms(layers.clone(), kernel, algorithms);
+    for algorithms in [Algorithm::Winograd, Algorithm::Dot, Algorithm::Direct].map(where_held) {
+        let stack = Stack::with_algorithms(layers.clone(), kernel, &algorithms);
         let (channels, out_height, out_width) = stack.output_shape(height, width);
         let mut out = vec![0xaa; input.len() / picture * channels * out_height * out_width];
         // Twice: what the first run leaves in the arena must not show.

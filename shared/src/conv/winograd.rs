@@ -22,11 +22,9 @@
 
 use std::cell::RefCell;
 
-use rayon::prelude::*;
-
 use super::isa::{I16, I32, Isa};
 use super::map::{BLOCK, Map, TILE};
-use super::{ConvLayer, Packed};
+use super::{ConvLayer, Packed, each_chunk};
 
 /// Values of a transformed tile: 6 x 6.
 pub(super) const POSITIONS: usize = SIDE * SIDE;
@@ -94,17 +92,29 @@ pub(super) type Weights = [[[i16; 2 * BLOCK]; BLOCK / 2]; POSITIONS];
 /// The sums of products of one tile and one block of outputs.
 pub(super) type Sums = [[i32; BLOCK]; POSITIONS];
 
+// The transforms hold no closure and call none: a closure has no target feature of its own, so wherever the compiler does not inline
+// it, each vector operation in it becomes a call.
+
 /// `B^T d B` of one tile and one block of channels: `source` holds six rows, `stride` apart, of six pixels.
 #[inline(always)]
 pub(super) fn transform_input<V: I16>(source: &[u8], stride: usize, target: &mut Inputs) {
     let rows: [&[u8; SIDE * BLOCK]; SIDE] =
         std::array::from_fn(|y| source[y * stride..].first_chunk().unwrap_or(&[0; SIDE * BLOCK]));
     for part in (0..BLOCK).step_by(V::LANES) {
-        let columns: [[V; SIDE]; SIDE] = std::array::from_fn(|x| {
-            input_matrix(std::array::from_fn(|y| V::from_u8(&rows[y][x * BLOCK + part..][..V::LANES])))
-        });
+        let mut columns = [[V::zero(); SIDE]; SIDE];
+        for x in 0..SIDE {
+            let mut column = [V::zero(); SIDE];
+            for y in 0..SIDE {
+                column[y] = V::from_u8(&rows[y][x * BLOCK + part..][..V::LANES]);
+            }
+            columns[x] = input_matrix(column);
+        }
         for y in 0..SIDE {
-            let row = input_matrix(std::array::from_fn(|x| columns[x][y]));
+            let mut row = [V::zero(); SIDE];
+            for x in 0..SIDE {
+                row[x] = columns[x][y];
+            }
+            let row = input_matrix(row);
             for x in 0..SIDE {
                 row[x].store(&mut target[y * SIDE + x][part..][..V::LANES]);
             }
@@ -112,10 +122,14 @@ pub(super) fn transform_input<V: I16>(source: &[u8], stride: usize, target: &mut
     }
 }
 
+#[inline(always)]
+fn times4<V: I16>(v: V) -> V {
+    v.add(v).add(v.add(v))
+}
+
 /// `B^T` times a column.
 #[inline(always)]
 fn input_matrix<V: I16>(d: [V; SIDE]) -> [V; SIDE] {
-    let times4 = |v: V| v.add(v).add(v.add(v));
     let (even, odd) = (d[4].sub(times4(d[2])), d[3].sub(times4(d[1])));
     let (outer, inner) = (d[4].sub(d[2]), d[3].sub(d[1]));
     let twice = inner.add(inner);
@@ -134,11 +148,16 @@ fn input_matrix<V: I16>(d: [V; SIDE]) -> [V; SIDE] {
 pub(super) fn transform_weights<V: I16>(source: &[[i8; 2 * BLOCK]; TAPS], target: &mut Weights, pair: usize) {
     assert!(pair < BLOCK / 2);
     for part in (0..2 * BLOCK).step_by(V::LANES) {
-        let columns: [[V; SIDE]; 3] = std::array::from_fn(|x| {
-            weight_matrix(std::array::from_fn(|y| V::from_i8(&source[3 * y + x][part..][..V::LANES])))
-        });
+        let mut columns = [[V::zero(); SIDE]; 3];
+        for x in 0..3 {
+            let mut column = [V::zero(); 3];
+            for y in 0..3 {
+                column[y] = V::from_i8(&source[3 * y + x][part..][..V::LANES]);
+            }
+            columns[x] = weight_matrix(column);
+        }
         for y in 0..SIDE {
-            let row = weight_matrix(std::array::from_fn(|x| columns[x][y]));
+            let row = weight_matrix([columns[0][y], columns[1][y], columns[2][y]]);
             for x in 0..SIDE {
                 row[x].store(&mut target[y * SIDE + x][pair][part..][..V::LANES]);
             }
@@ -159,18 +178,32 @@ fn weight_matrix<V: I16>(g: [V; 3]) -> [V; SIDE] {
 pub(super) fn transform_output<V: I32>(sums: &Sums, finish: &Finish, out: &mut [u8], stride: usize) {
     let mut tile = [[[0; BLOCK]; TILE]; TILE];
     for part in (0..BLOCK).step_by(V::LANES) {
-        let columns: [[V; TILE]; SIDE] = std::array::from_fn(|x| {
-            output_matrix(std::array::from_fn(|y| V::load(&sums[y * SIDE + x][part..][..V::LANES])))
-        });
-        let rows: [[V; TILE]; TILE] = std::array::from_fn(|y| {
-            output_matrix(std::array::from_fn(|x| columns[x][y])).map(|sum| sum.mul(NINTH).shr::<6>())
-        });
+        let mut columns = [[V::zero(); TILE]; SIDE];
+        for x in 0..SIDE {
+            let mut column = [V::zero(); SIDE];
+            for y in 0..SIDE {
+                column[y] = V::load(&sums[y * SIDE + x][part..][..V::LANES]);
+            }
+            columns[x] = output_matrix(column);
+        }
+        let mut rows = [[V::zero(); TILE]; TILE];
+        for y in 0..TILE {
+            let mut row = [V::zero(); SIDE];
+            for x in 0..SIDE {
+                row[x] = columns[x][y];
+            }
+            let row = output_matrix(row);
+            for x in 0..TILE {
+                rows[y][x] = row[x].mul(NINTH).shr::<6>();
+            }
+        }
         if finish.pool {
             // Requantisation keeps order, so the largest sum gives the largest value.
             for (y, tile) in tile.iter_mut().take(TILE / 2).enumerate() {
                 for (x, tile) in tile.iter_mut().take(TILE / 2).enumerate() {
-                    let of = |row: usize| rows[row][2 * x].max(rows[row][2 * x + 1]);
-                    of(2 * y).max(of(2 * y + 1)).store(&mut tile[part..][..V::LANES]);
+                    let above = rows[2 * y][2 * x].max(rows[2 * y][2 * x + 1]);
+                    let below = rows[2 * y + 1][2 * x].max(rows[2 * y + 1][2 * x + 1]);
+                    above.max(below).store(&mut tile[part..][..V::LANES]);
                 }
             }
         } else {
@@ -260,14 +293,15 @@ pub(super) fn convolve<I: Isa>(
     for first in (0..total).step_by(at_once) {
         let count = at_once.min(total - first);
         let transformed = &mut transformed[..count * from.blocks()];
-        let transform = |(tile, target): (usize, &mut [Aligned<Inputs>])| {
+        each_chunk(transformed, from.blocks(), parallel, |(tile, target)| {
             let (picture, y, x) = tiles.place(first + tile);
             for (block, target) in target.iter_mut().enumerate() {
-                let at = block * from.plane() + picture * from.picture() + from.at(TILE * y, TILE * x);
+                let at = from.start(block, picture) + from.at(TILE * y, TILE * x);
                 isa.transform_input(&input[at..], from.stride(), &mut target.0);
             }
-        };
-        let work = |inputs: &[Aligned<Inputs>], block: usize, plane: &mut [u8]| {
+        });
+        let inputs = &*transformed;
+        each_chunk(out, to.plane(), parallel, |(block, plane)| {
             if first == 0 {
                 to.clear_around(plane);
             }
@@ -275,15 +309,7 @@ pub(super) fn convolve<I: Isa>(
                 multiply(isa, packed, scratch, inputs, from.blocks(), block);
                 finish(isa, packed, &scratch.sums[..count], first, tiles, block, plane, to);
             });
-        };
-        if parallel {
-            transformed.par_chunks_exact_mut(from.blocks()).enumerate().for_each(transform);
-            let inputs = &*transformed;
-            out.par_chunks_exact_mut(to.plane()).enumerate().for_each(|(block, plane)| work(inputs, block, plane));
-        } else {
-            transformed.chunks_exact_mut(from.blocks()).enumerate().for_each(transform);
-            out.chunks_exact_mut(to.plane()).enumerate().for_each(|(block, plane)| work(transformed, block, plane));
-        }
+        });
     }
 }
 

@@ -147,6 +147,11 @@ impl Dense {
     }
 }
 
+/// The features of a quantised feature map, channels last, with a scale for each channel.
+pub fn dequantise(features: &[u8], scales: &[f32]) -> impl Iterator<Item = f32> {
+    features.iter().zip(scales.iter().cycle()).map(|(&q, scale)| f32::from(q) * scale)
+}
+
 impl Head {
     /// Whether this head may run on that base, with the contract it was trained with.
     ///
@@ -167,7 +172,7 @@ impl Head {
     /// The logits of a quantised feature map, before the temperature.
     pub fn logits(&self, features: &[u8]) -> Vec<f32> {
         let mut layers = self.layers.iter();
-        let features = features.iter().zip(self.feature_scales.iter().cycle()).map(|(&q, scale)| f32::from(q) * scale);
+        let features = dequantise(features, &self.feature_scales);
         let Some(first) = layers.next() else { return Vec::new() };
         layers.fold(first.forward(features), |values, layer| layer.forward(values.into_iter()))
     }
