@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is needed, and says so. Sourced by ./demo and ./test; safe to run again.
-#   setup.sh demo   a C compiler
-#   setup.sh test   also cross compilers, QEMU and the Rust targets for ARM
+#   setup.sh demo   a C compiler, and libclang, with which the crate v4l reads the kernel's headers
+#   setup.sh test   also cross compilers, QEMU, the Rust targets for ARM, a browser, and what the tests boot and install into
 set -euo pipefail
 
 say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }
@@ -39,6 +39,8 @@ python_packages() {
 
 setup() {
   need_packages cc:gcc
+  compgen -G '/usr/lib/llvm-*/lib/libclang.so*' >/dev/null || compgen -G '/usr/lib/*/libclang*.so*' >/dev/null ||
+    need_packages none-such-d:libclang-dev
   if ! command -v cargo >/dev/null; then
     say "Rust is missing: install it from https://rustup.rs, then run this again"
     exit 1
@@ -46,7 +48,7 @@ setup() {
   [ "$1" = test ] || return 0
   need_packages \
     aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu arm-linux-gnueabihf-gcc:gcc-arm-linux-gnueabihf \
-    qemu-aarch64-static:qemu-user-static python3:python3
+    qemu-aarch64-static:qemu-user-static python3:python3 chromium:chromium
   # The headers of the C libraries are packages of their own.
   [ -e /usr/aarch64-linux-gnu/include/stdio.h ] && [ -e /usr/arm-linux-gnueabihf/include/stdio.h ] || {
     say "Installing Debian packages: libc6-dev-arm64-cross libc6-dev-armhf-cross"
@@ -58,6 +60,8 @@ setup() {
     grep -qx "$target" <<<"$targets" || { say "Adding Rust target $target"; rustup target add "$target"; }
   done
   python_packages
+  bash scripts/package-root.sh
+  bash scripts/guest.sh
 }
 
 setup "${1:-demo}"

@@ -1,9 +1,20 @@
 //! `edge`: runs the quantised VGG16 base and a shipped head on the device.
 
+mod board;
 mod cmd;
+mod collect;
+mod config;
+mod decide;
+mod feed;
+mod http;
+mod jpeg;
+mod motion;
 mod options;
-mod source;
+mod picture;
+mod service;
 
+use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -27,22 +38,40 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Classify(cmd::classify::Args),
-    Run(cmd::run::Args),
+    Run(Box<cmd::run::Args>),
+    Devices(cmd::devices::Args),
     Info(cmd::info::Args),
     Bench(cmd::bench::Args),
 }
 
 fn main() -> ExitCode {
     let start = std::time::Instant::now();
-    let cli = Cli::parse();
-    let outcome = shared::cli::catch_interrupts().map_err(anyhow::Error::from_boxed).and_then(|()| match cli.command {
-        Command::Classify(args) => cmd::classify::run(args),
-        Command::Run(args) => cmd::run::run(args),
-        Command::Info(args) => cmd::info::run(args),
-        Command::Bench(args) => cmd::bench::run(args, start),
-    });
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let cli = match config::expand::<Cli>(&arguments) {
+        Ok(arguments) => Cli::parse_from(arguments),
+        Err(error) => return shared::cli::report(PROGRAM, error.chain()),
+    };
+    // A service has no terminal that could hang up; there SIGHUP means to read everything again.
+    let reloads = matches!(cli.command, Command::Run(_)) && !std::io::stderr().is_terminal();
+    let outcome =
+        shared::cli::catch_interrupts(reloads).map_err(anyhow::Error::from).and_then(|()| match cli.command {
+            Command::Classify(args) => cmd::classify::run(args),
+            Command::Run(args) => cmd::run::run(*args, &|| run_args(&arguments)),
+            Command::Devices(args) => cmd::devices::run(args),
+            Command::Info(args) => cmd::info::run(args),
+            Command::Bench(args) => cmd::bench::run(args, start),
+        });
     match outcome {
         Ok(()) => ExitCode::from(shared::cli::DONE),
         Err(error) => shared::cli::report(PROGRAM, error.chain()),
+    }
+}
+
+/// The arguments of `run` once more, with the configuration as it is now.
+fn run_args(arguments: &[OsString]) -> anyhow::Result<cmd::run::Args> {
+    let cli = Cli::try_parse_from(config::expand::<Cli>(arguments)?)?;
+    match cli.command {
+        Command::Run(args) => Ok(*args),
+        _ => anyhow::bail!("not edge run"),
     }
 }

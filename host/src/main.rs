@@ -43,7 +43,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let outcome = shared::cli::catch_interrupts().map_err(anyhow::Error::from_boxed).and_then(|()| match cli.command {
+    let outcome = shared::cli::catch_interrupts(false).map_err(anyhow::Error::from).and_then(|()| match cli.command {
         Command::Train(args) => cmd::train::run(args),
         Command::Extract(args) => cmd::extract::run(args),
         Command::Evaluate(args) => cmd::evaluate::run(args),

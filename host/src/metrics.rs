@@ -1,6 +1,7 @@
 //! Accuracy, loss, confusion matrix, and precision, recall and F1 a class.
 
 use shared::Head;
+use shared::head::Output;
 
 use crate::extract::Features;
 
@@ -41,7 +42,7 @@ pub fn evaluate(head: &Head, features: &Features, rows: &[usize], truth: &[usize
         .map(|(&row, &truth)| {
             let scores = head.scores(features.row(row));
             let probability = f64::from(scores[truth]).clamp(EPSILON, 1.0 - EPSILON);
-            (head.decide(&scores).0, -libm_log(probability))
+            (head.decide(&scores, 0.0).0, -libm_log(probability))
         })
         .collect();
     let mut confusion = vec![vec![0; classes]; classes];
@@ -53,6 +54,40 @@ pub fn evaluate(head: &Head, features: &Features, rows: &[usize], truth: &[usize
     let right: u64 = (0..classes).map(|class| confusion[class][class]).sum();
     let count = rows.len().max(1) as f64;
     Evaluation { accuracy: right as f64 / count, loss: loss / count, confusion }
+}
+
+/// The temperature that makes scores mean what they say: it minimises the cross-entropy of `rows` with the logits divided by it (Guo and others
+/// 2017, arXiv:1706.04599). A prior of the weight of one picture holds it near 1 where there are few pictures, or none that is wrong.
+pub fn temperature(head: &Head, features: &Features, rows: &[usize], truth: &[usize]) -> f32 {
+    use rayon::prelude::*;
+    let logits: Vec<Vec<f64>> = rows
+        .par_iter()
+        .map(|&row| {
+            let logits: Vec<f64> = head.logits(features.row(row)).into_iter().map(f64::from).collect();
+            match head.output {
+                // A sigmoid is a softmax over 0 and the logit.
+                Output::Sigmoid => vec![0.0, logits[0]],
+                Output::Softmax => logits,
+            }
+        })
+        .collect();
+    let objective = |log_temperature: f64| -> f64 {
+        let scale = libm::exp(-log_temperature);
+        let nats = logits.iter().zip(truth).map(|(logits, &truth)| {
+            let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let sum: f64 = logits.iter().map(|logit| libm::exp((logit - largest) * scale)).sum();
+            libm_log(sum) - (logits[truth] - largest) * scale
+        });
+        nats.sum::<f64>() + log_temperature * log_temperature
+    };
+    // Golden-section search; the interval is [1/20, 20].
+    let ratio = (5.0f64.sqrt() - 1.0) / 2.0;
+    let (mut low, mut high) = (-libm_log(20.0), libm_log(20.0));
+    for _ in 0..60 {
+        let (a, b) = (high - ratio * (high - low), low + ratio * (high - low));
+        if objective(a) <= objective(b) { high = b } else { low = a }
+    }
+    libm::exp(f64::midpoint(low, high)) as f32
 }
 
 /// Metrics are written into the head, so they must not depend on the machine's C library.

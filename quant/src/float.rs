@@ -3,8 +3,8 @@
 //! Own code, because a library's sums depend on the CPU: each output starts at its bias and adds `x * w` tap by tap
 //! (row, column) and channel by channel, each product and each sum rounded to f32. Every CPU gives the same bits.
 
-use crate::simd::multiversion;
 use crate::weights::{FloatBase, FloatLayer};
+use shared::multiversion;
 
 /// Output channels that are computed at once.
 const BLOCK: usize = 16;

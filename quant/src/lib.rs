@@ -16,7 +16,6 @@ pub mod linalg;
 pub mod onnx;
 pub mod quantize;
 pub mod round;
-mod simd;
 #[cfg(test)]
 mod tests;
 pub mod weights;

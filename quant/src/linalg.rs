@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::simd::multiversion;
+use shared::multiversion;
 
 /// Rows of a tile.
 const ROWS: usize = 4;

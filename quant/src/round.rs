@@ -183,7 +183,10 @@ mod tests {
             let scales = scales(&kernel, 8);
             let total = |q: &[i8]| -> f64 {
                 (0..8)
-                    .map(|o| error(&kernel[o * 54..][..54], scales[o], &q[o * 54..][..54], &gram) * f64::from(scales[o]).powi(2))
+                    .map(|o| {
+                        error(&kernel[o * 54..][..54], scales[o], &q[o * 54..][..54], &gram)
+                            * f64::from(scales[o]).powi(2)
+                    })
                     .sum()
             };
             let rounded = compensated(&kernel, &scales, &gram, 0.01);

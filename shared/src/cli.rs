@@ -4,6 +4,10 @@ use std::error::Error as StdError;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::flag;
 
 /// Exit code of a run that did what it was asked.
 pub const DONE: u8 = 0;
@@ -22,24 +26,35 @@ pub struct UsageError(pub String);
 #[error("interrupted; nothing was written")]
 pub struct Interrupted;
 
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+static HUNG_UP: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
-/// Whether Ctrl-C, SIGTERM or SIGHUP came since [`catch_interrupts`].
+/// Whether Ctrl-C, SIGTERM or (if it ends the program) SIGHUP came since [`catch_interrupts`].
 pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
 }
 
-/// Makes Ctrl-C, SIGTERM and SIGHUP a matter of [`interrupted`]; a second one ends the process at once.
+/// Whether SIGHUP came since the last call, for a program that reloads then.
+pub fn hung_up() -> bool {
+    HUNG_UP.swap(false, Ordering::Relaxed)
+}
+
+/// Makes Ctrl-C and SIGTERM a matter of [`interrupted`]; a second one ends the process at once. SIGHUP does the same, or is a matter of
+/// [`hung_up`] if the program `reloads` then.
 ///
 /// # Errors
 /// What the system says if it refuses handlers.
-pub fn catch_interrupts() -> Result<(), Box<dyn StdError + Send + Sync>> {
-    ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::Relaxed) {
-            std::process::exit(i32::from(FAILED));
-        }
-    })
-    .map_err(Into::into)
+pub fn catch_interrupts(reloads: bool) -> io::Result<()> {
+    let ends = [SIGINT, SIGTERM].into_iter().chain((!reloads).then_some(SIGHUP));
+    for signal in ends {
+        // In this order: the first signal finds the flag unset.
+        flag::register_conditional_shutdown(signal, FAILED.into(), INTERRUPTED.clone())?;
+        flag::register(signal, INTERRUPTED.clone())?;
+    }
+    if reloads {
+        flag::register(SIGHUP, HUNG_UP.clone())?;
+    }
+    Ok(())
 }
 
 /// Tells an error and its causes on stderr, in one line, and gives the exit code.

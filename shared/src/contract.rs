@@ -4,8 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::pixels::Pixels;
 use crate::resize::{Filter, Rect, resize};
-use crate::{Error, Frame, Result};
+use crate::{Error, Result};
 
 /// The order of the colour channels of the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +47,8 @@ pub enum Fit {
     Stretch,
     /// The largest square in its centre.
     Cover,
+    /// All of it, with its aspect ratio; what is left of the square holds the value that pads the base's input.
+    Contain,
 }
 
 impl Fit {
@@ -54,17 +57,38 @@ impl Fit {
         match self {
             Self::Stretch => "stretch",
             Self::Cover => "cover",
+            Self::Contain => "contain",
         }
     }
 
-    /// The part of a picture of that size.
-    pub fn rect(self, width: usize, height: usize) -> Rect {
+    /// The fit of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Stretch, Self::Cover, Self::Contain].into_iter().find(|fit| fit.name() == name)
+    }
+
+    /// The part of `within` that is looked at.
+    pub fn source(self, within: Rect) -> Rect {
         match self {
-            Self::Stretch => Rect { x: 0, y: 0, width, height },
+            Self::Stretch | Self::Contain => within,
             Self::Cover => {
-                let side = width.min(height);
-                Rect { x: (width - side) / 2, y: (height - side) / 2, width: side, height: side }
+                let side = within.width.min(within.height);
+                let (x, y) = (within.x + (within.width - side) / 2, within.y + (within.height - side) / 2);
+                Rect { x, y, width: side, height: side }
             }
+        }
+    }
+
+    /// Where in a square of `size` pixels a part of a picture goes.
+    pub fn target(self, source: Rect, size: usize) -> Rect {
+        let longest = source.width.max(source.height);
+        match self {
+            Self::Contain if longest > 0 => {
+                // Rounded half up; a line of one pixel is left of the longest panorama.
+                let scaled = |side: usize| ((2 * side * size + longest) / (2 * longest)).clamp(1, size);
+                let (width, height) = (scaled(source.width), scaled(source.height));
+                Rect { x: (size - width) / 2, y: (size - height) / 2, width, height }
+            }
+            _ => Rect { x: 0, y: 0, width: size, height: size },
         }
     }
 }
@@ -161,7 +185,7 @@ impl Preprocess {
                 q.clamp(0.0, 255.0) as u8
             })
         };
-        Quantiser { settings: self.clone(), order, tables: [table(0), table(1), table(2)] }
+        Quantiser { settings: self.clone(), order, tables: [table(0), table(1), table(2)], crop: None }
     }
 
     /// Bytes that differ whenever any setting differs; for fingerprints of caches.
@@ -188,12 +212,13 @@ impl fmt::Display for Preprocess {
     }
 }
 
-/// [`Preprocess`] with its tables computed.
+/// [`Preprocess`] with its tables computed, and what part of the pictures it looks at.
 #[derive(Clone)]
 pub struct Quantiser {
     settings: Preprocess,
     order: [usize; 3],
     tables: [[u8; 256]; 3],
+    crop: Option<Rect>,
 }
 
 impl Quantiser {
@@ -202,30 +227,72 @@ impl Quantiser {
         &self.settings
     }
 
-    /// The input of a picture before quantisation: `(p - mean) / std` in f32, channels last `[size, size, 3]` in the base's order.
-    pub fn normalise(&self, frame: &Frame) -> Vec<f32> {
-        let base = &self.settings.base;
-        let value = |pixel: &[u8], c: usize| (f32::from(pixel[self.order[c]]) - base.mean[c]) / base.std[c];
-        self.resized(frame).chunks_exact(3).flat_map(|pixel| [0, 1, 2].map(|c| value(pixel, c))).collect()
+    /// Looks only at a part of each picture, and fits that; the part is cut off at the picture's edges.
+    pub fn set_crop(&mut self, crop: Option<Rect>) {
+        self.crop = crop;
     }
 
-    /// The quantised input of a picture: u8, channels first `[3, size, size]`, as the ONNX base takes it.
-    pub fn quantise(&self, frame: &Frame) -> Vec<u8> {
+    /// Fits pictures in another way than the settings say.
+    pub fn set_fit(&mut self, fit: Fit) {
+        self.settings.fit = fit;
+    }
+
+    /// The part of a picture of that size that is looked at; `None` if it lies outside.
+    pub fn source(&self, width: usize, height: usize) -> Option<Rect> {
+        let whole = Rect { x: 0, y: 0, width, height };
+        let within = match self.crop {
+            Some(crop) => crop.within(whole)?,
+            None => whole,
+        };
+        Some(self.settings.fit.source(within))
+    }
+
+    /// The input of a picture before quantisation: `(p - mean) / std` in f32, channels last `[size, size, 3]` in the base's order.
+    ///
+    /// # Panics
+    /// If the picture has nothing of the part that is looked at.
+    pub fn normalise(&self, pixels: &dyn Pixels) -> Vec<f32> {
+        let base = &self.settings.base;
         let size = self.settings.size as usize;
-        let rgb = self.resized(frame);
-        let mut out = vec![0; 3 * size * size];
-        for ((plane, table), place) in out.chunks_exact_mut(size * size).zip(&self.tables).zip(self.order) {
-            for (q, pixel) in plane.iter_mut().zip(rgb.chunks_exact(3)) {
-                *q = table[usize::from(pixel[place])];
+        let (rgb, target) = self.resized(pixels);
+        let mut out = vec![0.0; 3 * size * size];
+        for (y, row) in rgb.chunks_exact(3 * target.width).enumerate() {
+            let at = 3 * ((target.y + y) * size + target.x);
+            for (out, pixel) in out[at..].chunks_exact_mut(3).zip(row.chunks_exact(3)) {
+                for (c, out) in out.iter_mut().enumerate() {
+                    *out = (f32::from(pixel[self.order[c]]) - base.mean[c]) / base.std[c];
+                }
             }
         }
         out
     }
 
-    /// RGB8 `[size, size, 3]` of the part that is looked at.
-    fn resized(&self, frame: &Frame) -> Vec<u8> {
+    /// The quantised input of a picture: u8, channels first `[3, size, size]`, as the ONNX base takes it.
+    ///
+    /// # Panics
+    /// If the picture has nothing of the part that is looked at.
+    pub fn quantise(&self, pixels: &dyn Pixels) -> Vec<u8> {
+        let size = self.settings.size as usize;
+        let (rgb, target) = self.resized(pixels);
+        let mut out = vec![self.settings.base.zero_point; 3 * size * size];
+        for ((plane, table), place) in out.chunks_exact_mut(size * size).zip(&self.tables).zip(self.order) {
+            for (y, row) in rgb.chunks_exact(3 * target.width).enumerate() {
+                let at = (target.y + y) * size + target.x;
+                for (q, pixel) in plane[at..].iter_mut().zip(row.chunks_exact(3)) {
+                    *q = table[usize::from(pixel[place])];
+                }
+            }
+        }
+        out
+    }
+
+    /// RGB8 of the part that is looked at, and where in the square it goes.
+    fn resized(&self, pixels: &dyn Pixels) -> (Vec<u8>, Rect) {
         let Preprocess { size, fit, resize: filter, .. } = self.settings;
-        resize(frame, fit.rect(frame.width(), frame.height()), size as usize, size as usize, filter)
+        #[allow(clippy::expect_used, reason = "the documented panic")]
+        let source = self.source(pixels.width(), pixels.height()).expect("the crop lies within the picture");
+        let target = fit.target(source, size as usize);
+        (resize(pixels, source, target.width, target.height, filter), target)
     }
 }
 
@@ -238,6 +305,7 @@ pub fn three(text: &str) -> Option<[f32; 3]> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::Frame;
 
     /// The contract of the shipped base.
     pub(crate) fn caffe() -> BaseContract {
@@ -281,7 +349,38 @@ pub(crate) mod tests {
 
     #[test]
     fn cover_takes_the_centre() {
-        assert_eq!(Fit::Cover.rect(7, 4), Rect { x: 1, y: 0, width: 4, height: 4 });
-        assert_eq!(Fit::Stretch.rect(7, 4), Rect { x: 0, y: 0, width: 7, height: 4 });
+        let whole = Rect { x: 0, y: 0, width: 7, height: 4 };
+        assert_eq!(Fit::Cover.source(whole), Rect { x: 1, y: 0, width: 4, height: 4 });
+        assert_eq!(Fit::Stretch.source(whole), whole);
+    }
+
+    #[test]
+    fn contain_keeps_the_aspect_ratio_and_pads() {
+        let mut pre = Preprocess::new(caffe(), 64, Fit::Contain, Filter::Bilinear).unwrap();
+        let frame = Frame::new(40, 20, vec![255; 3 * 800]).unwrap();
+        let input = pre.quantiser().quantise(&frame);
+        let row = |y: usize| &input[y * 64..][..64];
+        assert!((0..64).all(|y| row(y).iter().all(|&q| (q == 115) != (16..48).contains(&y))));
+        assert_eq!(pre.quantiser().normalise(&frame)[0], 0.0);
+        assert_eq!(Fit::Contain.target(Rect { x: 0, y: 0, width: 9000, height: 1 }, 64).height, 1);
+        // A square has nothing to pad.
+        let square = Frame::new(2, 2, (0..12).map(|v| 20 * v).collect()).unwrap();
+        let contained = pre.quantiser().quantise(&square);
+        pre.fit = Fit::Stretch;
+        assert_eq!(contained, pre.quantiser().quantise(&square));
+    }
+
+    #[test]
+    fn a_crop_is_as_a_picture_of_its_own() {
+        let pre = Preprocess::new(caffe(), 32, Fit::Cover, Filter::Bilinear).unwrap();
+        let frame = Frame::new(30, 20, (0..1800u32).map(|v| (v * v >> 3) as u8).collect()).unwrap();
+        let part: Vec<u8> = (5..17).flat_map(|y| frame.rgb()[3 * (30 * y + 4)..][..3 * 9].to_vec()).collect();
+        let mut quantiser = pre.quantiser();
+        quantiser.set_crop(Some(Rect { x: 4, y: 5, width: 9, height: 12 }));
+        assert_eq!(quantiser.quantise(&frame), pre.quantiser().quantise(&Frame::new(9, 12, part).unwrap()));
+        quantiser.set_crop(Some(Rect { x: 30, y: 0, width: 9, height: 12 }));
+        assert_eq!(quantiser.source(30, 20), None);
+        quantiser.set_crop(Some(Rect { x: 20, y: 0, width: 99, height: 4 }));
+        assert_eq!(quantiser.source(30, 20), Some(Rect { x: 23, y: 0, width: 4, height: 4 }));
     }
 }

@@ -59,7 +59,11 @@ pub fn decode(bytes: &[u8]) -> Result<Frame> {
     Frame::new(picture.width() as usize, picture.height() as usize, picture.into_raw())
 }
 
-fn check_size(width: u64, height: u64) -> Result<()> {
+/// Holds a size against [`MAX_PIXELS`] and [`MAX_SIDE`].
+///
+/// # Errors
+/// [`Error::PictureTooLarge`].
+pub fn check_size(width: u64, height: u64) -> Result<()> {
     let fits = width.max(height) <= u64::from(MAX_SIDE) && width.saturating_mul(height) <= MAX_PIXELS;
     if fits { Ok(()) } else { Err(Error::PictureTooLarge { width, height }) }
 }
@@ -70,6 +74,15 @@ fn decode_jpeg(bytes: &[u8]) -> Result<(DynamicImage, Orientation)> {
     if !has_end_of_image(bytes) {
         return Err(Error::Picture("JPEG: it ends early (no end-of-image marker)".into()));
     }
+    let with_tables;
+    let bytes = match first_scan(bytes) {
+        // Motion JPEG leaves out the tables that the standard proposes.
+        Some((scan, false)) => {
+            with_tables = [&bytes[..scan], &huffman_segment(), &bytes[scan..]].concat();
+            &with_tables[..]
+        }
+        _ => bytes,
+    };
     let options = DecoderOptions::default()
         .set_strict_mode(false)
         .set_max_width(usize::from(u16::MAX))
@@ -95,24 +108,74 @@ fn decode_jpeg(bytes: &[u8]) -> Result<(DynamicImage, Orientation)> {
 
 /// Whether an end-of-image marker follows the first start of scan.
 ///
-/// Segments before the scan are skipped by their lengths, since an EXIF thumbnail has an end of its own. Within a scan a
-/// 0xff byte is always escaped, so the marker cannot occur by chance (ISO/IEC 10918-1, B.1.1.5).
+/// Within a scan a 0xff byte is always escaped, so the marker cannot occur by chance (ISO/IEC 10918-1, B.1.1.5).
 fn has_end_of_image(bytes: &[u8]) -> bool {
-    let mut at = 2;
-    while let Some(&[mark, kind]) = bytes.get(at..at + 2) {
+    first_scan(bytes).is_some_and(|(scan, _)| bytes[scan..].windows(2).any(|pair| pair == [0xff, 0xd9]))
+}
+
+/// Where the first start of scan is, and whether Huffman tables come before it.
+///
+/// Segments are skipped by their lengths, since an EXIF thumbnail is a JPEG of its own.
+fn first_scan(bytes: &[u8]) -> Option<(usize, bool)> {
+    let (mut at, mut tables) = (2, false);
+    loop {
+        let &[mark, kind] = bytes.get(at..at + 2)? else { return None };
         match (mark, kind) {
             (0xff, 0xff) => at += 1,
             (0xff, 0x01 | 0xd0..=0xd8) => at += 2,
-            (0xff, 0xda) => return bytes[at..].windows(2).any(|pair| pair == [0xff, 0xd9]),
-            (0xff, _) => match bytes.get(at + 2..at + 4) {
-                Some(&[high, low]) => at += 2 + usize::from(u16::from_be_bytes([high, low])),
-                _ => return false,
-            },
+            (0xff, 0xda) => return Some((at, tables)),
+            (0xff, _) => {
+                tables |= kind == 0xc4;
+                let &[high, low] = bytes.get(at + 2..at + 4)? else { return None };
+                at += 2 + usize::from(u16::from_be_bytes([high, low]));
+            }
             // Bytes between segments: the decoder skips them too.
             _ => at += 1,
         }
     }
-    false
+}
+
+/// The Huffman tables of ISO/IEC 10918-1, K.3, as a segment.
+fn huffman_segment() -> Vec<u8> {
+    /// Class and number of a table, how many codes there are of each length, and the values in order.
+    const TABLES: [(u8, [u8; 16], &[u8]); 4] = [
+        (0x00, [0, 1, 5, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0], &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]),
+        (
+            0x10,
+            [0, 2, 1, 3, 3, 2, 4, 3, 5, 5, 4, 4, 0, 0, 1, 0x7d],
+            &[
+                0x01, 0x02, 0x03, 0x00, 0x04, 0x11, 0x05, 0x12, 0x21, 0x31, 0x41, 0x06, 0x13, 0x51, 0x61, 0x07, 0x22,
+                0x71, 0x14, 0x32, 0x81, 0x91, 0xa1, 0x08, 0x23, 0x42, 0xb1, 0xc1, 0x15, 0x52, 0xd1, 0xf0, 0x24, 0x33,
+                0x62, 0x72, 0x82, 0x09, 0x0a, 0x16, 0x17, 0x18, 0x19, 0x1a, 0x25, 0x26, 0x27, 0x28, 0x29, 0x2a, 0x34,
+                0x35, 0x36, 0x37, 0x38, 0x39, 0x3a, 0x43, 0x44, 0x45, 0x46, 0x47, 0x48, 0x49, 0x4a, 0x53, 0x54, 0x55,
+                0x56, 0x57, 0x58, 0x59, 0x5a, 0x63, 0x64, 0x65, 0x66, 0x67, 0x68, 0x69, 0x6a, 0x73, 0x74, 0x75, 0x76,
+                0x77, 0x78, 0x79, 0x7a, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8a, 0x92, 0x93, 0x94, 0x95, 0x96,
+                0x97, 0x98, 0x99, 0x9a, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7, 0xa8, 0xa9, 0xaa, 0xb2, 0xb3, 0xb4, 0xb5,
+                0xb6, 0xb7, 0xb8, 0xb9, 0xba, 0xc2, 0xc3, 0xc4, 0xc5, 0xc6, 0xc7, 0xc8, 0xc9, 0xca, 0xd2, 0xd3, 0xd4,
+                0xd5, 0xd6, 0xd7, 0xd8, 0xd9, 0xda, 0xe1, 0xe2, 0xe3, 0xe4, 0xe5, 0xe6, 0xe7, 0xe8, 0xe9, 0xea, 0xf1,
+                0xf2, 0xf3, 0xf4, 0xf5, 0xf6, 0xf7, 0xf8, 0xf9, 0xfa,
+            ],
+        ),
+        (0x01, [0, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0], &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]),
+        (
+            0x11,
+            [0, 2, 1, 2, 4, 4, 3, 4, 7, 5, 4, 4, 0, 1, 2, 0x77],
+            &[
+                0x00, 0x01, 0x02, 0x03, 0x11, 0x04, 0x05, 0x21, 0x31, 0x06, 0x12, 0x41, 0x51, 0x07, 0x61, 0x71, 0x13,
+                0x22, 0x32, 0x81, 0x08, 0x14, 0x42, 0x91, 0xa1, 0xb1, 0xc1, 0x09, 0x23, 0x33, 0x52, 0xf0, 0x15, 0x62,
+                0x72, 0xd1, 0x0a, 0x16, 0x24, 0x34, 0xe1, 0x25, 0xf1, 0x17, 0x18, 0x19, 0x1a, 0x26, 0x27, 0x28, 0x29,
+                0x2a, 0x35, 0x36, 0x37, 0x38, 0x39, 0x3a, 0x43, 0x44, 0x45, 0x46, 0x47, 0x48, 0x49, 0x4a, 0x53, 0x54,
+                0x55, 0x56, 0x57, 0x58, 0x59, 0x5a, 0x63, 0x64, 0x65, 0x66, 0x67, 0x68, 0x69, 0x6a, 0x73, 0x74, 0x75,
+                0x76, 0x77, 0x78, 0x79, 0x7a, 0x82, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8a, 0x92, 0x93, 0x94,
+                0x95, 0x96, 0x97, 0x98, 0x99, 0x9a, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7, 0xa8, 0xa9, 0xaa, 0xb2, 0xb3,
+                0xb4, 0xb5, 0xb6, 0xb7, 0xb8, 0xb9, 0xba, 0xc2, 0xc3, 0xc4, 0xc5, 0xc6, 0xc7, 0xc8, 0xc9, 0xca, 0xd2,
+                0xd3, 0xd4, 0xd5, 0xd6, 0xd7, 0xd8, 0xd9, 0xda, 0xe2, 0xe3, 0xe4, 0xe5, 0xe6, 0xe7, 0xe8, 0xe9, 0xea,
+                0xf2, 0xf3, 0xf4, 0xf5, 0xf6, 0xf7, 0xf8, 0xf9, 0xfa,
+            ],
+        ),
+    ];
+    let body: Vec<u8> = TABLES.iter().flat_map(|(id, counts, values)| [&[*id][..], counts, values].concat()).collect();
+    [&[0xff, 0xc4][..], &((body.len() + 2) as u16).to_be_bytes(), &body].concat()
 }
 
 fn decode_other(bytes: &[u8]) -> Result<(DynamicImage, Orientation)> {
@@ -179,6 +242,35 @@ mod tests {
         assert!(decode(&bomb).is_err());
         assert!(matches!(check_size(60_000, 60_000), Err(Error::PictureTooLarge { .. })));
         assert!(check_size(10_000, 10_000).is_ok());
+    }
+
+    /// Without its tables, as Motion JPEG cameras send it, a file that has the standard's is the same picture.
+    #[test]
+    fn huffman_tables_may_be_missing() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/jpeg");
+        let standard = huffman_segment();
+        let mut compared = 0;
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+            // Cuts out the segments, if they hold the standard's tables.
+            let (mut at, mut bare, mut tables) = (2, vec![0xff, 0xd8], Vec::new());
+            while bytes.get(at).is_some_and(|&b| b == 0xff) && bytes[at + 1] != 0xda {
+                let length = 2 + usize::from(u16::from_be_bytes([bytes[at + 2], bytes[at + 3]]));
+                let segment = &bytes[at..at + length];
+                if segment[1] == 0xc4 {
+                    tables.extend_from_slice(&segment[4..])
+                } else {
+                    bare.extend_from_slice(segment)
+                }
+                at += length;
+            }
+            bare.extend_from_slice(&bytes[at..]);
+            if tables == standard[4..] {
+                assert!(decode(&bare).unwrap() == decode(&bytes).unwrap());
+                compared += 1;
+            }
+        }
+        assert!(compared >= 3, "only {compared} files have the standard's tables");
     }
 
     #[test]

@@ -14,9 +14,12 @@ pub mod fingerprint;
 pub mod frame;
 pub mod fs;
 pub mod head;
+pub mod options;
 pub mod pipeline;
+pub mod pixels;
 pub mod resize;
 pub mod result;
+mod simd;
 
 pub use base::Base;
 pub use error::{Error, HeadFileError, Result};

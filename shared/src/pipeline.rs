@@ -1,17 +1,19 @@
 //! Frame to decision: what `host classify` and `edge` both run.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::base::Runner;
 use crate::contract::Quantiser;
+use crate::options::{ClassifyOptions, ViewOptions};
+use crate::pixels::{Pixels, RawFrame};
 use crate::result::FrameResult;
-use crate::{Base, Fingerprint, Frame, Head, Result, cli};
+use crate::{Base, Error, Fingerprint, Head, Result, cli};
 
 /// A base and a head at work.
 pub struct Classifier {
     head: Arc<Head>,
+    threshold: f32,
     quantiser: Quantiser,
     runner: Runner,
     with_digest: bool,
@@ -39,7 +41,23 @@ impl Classifier {
     /// [`crate::Error::WrongBase`], [`crate::Error::Engine`].
     pub fn new(base: &Base, head: Arc<Head>, pool: Option<Arc<rayon::ThreadPool>>) -> Result<Self> {
         head.check_base(base)?;
-        Ok(Self { quantiser: head.preprocess.quantiser(), runner: base.runner(pool)?, head, with_digest: false })
+        let (quantiser, threshold) = (head.preprocess.quantiser(), head.decision.threshold);
+        Ok(Self { quantiser, threshold, runner: base.runner(pool)?, head, with_digest: false })
+    }
+
+    /// Looks at another part of pictures than the whole, or fits it in another way than the head was trained with.
+    pub fn set_view(&mut self, view: &ViewOptions) {
+        view.apply(&mut self.quantiser);
+    }
+
+    /// Sets the score that the best label must reach, 0 to 1, in place of the head's own.
+    pub fn set_threshold(&mut self, threshold: f32) {
+        self.threshold = threshold;
+    }
+
+    /// The score that the best label must reach.
+    pub fn threshold(&self) -> f32 {
+        self.threshold
     }
 
     /// Whether each answer shall carry the digest of its feature map, to compare machines in the field.
@@ -52,23 +70,39 @@ impl Classifier {
         &self.head
     }
 
-    /// The quantised feature map of a frame, channels last.
+    /// The quantised input of a picture: u8, `[3, size, size]`.
     ///
     /// # Errors
-    /// [`crate::Error::Engine`].
-    pub fn features(&mut self, frame: &Frame) -> Result<Vec<u8>> {
-        self.runner.features(&self.quantiser.quantise(frame), self.head.preprocess.size)
+    /// [`Error::Picture`] if the crop lies outside of it.
+    pub fn quantise(&self, pixels: &dyn Pixels) -> Result<Vec<u8>> {
+        let (width, height) = (pixels.width(), pixels.height());
+        if self.quantiser.source(width, height).is_none() {
+            return Err(Error::Picture(format!("the crop lies outside of its {width}x{height} pixels")));
+        }
+        Ok(self.quantiser.quantise(pixels))
     }
 
-    /// Classifies a frame.
+    /// Classifies a picture.
     ///
     /// # Errors
-    /// [`crate::Error::Engine`].
-    pub fn classify(&mut self, frame: &Frame) -> Result<Classification> {
+    /// As [`Classifier::quantise`] and [`Classifier::classify_input`].
+    pub fn classify(&mut self, pixels: &dyn Pixels) -> Result<Classification> {
         let start = Instant::now();
-        let features = self.features(frame)?;
+        let input = self.quantise(pixels)?;
+        let mut result = self.classify_input(&input)?;
+        result.latency_ms = start.elapsed().as_secs_f64() * 1e3;
+        Ok(result)
+    }
+
+    /// Classifies a quantised input.
+    ///
+    /// # Errors
+    /// [`Error::Engine`].
+    pub fn classify_input(&mut self, input: &[u8]) -> Result<Classification> {
+        let start = Instant::now();
+        let features = self.runner.features(input, self.head.preprocess.size)?;
         let scores = self.head.scores(&features);
-        let (best, label) = self.head.decide(&scores);
+        let (best, label) = self.head.decide(&scores, self.threshold);
         let label = label.to_owned();
         let latency_ms = start.elapsed().as_secs_f64() * 1e3;
         let digest = self.with_digest.then(|| Fingerprint::of(&features));
@@ -89,34 +123,46 @@ pub enum ClassifyError {
     },
     /// The engine failed.
     #[error(transparent)]
-    Engine(#[from] crate::Error),
+    Engine(#[from] Error),
     /// Standard output is closed.
     #[error("cannot write the results")]
     Output(#[from] std::io::Error),
+    /// Flags that do not go together.
+    #[error(transparent)]
+    Usage(cli::UsageError),
     /// Ctrl-C.
     #[error(transparent)]
     Interrupted(#[from] cli::Interrupted),
 }
 
 /// Classifies files one after the other and prints a line for each; what cannot be read is named on stderr and the rest
-/// goes on.
+/// goes on. The whole of `host classify` and `edge classify` once the classifier stands.
 ///
 /// # Errors
 /// [`ClassifyError`]; for unreadable files only in the end.
 pub fn classify_files(
     program: &str,
     classifier: &mut Classifier,
-    files: &[PathBuf],
-    json: bool,
+    options: &ClassifyOptions,
 ) -> std::result::Result<(), ClassifyError> {
+    classifier.set_view(&options.view);
+    classifier.set_digest(options.digest);
+    let layout = options.raw.as_ref().map(|raw| raw.layout(options.view.color)).transpose();
+    let layout = layout.map_err(|e| ClassifyError::Usage(cli::UsageError(e)))?;
     let mut failed = 0;
-    for (index, path) in files.iter().enumerate() {
+    for (index, path) in options.files.iter().enumerate() {
         if cli::interrupted() {
             return Err(cli::Interrupted.into());
         }
         let name = path.to_string_lossy();
-        let frame = match crate::decode::decode_file(path) {
-            Ok(frame) => frame,
+        let result = match layout {
+            Some(layout) => crate::fs::read_limited(path, crate::decode::MAX_FILE_BYTES)
+                .and_then(|bytes| classifier.classify(&RawFrame::new(layout, &bytes)?)),
+            None => crate::decode::decode_file(path).and_then(|frame| classifier.classify(&frame)),
+        };
+        let result = match result {
+            Ok(result) => result,
+            Err(e @ Error::Engine(_)) => return Err(e.into()),
             Err(e) => {
                 failed += 1;
                 let text = e.to_string();
@@ -126,9 +172,8 @@ pub fn classify_files(
                 continue;
             }
         };
-        let result = classifier.classify(&frame)?;
         let result = FrameResult::new(index as u64, &name, &classifier.head().labels, &result);
-        if json { cli::print_line(result.to_json())? } else { cli::print_line(&result)? }
+        if options.json { cli::print_line(result.to_json())? } else { cli::print_line(&result)? }
     }
-    if failed > 0 { Err(ClassifyError::Unreadable { failed, total: files.len() }) } else { Ok(()) }
+    if failed > 0 { Err(ClassifyError::Unreadable { failed, total: options.files.len() }) } else { Ok(()) }
 }

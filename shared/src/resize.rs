@@ -7,7 +7,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Frame;
+use crate::multiversion;
+use crate::pixels::Pixels;
 
 /// How pixels are made from pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,26 +47,57 @@ pub struct Rect {
     pub height: usize,
 }
 
-/// Resizes the part `rect` of `frame` to `width` x `height` pixels; RGB8, row by row.
-///
-/// # Panics
-/// If `rect` does not lie within the frame, or a size is 0.
-pub fn resize(frame: &Frame, rect: Rect, width: usize, height: usize, filter: Filter) -> Vec<u8> {
-    assert!(rect.x + rect.width <= frame.width() && rect.y + rect.height <= frame.height());
-    assert!(rect.width > 0 && rect.height > 0 && width > 0 && height > 0);
-    match filter {
-        Filter::Nearest => nearest(frame, rect, width, height),
-        Filter::Bilinear => bilinear(frame, rect, width, height),
+impl Rect {
+    /// What of it lies within `outer`; `None` if nothing does.
+    pub fn within(self, outer: Self) -> Option<Self> {
+        let cut = |at: usize, len: usize, from: usize, size: usize| {
+            let (start, end) = (at.max(from), at.saturating_add(len).min(from + size));
+            (start < end).then(|| (start, end - start))
+        };
+        let (x, width) = cut(self.x, self.width, outer.x, outer.width)?;
+        let (y, height) = cut(self.y, self.height, outer.y, outer.height)?;
+        Some(Self { x, y, width, height })
     }
 }
 
-fn nearest(frame: &Frame, rect: Rect, width: usize, height: usize) -> Vec<u8> {
+/// Resizes the part `rect` of a picture to `width` x `height` pixels; RGB8, row by row. Only rows of that part are read.
+///
+/// # Panics
+/// If `rect` does not lie within the picture, or a size is 0.
+pub fn resize(pixels: &dyn Pixels, rect: Rect, width: usize, height: usize, filter: Filter) -> Vec<u8> {
+    assert!(rect.x + rect.width <= pixels.width() && rect.y + rect.height <= pixels.height());
+    assert!(rect.width > 0 && rect.height > 0 && width > 0 && height > 0);
+    match filter {
+        Filter::Nearest => nearest(pixels, rect, width, height),
+        Filter::Bilinear => bilinear(pixels, rect, width, height),
+    }
+}
+
+/// A row of the source in planes, each followed by zeros that weights of whole vectors may reach into.
+struct Row {
+    width: usize,
+    planes: [Vec<i16>; 3],
+}
+
+impl Row {
+    fn new(width: usize) -> Self {
+        Self { width, planes: std::array::from_fn(|_| vec![0; width + LANES]) }
+    }
+
+    fn read(&mut self, pixels: &dyn Pixels, y: usize, x: usize) {
+        let width = self.width;
+        pixels.row(y, x, self.planes.each_mut().map(|plane| &mut plane[..width]));
+    }
+}
+
+fn nearest(pixels: &dyn Pixels, rect: Rect, width: usize, height: usize) -> Vec<u8> {
     let columns = nearest_indices(rect.width, width);
+    let mut row = Row::new(rect.width);
     let mut out = Vec::with_capacity(3 * width * height);
     for y in nearest_indices(rect.height, height) {
-        let row = &frame.rgb()[3 * ((rect.y + y) * frame.width() + rect.x)..][..3 * rect.width];
+        row.read(pixels, rect.y + y, rect.x);
         for &x in &columns {
-            out.extend_from_slice(&row[3 * x..3 * x + 3]);
+            out.extend(row.planes.each_ref().map(|plane| plane[x] as u8));
         }
     }
     out
@@ -88,10 +120,13 @@ fn nearest_indices(from: usize, to: usize) -> Vec<usize> {
 /// Fixed-point bits of a coefficient: 32 less 8 for the pixel and 2 for the overshoot of other filters (Pillow).
 const PRECISION: u32 = 32 - 8 - 2;
 
-/// The coefficients of one axis: for each target pixel the first source pixel and its weights.
+/// Values of a vector that weights are filled up to.
+const LANES: usize = 8;
+
+/// The coefficients of one axis: for each target pixel the first source pixel and its weights, filled up with zeros to whole vectors.
 struct Axis {
     first: Vec<usize>,
-    /// Offsets into `weights`, one more than there are target pixels.
+    /// Offsets into the weights, one more than there are target pixels.
     start: Vec<usize>,
     weights: Vec<i32>,
 }
@@ -123,7 +158,9 @@ impl Axis {
                 let weight = if sum == 0.0 { weight } else { weight / sum };
                 (0.5 + weight * f64::from(1u32 << PRECISION)) as i32
             }));
-            axis.start.push(axis.weights.len());
+            let filled = axis.weights.len().next_multiple_of(LANES);
+            axis.weights.resize(filled, 0);
+            axis.start.push(filled);
         }
         axis
     }
@@ -133,43 +170,56 @@ impl Axis {
     }
 }
 
-fn bilinear(frame: &Frame, rect: Rect, width: usize, height: usize) -> Vec<u8> {
-    let stride = 3 * frame.width();
-    let corner = stride * rect.y + 3 * rect.x;
+multiversion! {
+    /// One row of a horizontal pass, for the three planes.
+    fn pass(columns: &Axis, planes: &[Vec<i16>; 3], out: &mut [u8]) {
+        for (x, pixel) in out.chunks_exact_mut(3).enumerate() {
+            let (first, weights) = columns.of(x);
+            for (value, plane) in pixel.iter_mut().zip(planes) {
+                let mut sums = [0i32; LANES];
+                for (values, weights) in plane[first..].chunks_exact(LANES).zip(weights.chunks_exact(LANES)) {
+                    for lane in 0..LANES {
+                        sums[lane] += i32::from(values[lane]) * weights[lane];
+                    }
+                }
+                *value = clamp((1 << (PRECISION - 1)) + sums.iter().sum::<i32>());
+            }
+        }
+    }
+}
+
+multiversion! {
+    /// One row of the result out of the rows that it covers.
+    fn blend(rows: &[u8], weights: &[i32], sums: &mut [i32], out: &mut [u8]) {
+        sums.fill(1 << (PRECISION - 1));
+        for (row, &weight) in rows.chunks_exact(sums.len()).zip(weights) {
+            for (sum, &value) in sums.iter_mut().zip(row) {
+                *sum += i32::from(value) * weight;
+            }
+        }
+        for (value, &sum) in out.iter_mut().zip(&*sums) {
+            *value = clamp(sum);
+        }
+    }
+}
+
+fn bilinear(pixels: &dyn Pixels, rect: Rect, width: usize, height: usize) -> Vec<u8> {
     // Pillow skips a pass that would change nothing, which is the same as running it: its weights are 1 and 0.
     let columns = Axis::new(rect.width, width);
     let rows = Axis::new(rect.height, height);
 
+    let mut row = Row::new(rect.width);
     let mut wide = vec![0u8; 3 * width * rect.height];
     for (y, out) in wide.chunks_exact_mut(3 * width).enumerate() {
-        let row = &frame.rgb()[corner + y * stride..][..3 * rect.width];
-        for (x, pixel) in out.chunks_exact_mut(3).enumerate() {
-            let (first, weights) = columns.of(x);
-            let mut sums = [1i32 << (PRECISION - 1); 3];
-            for (source, &weight) in row[3 * first..].chunks_exact(3).zip(weights) {
-                for (sum, &value) in sums.iter_mut().zip(source) {
-                    *sum += i32::from(value) * weight;
-                }
-            }
-            for (value, sum) in pixel.iter_mut().zip(sums) {
-                *value = clamp(sum);
-            }
-        }
+        row.read(pixels, rect.y + y, rect.x);
+        pass(&columns, &row.planes, out);
     }
 
     let mut out = vec![0u8; 3 * width * height];
     let mut sums = vec![0i32; 3 * width];
     for (y, out) in out.chunks_exact_mut(3 * width).enumerate() {
         let (first, weights) = rows.of(y);
-        sums.fill(1 << (PRECISION - 1));
-        for (row, &weight) in wide[3 * width * first..].chunks_exact(3 * width).zip(weights) {
-            for (sum, &value) in sums.iter_mut().zip(row) {
-                *sum += i32::from(value) * weight;
-            }
-        }
-        for (value, &sum) in out.iter_mut().zip(&sums) {
-            *value = clamp(sum);
-        }
+        blend(&wide[3 * width * first..], weights, &mut sums, out);
     }
     out
 }
@@ -183,6 +233,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::Frame;
 
     fn frame(width: usize, height: usize, seed: u32) -> Frame {
         let mut state = seed | 1;

@@ -27,6 +27,12 @@ pub struct FrameResult<'a> {
     pub scores: Scores<'a>,
     /// Time from the decoded frame to the answer, in milliseconds.
     pub latency_ms: f64,
+    /// Time from the capture to the answer, in milliseconds; only for live sources.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub age_ms: Option<f64>,
+    /// Set if nothing moved, so that this is the answer of an earlier frame.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub still: bool,
     /// SHA-256 of the quantised feature map; only if it was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub features_sha256: Option<String>,
@@ -61,6 +67,8 @@ impl<'a> FrameResult<'a> {
             score: result.score,
             scores: Scores { labels, scores: &result.scores },
             latency_ms: (result.latency_ms * 1e3).round() / 1e3,
+            age_ms: None,
+            still: false,
             features_sha256: result.digest.map(|digest| digest.to_string()),
         }
     }

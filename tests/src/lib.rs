@@ -2,6 +2,8 @@
 //!
 //! Programs are built by Cargo when a test first asks for them. A missing tool is a failure that names it, never a silent skip.
 
+pub mod machine;
+
 use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};

@@ -5,8 +5,9 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use serde_json::json;
 use shared::cli::{Interrupted, interrupted, print_line};
+use shared::options::BaseOptions;
 
-use crate::options::BaseOptions;
+use crate::options::Threads;
 
 /// Measures the base on this device
 ///
@@ -17,6 +18,9 @@ use crate::options::BaseOptions;
 pub struct Args {
     #[command(flatten)]
     base: BaseOptions,
+
+    #[command(flatten)]
+    threads: Threads,
 
     /// Height and width of the input in pixels
     #[arg(long, value_name = "PIXELS", default_value_t = 64)]
@@ -39,7 +43,7 @@ pub struct Args {
 pub fn run(args: Args, start: Instant) -> Result<()> {
     let base = args.base.load()?;
     base.contract().check_size(args.size)?;
-    let mut runner = base.runner(shared::base::thread_pool(args.base.threads.into())?)?;
+    let mut runner = base.runner(args.threads.pool()?)?;
     // Noise, so that no feature map is all zero.
     let mut state = 0x2545_f491u32;
     let pictures = args.batch as usize;
@@ -73,7 +77,7 @@ pub fn run(args: Args, start: Instant) -> Result<()> {
             "peak_rss_bytes": peak,
             "kernel": base.kernel().name(),
             "size": args.size,
-            "threads": args.base.threads,
+            "threads": args.threads.threads,
             "batch": args.batch,
             "runs": args.runs,
         }))?;
@@ -83,7 +87,7 @@ pub fn run(args: Args, start: Instant) -> Result<()> {
             args.size,
             times[0],
             base.kernel().name(),
-            args.base.threads,
+            args.threads.threads,
             peak.unwrap_or(0) as f64 / 1_048_576.0
         ))?;
     }

@@ -1,11 +1,10 @@
 //! `edge classify`: what a head says of single pictures.
 
-use std::path::PathBuf;
-
 use anyhow::Result;
+use shared::options::ClassifyOptions;
 
 use crate::PROGRAM;
-use crate::options::BaseOptions;
+use crate::options::Threads;
 
 /// Classifies picture files
 ///
@@ -14,29 +13,15 @@ use crate::options::BaseOptions;
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  edge classify --head head.postcard holiday/*.jpg --json")]
 pub struct Args {
-    /// Picture files (JPEG, PNG, BMP, PNM, WebP)
-    #[arg(required = true, value_name = "FILE")]
-    files: Vec<PathBuf>,
-
-    /// The head
-    #[arg(long, value_name = "FILE")]
-    head: PathBuf,
+    #[command(flatten)]
+    options: ClassifyOptions,
 
     #[command(flatten)]
-    base: BaseOptions,
-
-    /// Prints NDJSON
-    #[arg(long)]
-    json: bool,
-
-    /// Adds the SHA-256 of the quantised feature map to each line, to compare machines
-    #[arg(long, requires = "json")]
-    digest: bool,
+    threads: Threads,
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> Result<()> {
-    let mut classifier = args.base.classifier(&args.head)?;
-    classifier.set_digest(args.digest);
-    Ok(shared::pipeline::classify_files(PROGRAM, &mut classifier, &args.files, args.json)?)
+pub fn run(Args { options, threads }: Args) -> Result<()> {
+    let mut classifier = threads.classifier(&options.base, &options.head)?;
+    Ok(shared::pipeline::classify_files(PROGRAM, &mut classifier, &options)?)
 }

@@ -7,8 +7,7 @@ use serde_json::json;
 use shared::Head;
 use shared::cli::print_line;
 use shared::conv::{Algorithm, Kernel};
-
-use crate::options::BaseOptions;
+use shared::options::BaseOptions;
 
 /// Shows CPU features, the kernel that would run, the base, and a head
 #[derive(clap::Args)]

@@ -2,5 +2,6 @@
 
 pub mod bench;
 pub mod classify;
+pub mod devices;
 pub mod info;
 pub mod run;

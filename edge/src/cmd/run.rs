@@ -1,66 +1,735 @@
 //! `edge run`: a stream of frames, one result each, until it ends or is stopped.
 
+use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use shared::cli::{interrupted, note, print_line};
+use anyhow::{Result, bail};
+use serde_json::{Map, json};
+use shared::Fingerprint;
+use shared::cli::{UsageError, hung_up, interrupted, note, print_line};
+use shared::options::{BaseOptions, RawName, ViewOptions};
+use shared::pipeline::{Classification, Classifier};
+use shared::pixels::parse_size;
 use shared::result::FrameResult;
 
 use crate::PROGRAM;
-use crate::options::BaseOptions;
-use crate::source::{Next, Source};
+use crate::board::{Board, Hello, time};
+use crate::collect::{CollectOptions, Collected, Collector};
+use crate::decide::{Decider, Said, Smoothing, label};
+use crate::feed::camera::{self, CameraOptions, parse_format};
+use crate::feed::files::Source;
+use crate::feed::{Feed, Live, Next, Report, Stamped, State, pipe};
+use crate::http::{Access, Server, check_token};
+use crate::motion::MotionGate;
+use crate::options::Threads;
+use crate::picture::Picture;
+use crate::service::Service;
+
+/// How long the loop waits for a frame before it looks at signals and the watchdog.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// Classifies a stream of frames
 ///
-/// The source is a folder of pictures (in the order of their names), a picture, YUV4MPEG2 video (.y4m), or - for either of them on stdin.
-/// One line a frame: source, label, score; or NDJSON with --json. Ctrl-C or SIGTERM ends it with exit code 0.
-#[derive(clap::Args)]
-#[command(after_help = "Examples:\n  edge run --head head.postcard --source samples/surfaces.y4m\n  \
-    ffmpeg -i film.mp4 -pix_fmt yuv420p -f yuv4mpegpipe - | edge run --head head.postcard --source - --json")]
+/// The source is a camera (--device), or a folder of pictures (in the order of their names), a picture, YUV4MPEG2 video (.y4m), or - for
+/// stdin: a picture, YUV4MPEG2, or raw frames with --raw. Cameras and raw pipes are live: the newest frame is taken, older ones are
+/// dropped and counted. One line a frame: source, label, score; or NDJSON with --json. Ctrl-C or SIGTERM ends it with exit code 0;
+/// SIGHUP reads the configuration and the head again.
+#[derive(Clone, clap::Args)]
+#[command(
+    args_override_self = true,
+    after_help = "Examples:\n  edge run --head head.postcard --device /dev/video0\n  \
+    edge run --head head.postcard --device /dev/video0 --http 127.0.0.1:8080 --smooth 0.8 --hold 3 --threshold 0.6\n  \
+    edge run --head head.postcard --source samples/surfaces.y4m\n  \
+    rpicam-vid -t 0 --width 640 --height 480 --codec yuv420 -o - | edge run --head head.postcard --source - --raw yuv420:640x480\n  \
+    ffmpeg -i film.mp4 -pix_fmt yuv420p -f yuv4mpegpipe - | edge run --head head.postcard --source - --json"
+)]
 pub struct Args {
+    /// Settings, by the names of these flags, that stand before those of the command line (TOML)
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
     /// The head
     #[arg(long, value_name = "FILE")]
     head: PathBuf,
 
+    /// A V4L2 camera; its link in /dev/v4l/by-id stays the same when it is plugged in elsewhere
+    #[arg(long, value_name = "NODE", required_unless_present = "source", conflicts_with = "source")]
+    device: Option<PathBuf>,
+
     /// Folder, picture, video, or - for stdin
     #[arg(long, value_name = "DIR|FILE|-")]
-    source: PathBuf,
+    source: Option<PathBuf>,
 
-    /// Starts again at the end (not with stdin)
+    /// Format asked of the camera: auto, YUYV, UYVY, NV12, NV21, YU12, RGB3, BGR3, GREY, MJPG, BA81 and others (edge devices)
+    #[arg(long, value_name = "FOURCC", default_value = "auto", value_parser = parse_format_name)]
+    format: CameraFormat,
+
+    /// Size asked of the camera, in pixels
+    #[arg(long, value_name = "WxH", default_value = "640x480", value_parser = parse_capture)]
+    capture: (u32, u32),
+
+    /// Frames a second: asked of the camera; files are played at that rate, as a camera would, and so become live
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    fps: Option<u32>,
+
+    /// What comes on stdin: FORMAT:WIDTHxHEIGHT[:STRIDE], such as yuv420:640x480, or mjpeg
+    #[arg(long, value_name = "LAYOUT", value_parser = parse_raw)]
+    raw: Option<RawKind>,
+
+    /// Starts again at the end (files)
     #[arg(long = "loop")]
     looped: bool,
+
+    /// Classifies each frame of a live source, however late, instead of the newest
+    #[arg(long)]
+    every_frame: bool,
+
+    /// Ends after so many frames
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    frames: Option<u64>,
+
+    /// Without a frame for so many seconds a camera is opened anew
+    #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = parse_stall)]
+    stall: f32,
+
+    #[command(flatten)]
+    view: ViewOptions,
+
+    /// Says unknown below this score, 0 to 1 [default: the head's]
+    #[arg(long, value_name = "SCORE", value_parser = parse_share)]
+    threshold: Option<f32>,
+
+    /// Averages scores over frames: the weight of the past, 0 (off) to below 1
+    #[arg(long, value_name = "WEIGHT", default_value_t = 0.0, value_parser = parse_past)]
+    smooth: f32,
+
+    /// A new label must lead for so many frames before it is said
+    #[arg(long, value_name = "FRAMES", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    hold: u32,
+
+    /// Prints changes of the label and of the source only
+    #[arg(long)]
+    events: bool,
+
+    /// Skips inference while nothing moves: the least mean change of an 8x8 block of the base's input, in grey levels [default: 6]
+    #[arg(long, value_name = "LEVEL", num_args = 0..=1, default_missing_value = "6", require_equals = true, value_parser = parse_level)]
+    on_motion: Option<f32>,
+
+    /// Keeps frames that were unsure or changed the label in this folder, as JPEG with a line in frames.ndjson
+    #[arg(long, value_name = "DIR")]
+    collect: Option<PathBuf>,
+
+    /// Most pictures in that folder
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+    collect_max: u64,
+
+    /// Most megabytes of pictures in that folder
+    #[arg(long, value_name = "MB", default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..))]
+    collect_megabytes: u64,
+
+    /// A frame whose best score is below this is unsure
+    #[arg(long, value_name = "SCORE", default_value_t = 0.6, value_parser = parse_share)]
+    collect_below: f32,
+
+    /// Serves a page with the live picture, /metrics, /healthz and /events at this address, such as 127.0.0.1:8080
+    #[arg(long, value_name = "ADDRESS")]
+    http: Option<SocketAddr>,
+
+    /// What other machines must show to see the page (http://.../?token=...); demanded if --http is not a loopback address
+    #[arg(long, value_name = "TOKEN", env = "VGG_EDGE_HTTP_TOKEN", hide_env_values = true, value_parser = check_token)]
+    http_token: Option<String>,
+
+    /// The token in a file, such as one of systemd's credentials; before --http-token
+    #[arg(long, value_name = "FILE")]
+    http_token_file: Option<PathBuf>,
 
     #[command(flatten)]
     base: BaseOptions,
 
+    #[command(flatten)]
+    threads: Threads,
+
     /// Prints NDJSON
     #[arg(long)]
     json: bool,
+
+    /// Adds the SHA-256 of the quantised feature map to each line, to compare machines
+    #[arg(long, requires = "json")]
+    digest: bool,
 }
 
-/// Runs the command.
-pub fn run(args: Args) -> Result<()> {
-    let mut source = Source::open(&args.source, args.looped)?;
-    let mut classifier = args.base.classifier(&args.head)?;
-    let (mut frame_number, mut unreadable) = (0u64, 0u64);
-    while !interrupted() {
+/// A fourcc, or the camera's choice. A type of its own, as clap reads `Option` as a flag that may be missing.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct CameraFormat(Option<[u8; 4]>);
+
+/// What `--raw` says.
+#[derive(Clone, Debug)]
+enum RawKind {
+    Jpeg,
+    Layout(RawName),
+}
+
+fn parse_format_name(text: &str) -> Result<CameraFormat, String> {
+    parse_format(text).map(CameraFormat)
+}
+
+fn parse_capture(text: &str) -> Result<(u32, u32), String> {
+    let size = parse_size(text).and_then(|(w, h)| Some((u32::try_from(w).ok()?, u32::try_from(h).ok()?)));
+    size.filter(|&(w, h)| w > 0 && h > 0).ok_or_else(|| "a size such as 640x480 is wanted".into())
+}
+
+fn parse_raw(text: &str) -> Result<RawKind, String> {
+    if ["mjpeg", "mjpg", "jpeg"].iter().any(|name| text.eq_ignore_ascii_case(name)) {
+        return Ok(RawKind::Jpeg);
+    }
+    text.parse().map(RawKind::Layout)
+}
+
+fn number(text: &str, range: std::ops::RangeInclusive<f32>) -> Result<f32, String> {
+    let found = text.parse().ok().filter(|value| range.contains(value));
+    found.ok_or_else(|| format!("a number from {} to {} is wanted", range.start(), range.end()))
+}
+
+fn parse_share(text: &str) -> Result<f32, String> {
+    number(text, 0.0..=1.0)
+}
+
+fn parse_past(text: &str) -> Result<f32, String> {
+    number(text, 0.0..=0.999)
+}
+
+fn parse_level(text: &str) -> Result<f32, String> {
+    number(text, 0.0..=255.0)
+}
+
+fn parse_stall(text: &str) -> Result<f32, String> {
+    number(text, 0.5..=3600.0)
+}
+
+impl Args {
+    /// What is wrong with flags that are right one by one.
+    fn check(&self) -> Result<()> {
+        let usage = |words: &str| Err(UsageError(words.into()).into());
+        let stdin = self.source.as_deref().is_some_and(|path| path.as_os_str() == "-");
+        if self.raw.is_some() && !stdin {
+            return usage("--raw goes with --source - only");
+        }
+        if stdin && self.looped {
+            return usage("--loop does not go with stdin, which cannot be read again");
+        }
+        if stdin && self.fps.is_some() {
+            return usage("--fps does not go with stdin, which has a rate of its own");
+        }
+        if self.http.is_none() && self.http_token.is_some() && self.config.is_none() {
+            return usage("--http-token without --http");
+        }
+        self.access()?;
+        Ok(())
+    }
+
+    fn access(&self) -> Result<Option<Access>> {
+        let Some(address) = self.http else { return Ok(None) };
+        let token = match &self.http_token_file {
+            Some(path) => {
+                let bytes = shared::fs::read_limited(path, 4096)?;
+                let token = check_token(String::from_utf8_lossy(&bytes).trim());
+                Some(token.map_err(|words| UsageError(format!("{}: {words}", path.display())))?)
+            }
+            None => self.http_token.clone(),
+        };
+        Access::new(address, token.as_deref()).map(Some).map_err(|words| UsageError(words).into())
+    }
+
+    fn source_name(&self) -> String {
+        let path = self.device.as_ref().or(self.source.as_ref());
+        let name = path.map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
+        if name == "-" { "stdin".into() } else { name }
+    }
+
+    fn collect_options(&self) -> Option<CollectOptions> {
+        let folder = self.collect.clone()?;
+        Some(CollectOptions { folder, most: self.collect_max, most_bytes: self.collect_megabytes * 1_000_000 })
+    }
+
+    /// Whether another source is meant, or the same in another way.
+    fn same_source(&self, other: &Self) -> bool {
+        let key = |args: &Self| {
+            let (device, source) = (args.device.clone(), args.source.clone());
+            let camera = (args.format, args.capture, args.stall.to_bits(), args.view.color);
+            (device, source, camera, args.fps, format!("{:?}", args.raw), args.looped, args.every_frame)
+        };
+        key(self) == key(other)
+    }
+
+    /// Opens the source.
+    fn feed(&self) -> Result<Feed> {
+        if let Some(device) = &self.device {
+            let options = CameraOptions {
+                device: device.clone(),
+                format: self.format.0,
+                size: self.capture,
+                fps: self.fps,
+                stall: Duration::from_secs_f32(self.stall),
+                color: self.view.color,
+            };
+            let run = move |slot: &crate::feed::Slot| camera::run(&options, slot);
+            return Ok(Feed::Live(Live::start("camera", self.every_frame, false, run)?));
+        }
+        let Some(path) = &self.source else { bail!(UsageError("--device or --source is wanted".into())) };
+        if let Some(raw) = &self.raw {
+            let kind = match raw {
+                RawKind::Jpeg => pipe::Kind::Jpeg,
+                RawKind::Layout(name) => pipe::Kind::Raw(name.layout(self.view.color).map_err(UsageError)?),
+            };
+            let run = move |slot: &crate::feed::Slot| pipe::run(std::io::stdin(), kind, slot);
+            return Ok(Feed::Live(Live::start("pipe", self.every_frame, true, run)?));
+        }
+        let is_stdin = path.as_os_str() == "-";
+        if is_stdin {
+            // In a thread, since a signal must end the program while it waits for bytes. Each frame counts, as in a file.
+            let run = move |slot: &crate::feed::Slot| play(Source::open("-".as_ref(), false)?, None, slot);
+            return Ok(Feed::Live(Live::start("stdin", true, true, run)?));
+        }
+        let source = Source::open(path, self.looped)?;
+        match self.fps {
+            Some(fps) => {
+                let every = Duration::from_secs(1) / fps;
+                let run = move |slot: &crate::feed::Slot| play(source, Some(every), slot);
+                Ok(Feed::Live(Live::start("player", self.every_frame, false, run)?))
+            }
+            None => Ok(Feed::Files(source)),
+        }
+    }
+}
+
+/// Plays files as a camera would; or as fast as they are taken.
+fn play(mut source: Source, every: Option<Duration>, slot: &crate::feed::Slot) -> Result<()> {
+    let mut due = Instant::now();
+    let mut first = true;
+    while !slot.stopped() {
         match source.next()? {
-            Next::Frame(name, frame) => {
-                let result = classifier.classify(&frame)?;
-                let result = FrameResult::new(frame_number, &name, &classifier.head().labels, &result);
-                if args.json { print_line(result.to_json())? } else { print_line(&result)? }
+            Next::Frame(stamped) => {
+                if std::mem::take(&mut first) && every.is_some() {
+                    slot.report(State::Streaming, "a file, played");
+                }
+                if let Some(every) = every {
+                    slot.sleep(due.saturating_duration_since(Instant::now()));
+                    due = (due + every).max(Instant::now());
+                }
+                slot.put(stamped.name, stamped.picture);
+            }
+            Next::Unreadable(words) => slot.unreadable(words),
+            _ => return Ok(()),
+        }
+    }
+    Ok(())
+}
+
+/// Everything that a reload replaces, but the source.
+struct Engine {
+    classifier: Classifier,
+    decider: Decider,
+    gate: Option<MotionGate>,
+    /// The last answer, for frames in which nothing moves.
+    last: Option<(Classification, Said)>,
+}
+
+impl Engine {
+    fn new(args: &Args, board: &Board, run: &str) -> Result<Self> {
+        let head = Arc::new(shared::Head::load(&args.head)?);
+        let base = args.base.load()?;
+        let mut classifier = Classifier::new(&base, head.clone(), args.threads.pool()?)?;
+        classifier.set_view(&args.view);
+        classifier.set_digest(args.digest);
+        if let Some(threshold) = args.threshold {
+            classifier.set_threshold(threshold);
+        }
+        // Start-up pays for the first pass, not the first frame.
+        classifier.classify_input(&vec![0; head.preprocess.input_len()])?;
+        board.set_hello(Hello {
+            run: run.to_owned(),
+            edge: env!("CARGO_PKG_VERSION"),
+            kernel: base.kernel().name(),
+            threads: args.threads.threads,
+            size: head.preprocess.size,
+            labels: head.labels.clone(),
+            base: base.fingerprint().to_string(),
+            head: Fingerprint::of(&head.to_bytes().map_err(anyhow::Error::from)?).to_string(),
+            head_date: head.training.date.clone(),
+            val_accuracy: head.training.metrics.val_accuracy,
+        });
+        let threshold = classifier.threshold();
+        let smoothing = Smoothing { past: args.smooth, hold: args.hold, threshold };
+        let gate = args.on_motion.map(MotionGate::new);
+        Ok(Self { classifier, decider: Decider::new(smoothing), gate, last: None })
+    }
+}
+
+/// What came of a frame.
+enum Outcome {
+    Answer {
+        result: Classification,
+        said: Said,
+        still: bool,
+    },
+    /// Not a picture.
+    Unreadable(String),
+}
+
+impl Engine {
+    fn look_at(&mut self, picture: &Picture) -> Result<Outcome> {
+        let start = Instant::now();
+        let input = match picture.with_pixels(|pixels| self.classifier.quantise(pixels)) {
+            Ok(Ok(input)) => input,
+            Ok(Err(e)) | Err(e) => return Ok(Outcome::Unreadable(e.to_string())),
+        };
+        let size = self.classifier.head().preprocess.size as usize;
+        if let (Some(gate), Some((result, said))) = (&mut self.gate, &self.last)
+            && !gate.moves(&input, size)
+        {
+            let (result, said) = (result.clone(), Said { changed: false, ..said.clone() });
+            return Ok(Outcome::Answer { result, said, still: true });
+        }
+        if let (Some(gate), None) = (&mut self.gate, &self.last) {
+            gate.moves(&input, size);
+        }
+        let mut result = self.classifier.classify_input(&input)?;
+        let said = self.decider.update(&result.scores);
+        result.latency_ms = start.elapsed().as_secs_f64() * 1e3;
+        self.last = Some((result.clone(), said.clone()));
+        Ok(Outcome::Answer { result, said, still: false })
+    }
+}
+
+/// Where results go.
+struct Output {
+    json: bool,
+    events: bool,
+    /// One line that is written over, rather than one a frame: live, at a terminal.
+    status_line: bool,
+}
+
+impl Output {
+    fn event(&self, event: serde_json::Value, words: &str) -> Result<()> {
+        self.clear_line();
+        if self.json {
+            print_line(event)?;
+        } else if self.events {
+            print_line(words)?;
+        } else {
+            note(PROGRAM, words);
+        }
+        Ok(())
+    }
+
+    fn clear_line(&self) {
+        if self.status_line {
+            use std::io::Write;
+            let _ = write!(std::io::stdout(), "\r\x1b[K");
+        }
+    }
+}
+
+/// Runs the command; `again` reads arguments and configuration anew, for SIGHUP.
+pub fn run(mut args: Args, again: &dyn Fn() -> Result<Args>) -> Result<()> {
+    args.check()?;
+    let board = Arc::new(Board::new());
+    let id = Fingerprint::of(format!("{} {}", time(), std::process::id()).as_bytes()).short();
+    let mut service = Service::new();
+    // The source is opened first: its errors should not wait for the base.
+    let mut feed = args.feed()?;
+    let mut engine = Engine::new(&args, &board, &id)?;
+    let mut collector = args.collect_options().map(|options| Collector::new(&options)).transpose()?;
+    let mut server = start_server(&args, &board)?;
+    let mut output = output(&args, &feed);
+    let is_file = |feed: &Feed| matches!(feed, Feed::Files(_));
+    set_source(&board, &args, is_file(&feed));
+    service.ready();
+
+    let (mut number, mut unreadable) = (0u64, 0u64);
+    let mut told_unreadable = false;
+    while !interrupted() && args.frames.is_none_or(|frames| number < frames) {
+        service.alive();
+        if hung_up() {
+            service.reloading();
+            match reload(&mut args, again, &board, &id, &mut engine, &mut feed, &mut collector, &mut server) {
+                Ok(()) => {
+                    output = self::output(&args, &feed);
+                    set_source(&board, &args, is_file(&feed));
+                    board.log("reload", "settings and head read again".into(), None);
+                    output.event(json!({ "event": "reload", "time": time(), "ok": true }), "reloaded")?;
+                }
+                Err(e) => {
+                    let words = format!("{e:#}");
+                    board.log("reload", format!("kept the old settings: {words}"), None);
+                    note(PROGRAM, format_args!("not reloaded, the old settings stay: {words}"));
+                    output.event(json!({ "event": "reload", "time": time(), "ok": false, "detail": words }), &words)?;
+                }
+            }
+            service.ready();
+        }
+        match feed.next(PATIENCE)? {
+            Next::Frame(stamped) => {
+                let frame =
+                    Seen { number, live: !is_file(&feed), feed: &feed, board: &board, collector: collector.as_ref() };
+                if let Some(words) = frame.classify(stamped, &mut engine, &args, &output)? {
+                    unreadable += 1;
+                    // A camera that gives nothing but faults must not fill the log.
+                    if is_file(&feed) || !std::mem::replace(&mut told_unreadable, true) {
+                        note(PROGRAM, words);
+                    }
+                } else {
+                    told_unreadable = false;
+                }
+                board.set_lost(feed.lost(), unreadable);
+                number += 1;
             }
             Next::Unreadable(words) => {
                 unreadable += 1;
                 note(PROGRAM, words);
+                number += 1;
             }
-            Next::End => break,
+            Next::Report(report) => tell(&report, &args, &board, &mut service, &output)?,
+            Next::Idle => board.set_lost(feed.lost(), unreadable),
+            Next::End => {
+                board.update(|now| now.source.state = State::Ended);
+                break;
+            }
         }
-        frame_number += 1;
     }
-    note(PROGRAM, format_args!("{} frames, {unreadable} unreadable", frame_number));
-    if unreadable > 0 && unreadable == frame_number {
-        anyhow::bail!("{}: no frame could be read", args.source.display());
+    service.stopping();
+    output.clear_line();
+    let lost = feed.lost();
+    let mut words = format!("{number} frames, {unreadable} unreadable");
+    if !is_file(&feed) {
+        words += &format!(", {} dropped, {} corrupt", lost.dropped, lost.corrupt);
+    }
+    note(PROGRAM, words);
+    if unreadable > 0 && unreadable == number {
+        bail!("{}: no frame could be read", args.source_name());
     }
     Ok(())
+}
+
+fn output(args: &Args, feed: &Feed) -> Output {
+    let live = !matches!(feed, Feed::Files(_));
+    let status_line = live && !args.json && !args.events && std::io::stdout().is_terminal();
+    Output { json: args.json, events: args.events, status_line }
+}
+
+fn set_source(board: &Board, args: &Args, is_file: bool) {
+    board.update(|now| {
+        if now.source.name != args.source_name() {
+            now.source.name = args.source_name();
+        }
+        if is_file {
+            now.source.state = State::Streaming;
+            now.source.detail = "files".into();
+        }
+    });
+}
+
+fn start_server(args: &Args, board: &Arc<Board>) -> Result<Option<Server>> {
+    let Some(access) = args.access()? else { return Ok(None) };
+    let server = Server::start(access, board.clone())?;
+    note(PROGRAM, format_args!("page at http://{}/", server.address()));
+    Ok(Some(server))
+}
+
+/// Replaces what has changed; on an error everything stays as it was.
+#[allow(clippy::too_many_arguments, reason = "these are the parts of a run, which nothing else holds together")]
+fn reload(
+    args: &mut Args,
+    again: &dyn Fn() -> Result<Args>,
+    board: &Arc<Board>,
+    id: &str,
+    engine: &mut Engine,
+    feed: &mut Feed,
+    collector: &mut Option<Collector>,
+    server: &mut Option<Server>,
+) -> Result<()> {
+    let new = again()?;
+    new.check()?;
+    let new_engine = Engine::new(&new, board, id)?;
+    if new.collect_options().as_ref() != collector.as_ref().map(Collector::options) {
+        *collector = new.collect_options().map(|options| Collector::new(&options)).transpose()?;
+    }
+    if new.access()? != args.access()? {
+        // The port must be free before it can be taken again.
+        *server = None;
+        *server = start_server(&new, board)?;
+    }
+    if !new.same_source(args) {
+        *feed = new.feed()?;
+    }
+    *engine = new_engine;
+    *args = new;
+    Ok(())
+}
+
+fn tell(report: &Report, args: &Args, board: &Board, service: &mut Service, output: &Output) -> Result<()> {
+    let Report { state, detail } = report;
+    board.update(|now| {
+        now.source.state = *state;
+        now.source.detail.clone_from(detail);
+        if matches!(state, State::Lost | State::Stalled) {
+            now.source.lost += 1;
+            now.fps = 0.0;
+        }
+    });
+    let state_name = format!("{state:?}").to_lowercase();
+    let words = format!("{}: {state_name}: {detail}", args.source_name());
+    board.log("source", format!("{state_name}: {detail}"), None);
+    service.status(&words);
+    let event = json!({ "event": "source", "time": time(), "state": state, "detail": detail });
+    output.event(event, &words)
+}
+
+/// A frame on its way.
+struct Seen<'a> {
+    number: u64,
+    live: bool,
+    feed: &'a Feed,
+    board: &'a Board,
+    collector: Option<&'a Collector>,
+}
+
+impl Seen<'_> {
+    /// Classifies the frame and tells everyone; gives words if it is no picture.
+    fn classify(self, stamped: Stamped, engine: &mut Engine, args: &Args, output: &Output) -> Result<Option<String>> {
+        let Stamped { name, picture, at } = stamped;
+        let picture = match picture.decoded() {
+            Ok(picture) => picture,
+            Err(e) => return Ok(Some(format!("{name}: {e}"))),
+        };
+        let before = engine.last.as_ref().and_then(|(_, said)| said.label);
+        let (mut result, said, still) = match engine.look_at(&picture)? {
+            Outcome::Answer { result, said, still } => (result, said, still),
+            Outcome::Unreadable(words) => return Ok(Some(format!("{name}: {words}"))),
+        };
+        let age_ms = at.filter(|_| self.live).map(|at| at.elapsed().as_secs_f64() * 1e3);
+        let best = result.scores.iter().copied().fold(0.0, f32::max);
+        let labels = engine.classifier.head().labels.clone();
+        // What is said is the decision over the frames so far; with neither --smooth nor --hold it is that of this frame, bit for bit.
+        result.label = label(&labels, said.label).to_owned();
+        result.score = said.score;
+        result.scores = engine.decider.scores().to_vec();
+
+        self.print(&result, &said, still, age_ms, &name, &labels, label(&labels, before), output)?;
+        self.publish(&result, still, age_ms, &labels, engine.classifier.threshold());
+        if said.changed {
+            let words = format!("{} \u{2192} {}", label(&labels, before), result.label);
+            self.board.log("label", words, Some(said.score));
+        }
+
+        let reason = if said.changed {
+            Some("changed")
+        } else {
+            (!still && best < args.collect_below.max(engine.classifier.threshold())).then_some("unsure")
+        };
+        let keep = self.collector.zip(reason);
+        if keep.is_none() && !self.board.wants_picture() {
+            self.feed.recycle(picture);
+            return Ok(None);
+        }
+        let picture = Arc::new(picture);
+        if let Some((collector, reason)) = keep {
+            collector.keep(Collected {
+                picture: picture.clone(),
+                time: time(),
+                source: name,
+                reason,
+                label: result.label.clone(),
+                scores: labels.into_iter().zip(result.scores.iter().copied()).collect(),
+            });
+        }
+        if self.board.wants_picture()
+            && let Some(old) = self.board.show(picture).and_then(Arc::into_inner)
+        {
+            self.feed.recycle(old);
+        }
+        Ok(None)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the parts of one line")]
+    fn print(
+        &self,
+        result: &Classification,
+        said: &Said,
+        still: bool,
+        age_ms: Option<f64>,
+        name: &str,
+        labels: &[String],
+        before: &str,
+        output: &Output,
+    ) -> Result<()> {
+        if output.events {
+            if said.changed {
+                let event = json!({
+                    "event": "label", "time": time(), "frame": self.number, "source": name,
+                    "from": before, "to": result.label, "score": result.score,
+                });
+                output.event(event, &format!("{name}\t{before}\t{}\t{:.3}", result.label, result.score))?;
+            }
+            return Ok(());
+        }
+        let mut line = FrameResult::new(self.number, name, labels, result);
+        line.age_ms = age_ms.map(|age| (age * 1e3).round() / 1e3);
+        line.still = still;
+        if output.json {
+            print_line(line.to_json())?;
+        } else if output.status_line {
+            use std::io::Write;
+            let still = if still { "  still" } else { "" };
+            let mut out = std::io::stdout().lock();
+            write!(
+                out,
+                "\r\x1b[K{}  {:.3}  {:.1} ms, age {:.0} ms, frame {}, {} dropped{still}",
+                result.label,
+                result.score,
+                result.latency_ms,
+                age_ms.unwrap_or_default(),
+                self.number,
+                self.feed.lost().dropped
+            )?;
+            out.flush()?;
+        } else {
+            print_line(&line)?;
+        }
+        Ok(())
+    }
+
+    fn publish(&self, result: &Classification, still: bool, age_ms: Option<f64>, labels: &[String], threshold: f32) {
+        let number = self.number;
+        let collected = self.collector.map_or(0, Collector::kept);
+        let change = |now: &mut crate::board::Now| {
+            now.label = Some(result.label.clone());
+            now.score = Some(result.score);
+            let scores = labels.iter().zip(&result.scores);
+            now.scores = Some(scores.map(|(label, score)| (label.clone(), json!(score))).collect::<Map<_, _>>());
+            now.threshold = threshold;
+            now.still = still;
+            now.skipped += u64::from(still);
+            now.age_ms = age_ms;
+            now.frames = number + 1;
+            now.collected = collected;
+        };
+        if still { self.board.update(change) } else { self.board.answered(result.latency_ms, change) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_out_of_range_are_refused() {
+        assert_eq!(parse_level("6"), Ok(6.0));
+        assert!(parse_level("-1").is_err() && parse_past("1").is_err() && parse_share("nan").is_err());
+        assert_eq!(parse_capture("640x480"), Ok((640, 480)));
+        assert!(parse_capture("0x480").is_err() && parse_capture("640").is_err());
+    }
 }

@@ -7,10 +7,11 @@ use shared::Error;
 use shared::cli::print_line;
 use shared::contract::Preprocess;
 
-use super::train::{FitName, ResizeName};
+use super::train::ResizeName;
 use crate::data::{self, Pool};
 use crate::npz::NpzWriter;
 use crate::options::{BaseOptions, ExtractOptions};
+use shared::options::FitName;
 
 /// Extracts features into a NumPy archive
 ///

@@ -8,8 +8,9 @@ use clap::ValueEnum;
 use serde_json::json;
 use shared::Fingerprint;
 use shared::cli::{Interrupted, UsageError, interrupted, note, print_line};
-use shared::contract::{Fit, Preprocess};
+use shared::contract::Preprocess;
 use shared::head::{Activation, Decision, Dense, Head, Metrics, Output, TrainingRecord};
+use shared::options::FitName;
 use shared::resize::Filter;
 
 use crate::PROGRAM;
@@ -90,6 +91,14 @@ pub struct Args {
     #[arg(long, value_name = "SHARE", default_value_t = 0.2)]
     val_split: f64,
 
+    /// Leaves the scores as training made them; else a temperature found on the validation pictures makes them mean what they say
+    #[arg(long)]
+    no_calibration: bool,
+
+    /// The device says unknown below this score, 0 to 1
+    #[arg(long, value_name = "SCORE", default_value_t = 0.0)]
+    threshold: f32,
+
     /// Seed of every random choice: the same seed gives the same file, whatever the number of threads
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -142,24 +151,6 @@ enum OptimizerName {
     Sgd,
 }
 
-/// The names of [`Fit`] on the command line.
-#[derive(Clone, Copy, ValueEnum)]
-pub enum FitName {
-    /// All of it, squeezed into the square
-    Stretch,
-    /// The largest square in its centre
-    Cover,
-}
-
-impl From<FitName> for Fit {
-    fn from(name: FitName) -> Self {
-        match name {
-            FitName::Stretch => Self::Stretch,
-            FitName::Cover => Self::Cover,
-        }
-    }
-}
-
 /// The names of [`Filter`] on the command line.
 #[derive(Clone, Copy, ValueEnum)]
 pub enum ResizeName {
@@ -201,6 +192,9 @@ impl Args {
         config.validate().map_err(|e| UsageError(e.to_string()))?;
         if !(self.val_split > 0.0 && self.val_split < 1.0) {
             bail!(UsageError(format!("--val-split must lie between 0 and 1, not at {}", self.val_split)));
+        }
+        if !(0.0..=1.0).contains(&self.threshold) {
+            bail!(UsageError(format!("--threshold must lie between 0 and 1, not at {}", self.threshold)));
         }
         Ok(config)
     }
@@ -273,7 +267,7 @@ pub fn run(args: Args) -> Result<()> {
         labels: labels.clone(),
         layers: layers.collect(),
         output: if labels.len() == 2 { Output::Sigmoid } else { Output::Softmax },
-        decision: Decision::default(),
+        decision: Decision { threshold: args.threshold, ..Decision::default() },
         training: TrainingRecord {
             date: shared::cli::date(),
             program: format!("{PROGRAM} {}", env!("CARGO_PKG_VERSION")),
@@ -287,6 +281,9 @@ pub fn run(args: Args) -> Result<()> {
             metrics: Metrics::default(),
         },
     };
+    if val.is_some() && !args.no_calibration {
+        head.decision.temperature = metrics::temperature(&head, &features, &val_rows, &val_classes);
+    }
     // Measured with the code that the device runs, not with the trainer's.
     let on_train = metrics::evaluate(&head, &features, &train_rows, &train_classes);
     let on_val = val.is_some().then(|| metrics::evaluate(&head, &features, &val_rows, &val_classes));
@@ -307,6 +304,7 @@ pub fn run(args: Args) -> Result<()> {
             "loss": on_train.loss,
             "val_accuracy": head.training.metrics.val_accuracy,
             "val_loss": head.training.metrics.val_loss,
+            "temperature": head.decision.temperature,
             "labels": labels,
             "train": train_rows.len(),
             "val": val_rows.len(),

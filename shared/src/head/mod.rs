@@ -203,15 +203,15 @@ impl Head {
         }
     }
 
-    /// The index of the best score (the first of equals), and the label to say: [`UNKNOWN`] below the threshold.
-    pub fn decide(&self, scores: &[f32]) -> (usize, &str) {
+    /// The index of the best score (the first of equals), and the label to say: [`UNKNOWN`] below `threshold`.
+    pub fn decide(&self, scores: &[f32], threshold: f32) -> (usize, &str) {
         let mut best = 0;
         for (index, score) in scores.iter().enumerate() {
             if *score > scores[best] {
                 best = index;
             }
         }
-        let sure = scores.get(best).is_some_and(|&score| score >= self.decision.threshold);
+        let sure = scores.get(best).is_some_and(|&score| score >= threshold);
         (best, if sure { &self.labels[best] } else { UNKNOWN })
     }
 
@@ -361,11 +361,10 @@ pub(crate) mod tests {
 
     #[test]
     fn below_the_threshold_it_is_unknown() {
-        let mut head = example(&["a", "b", "c"]);
-        assert_eq!(head.decide(&[0.2, 0.4, 0.4]), (1, "b"));
-        head.decision.threshold = 0.5;
-        assert_eq!(head.decide(&[0.2, 0.4, 0.4]), (1, UNKNOWN));
-        assert_eq!(head.decide(&[0.2, 0.3, 0.5]), (2, "c"));
+        let head = example(&["a", "b", "c"]);
+        assert_eq!(head.decide(&[0.2, 0.4, 0.4], 0.0), (1, "b"));
+        assert_eq!(head.decide(&[0.2, 0.4, 0.4], 0.5), (1, UNKNOWN));
+        assert_eq!(head.decide(&[0.2, 0.3, 0.5], 0.5), (2, "c"));
     }
 
     #[test]

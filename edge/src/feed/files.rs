@@ -1,29 +1,21 @@
-//! Where frames come from: pictures, folders of them, YUV4MPEG2 video, standard input.
+//! Frames out of files: pictures, folders of them, YUV4MPEG2 video; the same on standard input.
 
-use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, bail};
-use shared::Frame;
 use shared::cli::UsageError;
 use shared::decode::{MAX_FILE_BYTES, MAX_PIXELS, decode, decode_file, has_picture_extension};
-use shared::frame::Range;
+use shared::pixels::{Colour, Layout, PixelFormat, Range};
+
+use super::{Next, Stamped};
+use crate::picture::Picture;
 
 /// The first bytes of YUV4MPEG2.
 const Y4M_MAGIC: &[u8] = b"YUV4MPEG2 ";
-
-/// What a source gives next.
-pub enum Next {
-    /// A frame and the name of where it came from.
-    Frame(String, Frame),
-    /// Something that is no frame, told in words; the source goes on.
-    Unreadable(String),
-    /// Nothing more.
-    End,
-}
 
 /// A stream of frames.
 pub enum Source {
@@ -49,24 +41,24 @@ pub struct Video {
     name: String,
     path: Option<PathBuf>,
     decoder: y4m::Decoder<Counted>,
-    range: Range,
+    layout: Layout,
     looped: bool,
     frames: u64,
     /// Bytes read so far, and at the end of the last whole frame: the decoder calls a cut frame the end too.
-    read: Rc<Cell<u64>>,
+    read: Arc<AtomicU64>,
     whole: u64,
 }
 
 /// A reader that counts.
 struct Counted {
-    reader: Box<dyn BufRead>,
-    read: Rc<Cell<u64>>,
+    reader: Box<dyn BufRead + Send>,
+    read: Arc<AtomicU64>,
 }
 
 impl Read for Counted {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.reader.read(buffer)?;
-        self.read.set(self.read.get() + read as u64);
+        self.read.fetch_add(read as u64, Ordering::Relaxed);
         Ok(read)
     }
 }
@@ -102,14 +94,14 @@ impl Source {
         Self::from_reader(&path.to_string_lossy(), Some(path), Box::new(BufReader::new(file)), looped)
     }
 
-    fn from_reader(name: &str, path: Option<&Path>, mut reader: Box<dyn BufRead>, looped: bool) -> Result<Self> {
+    fn from_reader(name: &str, path: Option<&Path>, mut reader: Box<dyn BufRead + Send>, looped: bool) -> Result<Self> {
         let mut start = Vec::new();
         (&mut reader)
             .take(Y4M_MAGIC.len() as u64)
             .read_to_end(&mut start)
             .with_context(|| format!("{name}: cannot read"))?;
         let is_video = start == Y4M_MAGIC;
-        let mut reader: Box<dyn BufRead> = Box::new(io::Cursor::new(start).chain(reader));
+        let mut reader: Box<dyn BufRead + Send> = Box::new(io::Cursor::new(start).chain(reader));
         if is_video {
             return Ok(Self::Video(Box::new(Video::new(name, path, reader, looped)?)));
         }
@@ -141,7 +133,7 @@ impl Pictures {
     fn next(&mut self) -> Next {
         if let Some(bytes) = self.stdin.take() {
             return match decode(&bytes) {
-                Ok(frame) => Next::Frame("stdin".into(), frame),
+                Ok(frame) => of_file("stdin", Picture::Rgb(frame)),
                 Err(e) => Next::Unreadable(format!("stdin: {e}")),
             };
         }
@@ -156,7 +148,7 @@ impl Pictures {
         match decode_file(path) {
             Ok(frame) => {
                 self.any = true;
-                Next::Frame(path.to_string_lossy().into_owned(), frame)
+                of_file(&path.to_string_lossy(), Picture::Rgb(frame))
             }
             Err(e @ shared::Error::Io { .. }) => Next::Unreadable(e.to_string()),
             Err(e) => Next::Unreadable(format!("{}: {e}", path.display())),
@@ -165,10 +157,10 @@ impl Pictures {
 }
 
 impl Video {
-    fn new(name: &str, path: Option<&Path>, reader: Box<dyn BufRead>, looped: bool) -> Result<Self> {
+    fn new(name: &str, path: Option<&Path>, reader: Box<dyn BufRead + Send>, looped: bool) -> Result<Self> {
         // The decoder's own limit is on what it allocates: three planes of at most MAX_PIXELS samples, and a little.
         let limits = y4m::Limits { bytes: 3 * MAX_PIXELS as usize + 4096 };
-        let read = Rc::new(Cell::new(0));
+        let read = Arc::new(AtomicU64::new(0));
         let counted = Counted { reader, read: read.clone() };
         let decoder = y4m::Decoder::new_with_limits(counted, limits)
             .map_err(|e| anyhow::anyhow!("{name}: not a YUV4MPEG2 stream that can be read: {}", words(&e)))?;
@@ -178,12 +170,16 @@ impl Video {
         let parameters = decoder.get_raw_params();
         let full = parameters.split(|&b| b == b' ').any(|p| p == b"XCOLORRANGE=FULL");
         let range = if full { Range::Full } else { Range::Limited };
-        let whole = read.get();
+        let format = format(decoder.get_colorspace(), name)?;
+        let colour = Colour { range, ..Colour::VIDEO };
+        let layout = Layout::new(format, decoder.get_width(), decoder.get_height(), 0, colour)
+            .map_err(|e| anyhow::anyhow!("{name}: {e}"))?;
+        let whole = read.load(Ordering::Relaxed);
         Ok(Self {
             name: name.to_owned(),
             path: path.map(Path::to_owned),
             decoder,
-            range,
+            layout,
             looped,
             frames: 0,
             read,
@@ -192,27 +188,15 @@ impl Video {
     }
 
     fn next(&mut self) -> Result<Next> {
-        let (width, height) = (self.decoder.get_width(), self.decoder.get_height());
-        let chroma = chroma(self.decoder.get_colorspace(), &self.name)?;
         match self.decoder.read_frame() {
             Ok(frame) => {
                 self.frames += 1;
-                self.whole = self.read.get();
-                let name = self.name.clone();
-                let picture = match chroma {
-                    Some(chroma) => {
-                        let planes = [frame.get_y_plane(), frame.get_u_plane(), frame.get_v_plane()];
-                        Frame::from_ycbcr_planes(width, height, planes, chroma, self.range)
-                    }
-                    None => {
-                        let grey: Vec<u8> =
-                            frame.get_y_plane().iter().map(|&y| self.range.rgb(y, 128, 128)[0]).collect();
-                        Frame::from_grey(width, height, &grey)
-                    }
-                };
-                Ok(picture.map_or_else(|e| Next::Unreadable(e.to_string()), |frame| Next::Frame(name, frame)))
+                self.whole = self.read.load(Ordering::Relaxed);
+                let planes = [frame.get_y_plane(), frame.get_u_plane(), frame.get_v_plane()];
+                let bytes = planes.concat();
+                Ok(of_file(&self.name, Picture::Raw(self.layout, bytes)))
             }
-            Err(y4m::Error::EOF) if self.read.get() > self.whole => {
+            Err(y4m::Error::EOF) if self.read.load(Ordering::Relaxed) > self.whole => {
                 bail!("{}: ends within frame {}", self.name, self.frames)
             }
             Err(y4m::Error::EOF) => match (&self.path, self.looped && self.frames > 0) {
@@ -228,14 +212,18 @@ impl Video {
     }
 }
 
-/// How chroma is shared, across and down; `None` for grey.
-fn chroma(colorspace: y4m::Colorspace, name: &str) -> Result<Option<(usize, usize)>> {
+fn of_file(name: &str, picture: Picture) -> Next {
+    Next::Frame(Stamped { name: name.into(), picture, at: None })
+}
+
+/// How the planes of a video lie one after the other.
+fn format(colorspace: y4m::Colorspace, name: &str) -> Result<PixelFormat> {
     use y4m::Colorspace::{C420, C420jpeg, C420mpeg2, C420paldv, C422, C444, Cmono};
     Ok(match colorspace {
-        C420 | C420jpeg | C420mpeg2 | C420paldv => Some((2, 2)),
-        C422 => Some((2, 1)),
-        C444 => Some((1, 1)),
-        Cmono => None,
+        C420 | C420jpeg | C420mpeg2 | C420paldv => PixelFormat::Yu12,
+        C422 => PixelFormat::Yuv422p,
+        C444 => PixelFormat::Yuv444p,
+        Cmono => PixelFormat::Grey,
         other => bail!("{name}: colour space {other:?}; convert it to 4:2:0 (ffmpeg -pix_fmt yuv420p)"),
     })
 }
@@ -255,6 +243,16 @@ fn words(error: &y4m::Error) -> String {
 mod tests {
     use super::*;
 
+    use shared::Frame;
+
+    fn frame(next: Next) -> Result<Frame> {
+        match next {
+            Next::Frame(stamped) => Ok(stamped.picture.with_pixels(shared::pixels::to_frame)?),
+            Next::Unreadable(words) => bail!(words),
+            _ => bail!("the end"),
+        }
+    }
+
     fn video(header: &str, frames: &[&[u8]]) -> Result<Vec<Frame>> {
         let mut bytes = format!("{header}\n").into_bytes();
         for frame in frames {
@@ -265,9 +263,8 @@ mod tests {
         let mut found = Vec::new();
         loop {
             match source.next()? {
-                Next::Frame(_, frame) => found.push(frame),
-                Next::Unreadable(words) => bail!(words),
                 Next::End => return Ok(found),
+                next => found.push(frame(next)?),
             }
         }
     }
@@ -304,12 +301,12 @@ mod tests {
         let mut seen = Vec::new();
         for _ in 0..5 {
             match source.next().unwrap() {
-                Next::Frame(_, frame) => seen.push(frame.rgb()[0]),
+                next @ Next::Frame(_) => seen.push(frame(next).unwrap().rgb()[0]),
                 Next::Unreadable(words) => {
                     assert!(words.contains("c.png"));
                     seen.push(0);
                 }
-                Next::End => panic!("a loop does not end"),
+                _ => panic!("a loop does not end"),
             }
         }
         assert_eq!(seen, [1, 2, 0, 1, 2]);

@@ -4,6 +4,7 @@
 //! the number of lanes differs.
 
 /// Defines `fn $name($($arg: $type),*)` as a choice between two compilations of its body.
+#[macro_export]
 macro_rules! multiversion {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $body:block) => {
         $(#[$meta])*
@@ -26,5 +27,3 @@ macro_rules! multiversion {
         }
     };
 }
-
-pub(crate) use multiversion;

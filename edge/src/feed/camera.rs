@@ -1,0 +1,436 @@
+//! V4L2 cameras: opened, set up, streamed from, lost and found again.
+//!
+//! A session lasts from opening the node to the first thing that goes wrong; then everything is closed and, after a pause that grows, the
+//! camera is looked for again, also under another node. Three ways of the `v4l` crate shape the code:
+//!
+//! - Its wait is infinite unless told otherwise, and after a timeout its `next` queues a buffer twice and fails for ever. So the wait
+//!   is a `poll` of our own, and `next` is called only when a frame is there.
+//! - `next` gives the whole mapping: the frame is its first `bytesused` bytes.
+//! - Dropping a stream panics if the driver fails to stop it. The panic is caught; the session is over anyway.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use shared::pixels::{Colour, Layout, Matrix, PixelFormat, Range, RawFrame, default_colour};
+use v4l::buffer::{Flags, Type};
+use v4l::format::{Colorspace, Quantization};
+use v4l::frameinterval::FrameIntervalEnum;
+use v4l::io::mmap::Stream;
+use v4l::io::traits::{CaptureStream, Stream as _};
+use v4l::video::Capture;
+use v4l::video::capture::Parameters;
+use v4l::{Device, Format, FourCC};
+
+use super::{Slot, State};
+use crate::picture::Picture;
+
+/// Buffers that the driver fills.
+const BUFFERS: u32 = 4;
+
+/// How long a wait lasts before it is looked whether to stop.
+const TICK: Duration = Duration::from_millis(200);
+
+/// `POLLIN` of poll(2).
+const POLLIN: i16 = 1;
+
+/// Pauses between attempts.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(4);
+
+/// What is asked of the camera.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CameraOptions {
+    /// The node, such as `/dev/video0` or a link in `/dev/v4l/by-id`.
+    pub device: PathBuf,
+    /// The fourcc; `None` for the first that is understood.
+    pub format: Option<[u8; 4]>,
+    /// Width and height in pixels.
+    pub size: (u32, u32),
+    /// Frames a second; `None` leaves the driver's choice.
+    pub fps: Option<u32>,
+    /// Without a frame for so long, the camera is opened anew.
+    pub stall: Duration,
+    /// What samples mean, in place of what the driver says.
+    pub color: Option<Colour>,
+}
+
+/// What frames of a session are.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Raw(Layout),
+    Jpeg,
+}
+
+/// Which camera a node is, so that it is known again under another node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Identity {
+    card: String,
+    bus: String,
+}
+
+/// Why a session ended.
+enum Ended {
+    /// It was asked to.
+    Stopped,
+    /// No frames.
+    Stalled,
+    /// An error.
+    Failed(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Ended {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// Puts the frames of a camera into the slot until it is stopped.
+///
+/// # Errors
+/// None: whatever goes wrong is told and tried again.
+pub fn run(options: &CameraOptions, slot: &Slot) -> Result<()> {
+    let name: Arc<str> = options.device.to_string_lossy().into();
+    let mut identity = None;
+    let mut pause = FIRST_PAUSE;
+    let mut told = None;
+    slot.report(State::Opening, &*name);
+    loop {
+        let mut streamed = false;
+        let ended = session(options, slot, &name, &mut identity, &mut streamed);
+        if streamed {
+            (pause, told) = (FIRST_PAUSE, None);
+        }
+        let (state, detail) = match ended {
+            _ if slot.stopped() => return Ok(()),
+            Ok(()) | Err(Ended::Stopped) => return Ok(()),
+            Err(Ended::Stalled) => (State::Stalled, format!("no frame for {} s", options.stall.as_secs_f32())),
+            Err(Ended::Failed(e)) => (State::Lost, format!("{e:#}")),
+        };
+        // A camera that stays away is told of once, not every four seconds.
+        if told.as_ref() != Some(&(state, detail.clone())) {
+            slot.report(state, &*detail);
+            told = Some((state, detail));
+        }
+        slot.sleep(pause);
+        pause = (2 * pause).min(LONGEST_PAUSE);
+    }
+}
+
+fn session(
+    options: &CameraOptions,
+    slot: &Slot,
+    name: &Arc<str>,
+    identity: &mut Option<Identity>,
+    streamed: &mut bool,
+) -> Result<(), Ended> {
+    let (device, path) = find(&options.device, identity.as_ref())?;
+    let (kind, detail) = set_up(&device, options)?;
+    let detail = if path == options.device { detail } else { format!("{detail}, now at {}", path.display()) };
+    *identity = identity_of(&device).ok();
+    let mut stream =
+        Stream::with_buffers(&device, Type::VideoCapture, BUFFERS).context("the driver gives no buffers")?;
+    // `next` takes no longer than this once a frame is there; it is set only so that it can never hang.
+    stream.set_timeout(TICK);
+    let ended = pump(options, slot, name, &mut stream, kind, &detail, streamed);
+    // Drop panics if the driver fails to stop, see above.
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(stream)));
+    ended
+}
+
+fn pump(
+    options: &CameraOptions,
+    slot: &Slot,
+    name: &Arc<str>,
+    stream: &mut Stream,
+    kind: Kind,
+    detail: &str,
+    streamed: &mut bool,
+) -> Result<(), Ended> {
+    for index in 0..BUFFERS as usize {
+        // A driver may give fewer buffers than were asked for.
+        if CaptureStream::queue(stream, index).is_err() && index == 0 {
+            return Err(anyhow!("the driver takes no buffer").into());
+        }
+    }
+    stream.start().context("cannot start streaming")?;
+    let handle = stream.handle();
+    let mut last = Instant::now();
+    let mut sequence = None;
+    loop {
+        if slot.stopped() {
+            return Err(Ended::Stopped);
+        }
+        match handle.poll(POLLIN, TICK.as_millis() as i32) {
+            Ok(0) if last.elapsed() >= options.stall => return Err(Ended::Stalled),
+            Ok(0) => continue,
+            Ok(_) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(anyhow::Error::from(e).context("waiting for a frame").into()),
+        }
+        if sequence.is_none() {
+            // The first frame may be one from before the format was set, and taking it alone gives `next` a buffer to queue.
+            CaptureStream::dequeue(stream).map_err(|e| gone(&e))?;
+            sequence = Some(None);
+            slot.lose(1, 0);
+            continue;
+        }
+        let (bytes, meta) = CaptureStream::next(stream).map_err(|e| gone(&e))?;
+        if let Some(Some(before)) = sequence {
+            // Frames that the driver dropped leave a gap; a restart of the count is none.
+            let gap = meta.sequence.wrapping_sub(before).wrapping_sub(1);
+            slot.lose(if gap < 1000 { gap.into() } else { 0 }, 0);
+        }
+        sequence = Some(Some(meta.sequence));
+        let used = (meta.bytesused as usize).min(bytes.len());
+        let frame = &bytes[..used];
+        let whole = match kind {
+            Kind::Raw(layout) => RawFrame::new(layout, frame).is_ok(),
+            Kind::Jpeg => frame.starts_with(&[0xff, 0xd8]),
+        };
+        if meta.flags.contains(Flags::ERROR) || !whole {
+            slot.lose(0, 1);
+            // Nothing but faults is no stream.
+            if last.elapsed() >= options.stall {
+                return Err(Ended::Stalled);
+            }
+            continue;
+        }
+        last = Instant::now();
+        if !*streamed {
+            *streamed = true;
+            slot.report(State::Streaming, detail);
+        }
+        // One copy, and the buffer is the driver's again: its memory may be uncached, where reading pixels one by one is slow.
+        let mut buffer = slot.buffer();
+        buffer.extend_from_slice(frame);
+        let picture = match kind {
+            Kind::Raw(layout) => Picture::Raw(layout, buffer),
+            Kind::Jpeg => Picture::Jpeg(buffer),
+        };
+        slot.put(name.clone(), picture);
+    }
+}
+
+/// The words for an error of the driver.
+fn gone(error: &std::io::Error) -> anyhow::Error {
+    match error.raw_os_error() {
+        Some(19) => anyhow!("the camera was unplugged"),
+        Some(5) => anyhow!("the driver failed (EIO)"),
+        _ => anyhow!("cannot take a frame: {error}"),
+    }
+}
+
+/// Opens the node, or the one at which the same camera is now.
+fn find(path: &Path, identity: Option<&Identity>) -> Result<(Device, PathBuf)> {
+    let opened = Device::with_path(path).with_context(|| format!("{}: cannot open", path.display()));
+    let Some(identity) = identity else { return opened.map(|device| (device, path.to_owned())) };
+    if let Ok(device) = opened {
+        // Another camera under the same node is not the one that was asked for, unless the node is a link to its identity.
+        if path.is_symlink() || identity_of(&device).is_ok_and(|found| found == *identity) {
+            return Ok((device, path.to_owned()));
+        }
+    }
+    for node in nodes() {
+        let Ok(device) = Device::with_path(&node) else { continue };
+        let same = identity_of(&device).is_ok_and(|found| found == *identity);
+        if same && device.enum_formats().is_ok_and(|formats| !formats.is_empty()) {
+            return Ok((device, node));
+        }
+    }
+    bail!("{}: the camera {} is not there", path.display(), identity.card)
+}
+
+fn identity_of(device: &Device) -> Result<Identity> {
+    let caps = device.query_caps()?;
+    Ok(Identity { card: caps.card, bus: caps.bus })
+}
+
+/// Nodes of video devices, in the order of their numbers.
+pub fn nodes() -> Vec<PathBuf> {
+    let number = |name: &str| name.strip_prefix("video").and_then(|rest| rest.parse::<u32>().ok());
+    let entries = std::fs::read_dir("/dev").into_iter().flatten().flatten();
+    let mut found: Vec<(u32, PathBuf)> =
+        entries.filter_map(|entry| Some((number(entry.file_name().to_str()?)?, entry.path()))).collect();
+    found.sort();
+    found.into_iter().map(|(_, path)| path).collect()
+}
+
+/// Whether frames of that fourcc are understood.
+pub fn is_understood(fourcc: [u8; 4]) -> bool {
+    is_jpeg(fourcc) || PixelFormat::from_fourcc(fourcc).is_some()
+}
+
+fn is_jpeg(fourcc: [u8; 4]) -> bool {
+    matches!(&fourcc, b"MJPG" | b"JPEG")
+}
+
+/// Sets format and rate, and reads back what the driver made of it.
+fn set_up(device: &Device, options: &CameraOptions) -> Result<(Kind, String)> {
+    let offered: Vec<[u8; 4]> =
+        device.enum_formats().context("it does not capture")?.into_iter().map(|d| d.fourcc.repr).collect();
+    if offered.is_empty() {
+        bail!("it does not capture (an output or metadata node?); see edge devices");
+    }
+    let wanted = match options.format {
+        Some(fourcc) => fourcc,
+        None => choose(device, &offered, options)?,
+    };
+    let (width, height) = options.size;
+    let asked = Format::new(width, height, FourCC::new(&wanted));
+    let set = device.set_format(&asked).with_context(|| format!("cannot set {}", text(wanted)))?;
+    let got = set.fourcc.repr;
+    let kind = if is_jpeg(got) {
+        Kind::Jpeg
+    } else {
+        let format = PixelFormat::from_fourcc(got)
+            .ok_or_else(|| anyhow!("the driver set the format {}, which is not understood", text(got)))?;
+        let colour = options.color.unwrap_or(colour_of(format, set.colorspace, set.quantization));
+        Kind::Raw(Layout::new(format, set.width as usize, set.height as usize, set.stride as usize, colour)?)
+    };
+    // Not every driver has a rate to set.
+    let rate = match options.fps {
+        Some(fps) => device.set_params(&Parameters::with_fps(fps)),
+        None => device.params(),
+    };
+    let rate = rate.ok().map(|p| p.interval).filter(|i| i.numerator > 0 && i.denominator > 0);
+    let rate = rate.map(|i| f64::from(i.denominator) / f64::from(i.numerator));
+    let mut detail = match kind {
+        Kind::Raw(layout) => layout.to_string(),
+        Kind::Jpeg => format!("{} {}x{}", text(got), set.width, set.height),
+    };
+    if let Some(rate) = rate {
+        detail += &format!(", {} fps", (rate * 10.0).round() / 10.0);
+    }
+    // The driver substitutes without a word.
+    let mut other = Vec::new();
+    if got != wanted {
+        other.push(text(wanted));
+    }
+    if (set.width, set.height) != (width, height) {
+        other.push(format!("{width}x{height}"));
+    }
+    if let (Some(fps), Some(rate)) = (options.fps, rate)
+        && (rate - f64::from(fps)).abs() > 0.5
+    {
+        other.push(format!("{fps} fps"));
+    }
+    if !other.is_empty() {
+        detail += &format!(" (the driver's choice; asked for {})", other.join(", "));
+    }
+    Ok((kind, detail))
+}
+
+/// The first format that is understood: raw before JPEG, if it reaches the rate that is asked for.
+fn choose(device: &Device, offered: &[[u8; 4]], options: &CameraOptions) -> Result<[u8; 4]> {
+    let raw = PixelFormat::all().filter_map(PixelFormat::fourcc);
+    let order = raw.chain([*b"MJPG", *b"JPEG"]).filter(|fourcc| offered.contains(fourcc));
+    let understood: Vec<[u8; 4]> = order.collect();
+    let fast = |fourcc: &&[u8; 4]| match options.fps {
+        Some(fps) => fastest(device, **fourcc, options.size).is_none_or(|rate| rate + 0.5 >= f64::from(fps)),
+        None => true,
+    };
+    understood.iter().find(fast).or(understood.first()).copied().ok_or_else(|| {
+        let names: Vec<String> = offered.iter().map(|&fourcc| text(fourcc)).collect();
+        anyhow!("no format is understood; it offers {}", names.join(", "))
+    })
+}
+
+/// The highest rate that a format is offered at, if the driver tells.
+fn fastest(device: &Device, fourcc: [u8; 4], (width, height): (u32, u32)) -> Option<f64> {
+    let intervals = device.enum_frameintervals(FourCC::new(&fourcc), width, height).ok()?;
+    let rate = |f: v4l::Fraction| f64::from(f.denominator) / f64::from(f.numerator.max(1));
+    let rates = intervals.into_iter().map(|interval| match interval.interval {
+        FrameIntervalEnum::Discrete(fraction) => rate(fraction),
+        FrameIntervalEnum::Stepwise(step) => rate(step.min),
+    });
+    rates.max_by(f64::total_cmp)
+}
+
+/// What samples mean, by the driver's word (V4L2 colour spaces); by default as [`default_colour`].
+fn colour_of(format: PixelFormat, space: Colorspace, quantization: Quantization) -> Colour {
+    let default = default_colour(format);
+    let matrix = if matches!(space, Colorspace::Rec709) { Matrix::Bt709 } else { Matrix::Bt601 };
+    let range = match (quantization, space) {
+        (Quantization::FullRange, _) | (Quantization::Default, Colorspace::JPEG) => Range::Full,
+        (Quantization::LimitedRange, _) => Range::Limited,
+        (Quantization::Default, _) => default.range,
+    };
+    Colour { matrix, range }
+}
+
+/// A fourcc in letters.
+pub fn text(fourcc: [u8; 4]) -> String {
+    fourcc.iter().map(|&b| if b.is_ascii_graphic() { char::from(b) } else { '?' }).collect()
+}
+
+/// `--format`: a fourcc or another name of a format that is understood; `None` for auto.
+///
+/// # Errors
+/// A sentence that names the formats.
+pub fn parse_format(name: &str) -> Result<Option<[u8; 4]>, String> {
+    if name.eq_ignore_ascii_case("auto") {
+        return Ok(None);
+    }
+    let jpeg = ["MJPG", "MJPEG", "JPEG"].iter().any(|jpeg| name.eq_ignore_ascii_case(jpeg));
+    let fourcc = match (jpeg, PixelFormat::from_name(name).and_then(PixelFormat::fourcc)) {
+        (true, _) => Some(if name.eq_ignore_ascii_case("JPEG") { *b"JPEG" } else { *b"MJPG" }),
+        (false, fourcc) => fourcc,
+    };
+    fourcc.map(Some).ok_or_else(|| {
+        let names: Vec<String> = PixelFormat::all().filter_map(PixelFormat::fourcc).map(text).collect();
+        format!("one of auto, {}, MJPG, JPEG is wanted", names.join(", "))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats_by_name() {
+        assert_eq!(parse_format("auto"), Ok(None));
+        assert_eq!(parse_format("yuyv"), Ok(Some(*b"YUYV")));
+        assert_eq!(parse_format("mjpeg"), Ok(Some(*b"MJPG")));
+        assert_eq!(parse_format("BA81"), Ok(Some(*b"BA81")));
+        assert!(parse_format("H264").unwrap_err().contains("NV12"));
+    }
+
+    #[test]
+    fn colours_of_drivers() {
+        let of = |format, space, quantization| colour_of(format, space, quantization).name();
+        assert_eq!(of(PixelFormat::Yuyv, Colorspace::SRGB, Quantization::Default), "bt601");
+        assert_eq!(of(PixelFormat::Yuyv, Colorspace::JPEG, Quantization::Default), "bt601-full");
+        assert_eq!(of(PixelFormat::Nv12, Colorspace::Rec709, Quantization::LimitedRange), "bt709");
+        assert_eq!(of(PixelFormat::Grey, Colorspace::Default, Quantization::Default), "bt601-full");
+        assert_eq!(of(PixelFormat::Grey, Colorspace::Default, Quantization::LimitedRange), "bt601");
+    }
+
+    #[test]
+    fn a_camera_that_is_not_there_is_told_once_and_tried_again() {
+        use crate::feed::{Feed, Live, Next};
+        let options = CameraOptions {
+            device: "/dev/no-such-camera".into(),
+            format: None,
+            size: (640, 480),
+            fps: None,
+            stall: Duration::from_secs(5),
+            color: None,
+        };
+        let live = Live::start("camera", false, false, move |slot| run(&options, slot)).unwrap();
+        let mut feed = Feed::Live(live);
+        let mut reports = Vec::new();
+        // Long enough for three attempts.
+        let until = Instant::now() + Duration::from_secs(1);
+        while Instant::now() < until {
+            if let Next::Report(report) = feed.next(TICK).unwrap() {
+                reports.push(report);
+            }
+        }
+        assert_eq!(reports.len(), 2, "{reports:?}");
+        assert_eq!((reports[0].state, reports[1].state), (State::Opening, State::Lost));
+        assert!(reports[1].detail.contains("/dev/no-such-camera: cannot open"), "{reports:?}");
+    }
+}

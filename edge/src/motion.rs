@@ -1,0 +1,74 @@
+//! Whether anything has moved since the last frame that was classified.
+
+/// Side of the blocks that are compared, in pixels of the base's input.
+const BLOCK: usize = 8;
+
+/// A gate that lets a frame through if some part of it has changed.
+pub struct MotionGate {
+    level: f32,
+    last: Vec<u8>,
+}
+
+impl MotionGate {
+    /// `level` is the mean difference, in steps of the quantised input (about a grey level of 255), that a block of 8x8 pixels must show.
+    pub fn new(level: f32) -> Self {
+        Self { level, last: Vec::new() }
+    }
+
+    /// Whether the input `[3, size, size]` differs from the last one that did. Slow drift adds up, since it is not compared with the frame
+    /// before but with the one that was classified.
+    pub fn moves(&mut self, input: &[u8], size: usize) -> bool {
+        let moves = self.last.len() != input.len() || self.largest(input, size) >= self.level;
+        if moves {
+            self.last.clear();
+            self.last.extend_from_slice(input);
+        }
+        moves
+    }
+
+    /// The largest mean difference of a block.
+    fn largest(&self, input: &[u8], size: usize) -> f32 {
+        let across = size.div_ceil(BLOCK).max(1);
+        let mut sums = vec![0u32; across * across];
+        let planes = input.chunks_exact(size * size).zip(self.last.chunks_exact(size * size));
+        for (plane, last) in planes {
+            for (y, (row, last)) in plane.chunks_exact(size).zip(last.chunks_exact(size)).enumerate() {
+                let blocks = row.chunks(BLOCK).zip(last.chunks(BLOCK)).zip(&mut sums[y / BLOCK * across..]);
+                for ((row, last), sum) in blocks {
+                    *sum += row.iter().zip(last).map(|(a, b)| u32::from(a.abs_diff(*b))).sum::<u32>();
+                }
+            }
+        }
+        sums.into_iter().max().unwrap_or_default() as f32 / (3 * BLOCK * BLOCK) as f32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn noise_stays_below_and_a_small_thing_is_seen() {
+        let still = vec![100u8; 3 * 64 * 64];
+        let mut gate = MotionGate::new(6.0);
+        assert!(gate.moves(&still, 64), "the first frame always counts");
+        let noise: Vec<u8> = (0..still.len()).map(|i| 97 + (i * 7 % 7) as u8).collect();
+        assert!(!gate.moves(&still, 64) && !gate.moves(&noise, 64));
+        // A quarter of one block of 64 moves by 60.
+        let mut thing = still.clone();
+        for plane in 0..3 {
+            for y in 20..24 {
+                thing[plane * 4096 + y * 64 + 40..][..4].fill(160);
+            }
+        }
+        assert!(gate.moves(&thing, 64));
+        assert!(!gate.moves(&thing, 64) && gate.moves(&still, 64));
+    }
+
+    #[test]
+    fn drift_adds_up() {
+        let mut gate = MotionGate::new(6.0);
+        let moved = (0..=12u8).filter(|&v| gate.moves(&vec![100 + v; 3 * 32 * 32], 32)).count();
+        assert_eq!(moved, 3, "at the start and after each six steps");
+    }
+}

@@ -1,0 +1,135 @@
+#!/usr/bin/env bash
+# Furnishes target/guest with what the camera tests boot under QEMU: Debian's ARM kernel, the modules of two virtual cameras
+# (vivid from the kernel package, v4l2loopback built here), and the device tree of the Raspberry Pi 3.
+# A second call does nothing and needs no network. Nothing outside target/guest changes but the tools that are installed.
+#   scripts/guest.sh           as scripts/setup.sh test calls it
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/setup.sh disable=SC1091
+source scripts/setup.sh none
+# depmod lives where the paths of plain users do not lead.
+PATH=$PATH:/usr/sbin:/sbin
+
+guest=$PWD/target/guest
+# Modules that a guest loads, each with its dependencies; a kernel that has one built in lacks the file.
+modules=(vivid v4l2loopback bcm2835_wdt)
+
+give_up() { say "Cannot furnish target/guest: $*"; exit 1; }
+
+# An apt of its own: lists, cache and architectures of the system stay as they are, and no root is needed. The mirror, the
+# proxies and the checks are those of the system.
+private_apt() { # private_apt FOLDER
+  local codename mirror
+  # shellcheck source=/dev/null
+  codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
+  mirror=$(apt-get indextargets --format '$(ORIGIN) $(RELEASE) $(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
+    sed -n "s/^Debian $codename //p" | sort -u | head -n 1)
+  mkdir -p "$1"/{state/lists/partial,cache/archives/partial,none}
+  : >"$1/status"
+  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] ${mirror:-http://deb.debian.org/debian} $codename main" \
+    >"$1/sources.list"
+  {
+    apt-config dump | grep -E '^Acquire::(https?|Check|Retries)' || true
+    cat <<CONFIG
+APT::Architectures { "$(dpkg --print-architecture)"; "arm64"; };
+APT::Sandbox::User "$(id -un)";
+Acquire::Languages "none";
+Acquire::GzipIndexes "true";
+Dir::State "$1/state";
+Dir::State::status "$1/status";
+Dir::Cache "$1/cache";
+Dir::Etc::sourcelist "$1/sources.list";
+Dir::Etc::sourceparts "$1/none";
+Dir::Etc::parts "$1/none";
+Dir::Etc::main "$1/none/apt.conf";
+Dir::Etc::preferences "$1/none/preferences";
+Dir::Etc::preferencesparts "$1/none";
+CONFIG
+  } >"$1/apt.conf"
+  export APT_CONFIG=$1/apt.conf
+}
+
+# The package that another one depends on, by a pattern of its name: releases rename kernels, metapackages follow.
+dependency() { # dependency PACKAGE PATTERN
+  apt-cache show --no-all-versions "$1" | sed -n 's/^Depends: //p' | grep -oE -m 1 "(^|, )$2" | sed 's/^, //' ||
+    give_up "$1 depends on nothing like $2"
+}
+
+furnish() { # furnish FOLDER
+  local work=$1 image version headers common kbuild source
+  private_apt "$work/apt"
+  # Without that option a mirror that is out of reach is only a warning.
+  apt-get update -qq -o APT::Update::Error-Mode=any || give_up "no package lists; run ./test again with a network"
+  image=$(dependency linux-image-arm64:arm64 'linux-image-[^ ,]+')
+  version=${image#linux-image-}
+  headers=linux-headers-$version
+  common=$(dependency "$headers:arm64" 'linux-headers-[^ ,]+-common')
+  kbuild=$(dependency "$headers:arm64" 'linux-kbuild-[^ ,]+')
+  (cd "$work" && apt-get download -qq "$image:arm64" "$headers:arm64" "$common" "$kbuild" v4l2loopback-dkms) ||
+    give_up "no packages; run ./test again with a network"
+  du -ch "$work"/*.deb | sed -n 's/\ttotal$/ downloaded/p' >&2
+  for package in "$work"/*.deb; do
+    dpkg-deb --extract "$package" "$work/root"
+  done
+
+  # The headers name their common part and their tools by absolute paths.
+  grep -rlE '/usr/(src|lib)/linux-' "$work/root/usr/src/$headers" --include=Makefile --include=.kernelvariables |
+    xargs --no-run-if-empty sed -i -E "s#/usr/(src|lib)/linux-#$work/root/usr/\1/linux-#g"
+  source=$(echo "$work"/root/usr/src/v4l2loopback-*)
+  make --silent -C "$work/root/usr/src/$headers" M="$source" ARCH=arm64 CROSS_COMPILE=aarch64-linux-gnu- \
+    modules >"$work/make.log" 2>&1 || {
+    tail -n 20 "$work/make.log" >&2
+    give_up "v4l2loopback does not build against $headers"
+  }
+
+  # Debian 13 keeps all of /lib below /usr.
+  [ -e "$work/root/lib" ] || ln -s usr/lib "$work/root/lib"
+  mkdir "$work/root/lib/modules/$version/extra"
+  cp "$source/v4l2loopback.ko" "$work/root/lib/modules/$version/extra"
+  depmod --basedir "$work/root" "$version"
+  mkdir "$work/modules"
+  load_order "$work/root/lib/modules/$version" | copy_modules "$work/root/lib/modules/$version" "$work/modules"
+  cp "$work/root/boot/vmlinuz-$version" "$work/vmlinuz"
+  cp "$work/root/usr/lib/linux-image-$version/broadcom/bcm2837-rpi-3-b.dtb" "$work"
+  rm -r "$work"/{apt,root,make.log} "$work"/*.deb
+}
+
+# Paths of the modules in an order in which each finds what it needs; modules.dep lists what comes first last.
+load_order() { # load_order FOLDER
+  local module line
+  for module in "${modules[@]}"; do
+    line=$(grep -E "/$module\.ko[^/:]*:" "$1/modules.dep") || {
+      grep -q "/$module\.ko" "$1/modules.builtin" || give_up "the kernel package has no module $module"
+      continue
+    }
+    tr ' ' '\n' <<<"${line/:/}" | sed '/^$/d' | tac
+  done | awk '!seen[$0]++'
+}
+
+# Copies modules unpacked, their order in their names.
+copy_modules() { # copy_modules FROM TO
+  local path name number=100
+  while read -r path; do
+    name=$(basename "$path")
+    number=$((number + 1))
+    case $path in
+      *.ko) cp "$1/$path" "$2/$number-$name" ;;
+      *.ko.xz) xz --decompress --stdout "$1/$path" >"$2/$number-${name%.xz}" ;;
+      *) give_up "$path is packed in a way that scripts/guest.sh does not know" ;;
+    esac
+  done
+}
+
+need_packages qemu-system-aarch64:qemu-system-arm aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu \
+  make:make depmod:kmod xz:xz-utils dpkg-deb:dpkg
+# Another recipe is furnished anew; a broken attempt leaves nothing that looks whole.
+recipe=$(sha256sum scripts/guest.sh)
+if [ "$(cat "$guest/recipe" 2>/dev/null)" != "$recipe" ]; then
+  say "Furnishing target/guest: an ARM kernel of Debian with virtual cameras (about 90 MB to download)"
+  rm -rf "$guest.new"
+  mkdir -p "$guest.new"
+  furnish "$guest.new"
+  echo "$recipe" >"$guest.new/recipe"
+  rm -rf "$guest"
+  mv "$guest.new" "$guest"
+fi

@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# Furnishes target/package/root-arm64 and root-armhf: small Debian systems, just large enough for dpkg to install a package in
+# under qemu-user. tests/tests/package.rs works on copies of them.
+# A second call does nothing and needs no network. Nothing outside target/package changes but the tools that are installed.
+#   scripts/package-root.sh           as scripts/setup.sh test calls it
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/setup.sh disable=SC1091
+source scripts/setup.sh none
+
+# The oldest Debian that packages are made for, whichever this machine runs.
+codename=bookworm
+# dpkg and the commands it calls, the shell and what maintainer scripts call, and the libraries of all these.
+packages=(
+  dpkg tar dash coreutils diffutils sed grep findutils libc-bin init-system-helpers perl-base
+  libc6 libgcc-s1 libacl1 libattr1 libbz2-1.0 libcrypt1 libgmp10 liblzma5 libmd0 libpcre2-8-0 libselinux1 libzstd1 zlib1g
+)
+
+give_up() { say "Cannot furnish target/package: $*"; exit 1; }
+
+# An apt of its own: lists, cache and architectures of the system stay as they are, and no root is needed. Mirror and proxies
+# are those of the system.
+private_apt() { # private_apt FOLDER ARCH
+  local mirror
+  # shellcheck disable=SC2016
+  mirror=$(apt-get indextargets --format '$(ORIGIN) $(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
+    sed -n '/security/d; s/^Debian //p' | sort -u | head -n 1)
+  mkdir -p "$1"/{state/lists/partial,cache/archives/partial,none}
+  : >"$1/status"
+  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] ${mirror:-http://deb.debian.org/debian} $codename main" \
+    >"$1/sources.list"
+  {
+    apt-config dump | grep -E '^Acquire::(https?|Check|Retries)' || true
+    cat <<CONFIG
+APT::Architecture "$2";
+APT::Architectures { "$2"; };
+APT::Sandbox::User "$(id -un)";
+Acquire::Languages "none";
+Acquire::GzipIndexes "true";
+Dir::State "$1/state";
+Dir::State::status "$1/status";
+Dir::Cache "$1/cache";
+Dir::Etc::sourcelist "$1/sources.list";
+Dir::Etc::sourceparts "$1/none";
+Dir::Etc::parts "$1/none";
+Dir::Etc::main "$1/none/apt.conf";
+Dir::Etc::preferences "$1/none/preferences";
+Dir::Etc::preferencesparts "$1/none";
+CONFIG
+  } >"$1/apt.conf"
+}
+
+furnish() { # furnish ARCH FOLDER
+  local work=$2 tree=$2/root package
+  private_apt "$work/apt" "$1"
+  export APT_CONFIG=$work/apt/apt.conf
+  apt-get update -qq || give_up "apt-get update failed; is the network up? Then run ./test again"
+  (cd "$work" && apt-get download -qq "${packages[@]}") ||
+    give_up "apt-get download failed; is the network up? Then run ./test again"
+  unset APT_CONFIG
+  # The links of a system with a merged /usr, as debootstrap makes them, then the files, through the links.
+  mkdir -p "$tree"/{etc,proc,dev,tmp,run,usr/{bin,sbin,lib},var/lib/dpkg/{info,updates},var/log}
+  ln -s usr/bin usr/sbin usr/lib "$tree"
+  for package in "$work"/*.deb; do
+    dpkg-deb --fsys-tarfile "$package" | tar --extract --keep-directory-symlink --no-same-owner --directory "$tree" \
+      --exclude './usr/share/[!d]*' --exclude './usr/share/doc*'
+  done
+  ln -sf dash "$tree/usr/bin/sh"
+  echo "root:x:0:0:root:/root:/bin/sh" >"$tree/etc/passwd"
+  echo "root:x:0:" >"$tree/etc/group"
+  : >"$tree/var/lib/dpkg/status"
+  : >"$tree/var/lib/dpkg/available"
+}
+
+need_packages proot:proot dpkg-deb:dpkg readelf:binutils systemd-analyze:systemd qemu-aarch64-static:qemu-user-static python3:python3
+[ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || need_packages none-such-d:debian-archive-keyring
+for arch in arm64 armhf; do
+  made=$PWD/target/package/root-$arch
+  # What the root was made of; one that is damaged is deleted by hand.
+  wanted="$codename ${packages[*]}"
+  [ "$(cat "$made/.packages" 2>/dev/null)" = "$wanted" ] && continue
+  say "Fetching a small Debian for $arch into target/package"
+  mkdir -p target/package
+  work=$(mktemp -d "$PWD/target/package/.fetching.XXXXXX")
+  trap 'rm -rf "$work"' EXIT
+  furnish "$arch" "$work"
+  echo "$wanted" >"$work/root/.packages"
+  rm -rf "$made"
+  mv "$work/root" "$made"
+  rm -rf "$work"
+  trap - EXIT
+done

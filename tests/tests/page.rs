@@ -1,0 +1,140 @@
+//! The page of `edge run --http` in a browser.
+
+use std::io::{BufRead, BufReader, Lines, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use tests::{Device, host, root, succeed};
+
+/// `edge run` with its page.
+struct Edge {
+    child: Child,
+    /// Where the page is, as it said.
+    url: String,
+}
+
+impl Edge {
+    /// Shows one photograph over and over.
+    fn start(head: &Path, photo: &str, address: &str) -> Self {
+        let mut edge = Device::Native.edge();
+        edge.args(["run", "--json", "--loop", "--fps", "10", "--source", photo, "--http", address, "--head"]).arg(head);
+        let mut child = edge.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        let mut said = Vec::new();
+        let url = loop {
+            let line = lines.next().unwrap_or_else(|| panic!("edge has ended: {said:?}"));
+            if let Some((_, url)) = line.split_once("page at ") {
+                break url.trim().to_owned();
+            }
+            said.push(line);
+        };
+        // The rest is read so that it never waits for a full pipe.
+        std::thread::spawn(move || lines.count());
+        Self { child, url }
+    }
+
+    /// The address, for another one at the same place.
+    fn address(&self) -> String {
+        self.url.trim_start_matches("http://").trim_end_matches('/').to_owned()
+    }
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        // As a device that loses power: no farewell.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The page in Chromium, by `browser.py`.
+struct Page {
+    child: Child,
+    steps: Option<ChildStdin>,
+    answers: Lines<BufReader<ChildStdout>>,
+}
+
+impl Page {
+    fn open(url: &str) -> Self {
+        let mut python = Command::new("python3");
+        python.arg(root().join("tests/browser.py")).args([url, "--steps"]).current_dir(root());
+        let spawned = python.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut child = spawned.expect("python3 is missing; run ./test, which installs it");
+        let steps = child.stdin.take();
+        let answers = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut page = Self { child, steps, answers };
+        page.answer("open");
+        page
+    }
+
+    fn answer(&mut self, step: &str) -> String {
+        let line = self.answers.next().unwrap_or_else(|| panic!("browser.py has ended at {step}")).unwrap();
+        let found = line.strip_prefix("ok").unwrap_or_else(|| panic!("{step}: {line}"));
+        found.trim().to_owned()
+    }
+
+    /// Does a step, which must succeed; gives what it found.
+    fn step(&mut self, step: &str) -> String {
+        writeln!(self.steps.as_mut().unwrap(), "{step}").unwrap();
+        self.answer(step)
+    }
+
+    /// A picture of the page, for people.
+    fn screenshot(&mut self, name: &str) {
+        self.step(&format!("screenshot target/screenshots/{name}.png"));
+    }
+
+    /// Closes the browser, which must have had nothing to complain about.
+    fn close(mut self) {
+        self.step("calm");
+        self.steps = None;
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        // It ends, and the browser with it, when there are no more steps.
+        self.steps = None;
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn the_page_shows_what_is_seen_and_comes_back_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let head = folder.path().join("head.postcard");
+    succeed(host().args(["train", "samples/surfaces", "-o"]).arg(&head));
+    let edge = Edge::start(&head, "samples/surfaces/val/grass/000.jpg", "127.0.0.1:0");
+    let address = edge.address();
+
+    let mut page = Page::open(&edge.url);
+    page.step("live");
+    page.step("source streaming");
+    page.step("label grass");
+    assert_eq!(page.step("picture"), "96", "the width of the photograph");
+    assert_eq!(page.step("eval document.querySelectorAll('#bars li').length"), "3");
+    for scheme in ["light", "dark"] {
+        page.step(&format!("scheme {scheme}"));
+        for (name, size) in [("phone", "390 844"), ("desktop", "1440 900")] {
+            page.step(&format!("size {size}"));
+            page.screenshot(&format!("{name}-{scheme}"));
+        }
+    }
+    page.step("calm");
+
+    page.step("down");
+    drop(edge);
+    page.step("lost");
+    page.screenshot("desktop-lost");
+
+    // Another one at the same place, with another photograph, so that nothing old can pass for new.
+    let edge = Edge::start(&head, "samples/surfaces/val/brick/001.jpg", &address);
+    assert_eq!(edge.address(), address);
+    page.step("live");
+    page.step("label brick");
+    page.step("picture");
+    page.step("up");
+    page.step("calm");
+    page.close();
+}
