@@ -1,0 +1,384 @@
+//! `edge run` as a service: pipes, decisions, configuration, signals, the web server, collected frames.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use image::{DynamicImage, ImageFormat};
+use serde_json::Value;
+use tests::{Device, encode, fail, host, ndjson, picture, root, run, small_head, succeed};
+
+fn edge_run() -> Command {
+    let mut edge = Device::Native.edge();
+    edge.args(["run", "--head"]).arg(small_head());
+    edge
+}
+
+/// Runs with bytes on standard input.
+fn piped(command: &mut Command, bytes: &[u8]) -> std::process::Output {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let bytes = bytes.to_vec();
+    let writer = std::thread::spawn(move || {
+        // A program that ends early closes the pipe.
+        let _ = stdin.write_all(&bytes);
+    });
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap();
+    output
+}
+
+/// The lines that are results, not events.
+fn results(text: &str) -> Vec<Value> {
+    ndjson(text).into_iter().filter(|line| line.get("frame").is_some() && line.get("event").is_none()).collect()
+}
+
+fn answer(line: &Value) -> String {
+    format!("{} {} {}", line["label"], line["scores"], line["features_sha256"])
+}
+
+/// A pipe of raw frames, as `rpicam-vid --codec yuv420 -o -` writes it, and one of JPEGs: what `host` says of the same bytes.
+#[test]
+fn pipes_give_what_host_says_of_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut stream = Vec::new();
+    let mut jpegs = Vec::new();
+    let (mut raw_files, mut jpeg_files) = (Vec::new(), Vec::new());
+    let fixtures = root().join("tests/fixtures/jpeg");
+    let mut fixtures: Vec<_> = std::fs::read_dir(fixtures).unwrap().map(|e| e.unwrap().path()).collect();
+    // A crop needs more than the one pixel of one of them.
+    fixtures.retain(|path| path.extension().is_some_and(|e| e == "jpg") && !path.ends_with("one-pixel.jpg"));
+    fixtures.sort();
+    for number in 0..6u32 {
+        let frame: Vec<u8> = picture(96, 40, number).into_raw().into_iter().take(64 * 48 * 3 / 2).collect();
+        stream.extend_from_slice(&frame);
+        let path = folder.path().join(format!("{number}.yuv"));
+        std::fs::write(&path, frame).unwrap();
+        raw_files.push(path);
+        let jpeg = &fixtures[number as usize * 3];
+        jpegs.extend(std::fs::read(jpeg).unwrap());
+        jpeg_files.push(jpeg.clone());
+    }
+    for (layout, stream, files) in [("yuv420:64x48", &stream, &raw_files), ("mjpeg", &jpegs, &jpeg_files)] {
+        for view in [&[][..], &["--fit", "contain"], &["--crop", "3,5,21,17", "--fit", "cover"]] {
+            let mut host = host();
+            host.args(["classify", "--json", "--digest", "--head"]).arg(small_head()).args(view);
+            if layout != "mjpeg" {
+                host.args(["--raw", layout]);
+            }
+            let expected: Vec<String> = ndjson(&succeed(host.args(files))).iter().map(answer).collect();
+            assert_eq!(expected.iter().collect::<BTreeSet<_>>().len(), files.len(), "the pictures differ");
+            let mut edge = edge_run();
+            edge.args(["--source", "-", "--raw", layout, "--every-frame", "--json", "--digest"]).args(view);
+            let output = piped(&mut edge, stream);
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let found: Vec<String> = results(&String::from_utf8(output.stdout).unwrap()).iter().map(answer).collect();
+            assert_eq!(found, expected, "{layout} {view:?}");
+        }
+    }
+    let mut edge = edge_run();
+    let cut = piped(edge.args(["--source", "-", "--raw", "yuv420:64x48", "--every-frame"]), &stream[..6000]);
+    assert_eq!(cut.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&cut.stderr).contains("ends within frame 1"));
+}
+
+/// A folder with the two classes of the head in turn.
+fn two_scenes(folder: &Path) {
+    for number in 0..8u32 {
+        let mut scene = picture(40, 40, 7);
+        let channel = usize::from(number >= 4);
+        scene.pixels_mut().for_each(|pixel| pixel.0[channel] = 255 - pixel.0[channel] / 8);
+        let bytes = encode(&DynamicImage::ImageRgb8(scene), ImageFormat::Bmp);
+        std::fs::write(folder.join(format!("{number}.bmp")), bytes).unwrap();
+    }
+}
+
+#[test]
+fn labels_change_once_and_still_scenes_are_skipped() {
+    let folder = tempfile::tempdir().unwrap();
+    two_scenes(folder.path());
+    let collected = folder.path().join("collected");
+    let with = |args: &[&str]| {
+        let mut edge = edge_run();
+        edge.args(["--json", "--source"]).arg(folder.path()).args(args);
+        ndjson(&succeed(&mut edge))
+    };
+    let plain = with(&[]);
+    let labels: Vec<&str> = plain.iter().map(|line| line["label"].as_str().unwrap()).collect();
+    assert_eq!(labels.iter().collect::<BTreeSet<_>>().len(), 2, "the head tells the scenes apart: {labels:?}");
+    let changes = with(&["--events"]);
+    assert_eq!(changes.len(), 1, "{changes:?}");
+    assert_eq!((&changes[0]["from"], &changes[0]["to"]), (&plain[0]["label"], &plain[7]["label"]));
+    assert_eq!(changes[0]["frame"], 4);
+    assert_eq!(with(&["--events", "--hold", "3"])[0]["frame"], 6);
+    assert!(with(&["--events", "--hold", "5"]).is_empty());
+    assert!(with(&["--threshold", "1"]).iter().all(|line| line["label"] == "unknown" || line["score"] == 1.0));
+    let still: Vec<bool> = with(&["--on-motion"]).iter().map(|line| line["still"] == true).collect();
+    assert_eq!(still, [false, true, true, true, false, true, true, true]);
+    with(&["--collect", collected.to_str().unwrap(), "--collect-below", "0"]);
+    let lines = ndjson(&std::fs::read_to_string(collected.join("frames.ndjson")).unwrap());
+    assert_eq!(lines.len(), 1, "the frame that changed the label");
+    assert_eq!(lines[0]["reason"], "changed");
+    let kept = collected.join(lines[0]["file"].as_str().unwrap());
+    succeed(host().args(["classify", "--head"]).arg(small_head()).arg(kept));
+}
+
+#[test]
+fn settings_come_from_a_file_and_the_command_line_has_the_last_word() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("edge.toml");
+    let scenes = folder.path().join("scenes");
+    std::fs::create_dir(&scenes).unwrap();
+    two_scenes(&scenes);
+    let write = |text: &str| std::fs::write(&config, text).unwrap();
+    let edge = || {
+        let mut edge = Device::Native.edge();
+        edge.args(["run", "--config"]).arg(&config);
+        edge
+    };
+    write(&format!("head = {:?}\nsource = {:?}\njson = true\nframes = 3\nthreshold = 0.5\n", small_head(), scenes));
+    assert_eq!(ndjson(&succeed(&mut edge())).len(), 3);
+    assert_eq!(ndjson(&succeed(edge().args(["--frames", "5"]))).len(), 5);
+    write("haed = 1");
+    fail(&mut edge(), 2, "no setting \"haed\"");
+    write("head = ");
+    fail(&mut edge(), 2, "edge.toml");
+    std::fs::remove_file(&config).unwrap();
+    fail(&mut edge(), 1, "edge.toml");
+}
+
+#[test]
+fn flags_that_do_not_go_together() {
+    for (args, words) in [
+        (&["--source", "x", "--raw", "nv12:4x4"][..], "--source - only"),
+        (&["--source", "-", "--loop"], "--loop"),
+        (&["--source", "-", "--fps", "5"], "--fps"),
+        (&["--source", "x", "--http", "0.0.0.0:8080"], "wants a --http-token"),
+    ] {
+        fail(edge_run().args(args), 2, words);
+    }
+    let both = run(edge_run().args(["--source", "x", "--device", "/dev/video0"]));
+    assert_eq!(both.status.code(), Some(2));
+}
+
+/// `edge run` in the background, with a page.
+struct Live {
+    child: Child,
+    address: String,
+    /// What it says on stderr from then on.
+    words: Option<std::thread::JoinHandle<String>>,
+}
+
+impl Live {
+    fn start(edge: &mut Command) -> Self {
+        edge.args(["--http", "127.0.0.1:0"]);
+        let mut child = edge.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        let address = loop {
+            let line = lines.next().expect("it says where the page is");
+            if let Some((_, url)) = line.split_once("http://") {
+                break url.trim_end_matches('/').to_owned();
+            }
+        };
+        let words = std::thread::spawn(move || lines.map(|line| line + "\n").collect());
+        Self { child, address, words: Some(words) }
+    }
+
+    fn signal(&self, name: &str) {
+        succeed(Command::new("kill").args([name, &self.child.id().to_string()]));
+    }
+
+    /// One request; status and all that came.
+    fn get(&self, path: &str, headers: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n").unwrap();
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).unwrap();
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        (text.split(' ').nth(1).unwrap().parse().unwrap(), text)
+    }
+
+    /// Asks until the answer is as wanted; a minute is for machines that are busy.
+    fn until(&self, path: &str, wanted: impl Fn(u16, &str) -> bool) -> String {
+        let end = Instant::now() + Duration::from_secs(60);
+        loop {
+            let (status, text) = self.get(path, "");
+            if wanted(status, &text) {
+                return text;
+            }
+            assert!(Instant::now() < end, "{path}: {text}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn metric(&self, name: &str) -> f64 {
+        let (_, text) = self.get("/metrics", "");
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name} in {text}"));
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
+    /// Ends it as systemd does, and gives its last words.
+    fn stop(mut self) -> String {
+        self.signal("-TERM");
+        assert!(self.child.wait().unwrap().success());
+        self.words.take().unwrap().join().unwrap()
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn the_web_server_answers_and_nobody_can_hold_it_up() {
+    let folder = tempfile::tempdir().unwrap();
+    two_scenes(folder.path());
+    let live = Live::start(edge_run().args(["--loop", "--fps", "50", "--source"]).arg(folder.path()));
+    live.until("/healthz", |status, _| status == 200);
+    let (status, page) = live.get("/", "");
+    assert!(status == 200 && page.contains("<!doctype html>") || page.contains("<!DOCTYPE html>"));
+    assert!(page.to_lowercase().contains("content-security-policy: default-src 'none'"), "{page}");
+    for (path, kind) in [("/page.css", "text/css"), ("/page.js", "text/javascript"), ("/metrics", "text/plain")] {
+        let (status, text) = live.get(path, "");
+        assert!(status == 200 && text.contains(kind), "{path}: {text}");
+    }
+    let picture = live.until("/frame.jpg", |status, _| status == 200);
+    assert!(picture.contains("image/jpeg"));
+    assert_eq!(live.get("/nothing", "").0, 404);
+    // Another site that has its name point here.
+    let mut stream = TcpStream::connect(&live.address).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    assert!(text.starts_with("HTTP/1.1 403"), "{text}");
+    let mut post = TcpStream::connect(&live.address).unwrap();
+    post.write_all(b"POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").unwrap();
+    let mut text = String::new();
+    post.read_to_string(&mut text).unwrap();
+    assert!(text.starts_with("HTTP/1.1 405"), "{text}");
+
+    // Clients that open streams and read nothing, and some that never finish a request; frames are classified all the same.
+    let mut held = Vec::new();
+    for number in 0..40 {
+        let mut stream = TcpStream::connect(&live.address).unwrap();
+        let request: &[u8] = if number < 10 { b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n" } else { b"GET / HTTP/1.1\r\nHo" };
+        stream.write_all(request).unwrap();
+        held.push(stream);
+    }
+    let before = live.metric("vgg_edge_frames_total{outcome=\"classified\"}");
+    live.until("/metrics", |_, text| {
+        let line = text.lines().find(|line| line.contains("outcome=\"classified\"")).unwrap_or_default();
+        line.rsplit(' ').next().and_then(|v| v.parse::<f64>().ok()).is_some_and(|count| count >= before + 20.0)
+    });
+    drop(held);
+    // A stream of events, as a browser takes it.
+    let mut stream = TcpStream::connect(&live.address).unwrap();
+    stream.write_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let mut seen = BTreeSet::new();
+    for line in BufReader::new(stream).lines().map(Result::unwrap) {
+        if let Some(name) = line.strip_prefix("event: ") {
+            seen.insert(name.to_owned());
+        }
+        if seen.len() == 3 {
+            break;
+        }
+    }
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), ["hello", "log", "state"]);
+    let words = live.stop();
+    assert!(words.contains("frames, 0 unreadable"), "{words}");
+}
+
+#[test]
+fn other_machines_must_show_the_token() {
+    let folder = tempfile::tempdir().unwrap();
+    two_scenes(folder.path());
+    let token = "0123456789abcdef-X";
+    let file = folder.path().join("token");
+    std::fs::write(&file, format!("{token}\n")).unwrap();
+    let mut edge = edge_run();
+    edge.args(["--loop", "--fps", "20", "--source"]).arg(folder.path()).arg("--http-token-file").arg(&file);
+    let live = Live::start(&mut edge);
+    for path in ["/", "/events", "/frame.jpg", "/metrics", "/healthz", "/?token=wrong", "/nothing"] {
+        assert_eq!(live.get(path, "").0, 401, "{path}");
+    }
+    assert_eq!(live.get("/metrics", &format!("Authorization: Bearer {token}\r\n")).0, 200);
+    assert_eq!(live.get(&format!("/metrics?token={token}"), "").0, 200);
+    let (status, text) = live.get(&format!("/?token={token}"), "");
+    let cookie = text.lines().find_map(|line| line.to_lowercase().starts_with("set-cookie: ").then(|| line[12..].to_owned()));
+    let cookie = cookie.unwrap();
+    assert!(status == 303 && cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"), "{text}");
+    let pair = cookie.split(';').next().unwrap();
+    assert_eq!(live.get("/", &format!("Cookie: {pair}\r\n")).0, 200);
+    live.stop();
+}
+
+#[test]
+fn hanging_up_reloads_and_a_bad_head_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    two_scenes(folder.path());
+    let head = folder.path().join("head.postcard");
+    std::fs::copy(small_head(), &head).unwrap();
+    let mut edge = Device::Native.edge();
+    edge.args(["run", "--loop", "--fps", "20", "--source"]).arg(folder.path()).arg("--head").arg(&head);
+    let live = Live::start(&mut edge);
+    let info = |live: &Live| {
+        let (_, text) = live.get("/metrics", "");
+        text.lines().find(|line| line.starts_with("vgg_edge_info")).unwrap().to_owned()
+    };
+    let log = |wanted: &str| {
+        let mut stream = TcpStream::connect(&live.address).unwrap();
+        stream.write_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        let mut lines = BufReader::new(stream).lines().map(Result::unwrap);
+        lines.find(|line| line.starts_with("data:") && line.contains(wanted)).unwrap()
+    };
+    let first = info(&live);
+    std::fs::write(&head, b"VGGEHEADjunk").unwrap();
+    live.signal("-HUP");
+    assert!(log("kept the old settings").contains("head"));
+    assert_eq!(info(&live), first);
+
+    let data = folder.path().join("data");
+    tests::data_folder(&data, &[("red", 5), ("green", 5)]);
+    succeed(host().args(["train", "--size", "32", "--units", "8", "--epochs", "2"]).arg(&data).arg("-o").arg(&head));
+    live.signal("-HUP");
+    log("read again");
+    assert_ne!(info(&live), first);
+    let classified = live.metric("vgg_edge_frames_total{outcome=\"classified\"}");
+    live.until("/metrics", |_, _| live.metric("vgg_edge_frames_total{outcome=\"classified\"}") > classified);
+    let words = live.stop();
+    assert!(words.contains("the old settings stay"), "{words}");
+}
+
+/// A camera at 30 frames a second and a classifier that is far slower: the frame that is classified is always a fresh one.
+#[test]
+fn a_slow_classifier_takes_the_newest_frame() {
+    let folder = tempfile::tempdir().unwrap();
+    two_scenes(folder.path());
+    let head = folder.path().join("slow.postcard");
+    let data = folder.path().join("data");
+    tests::data_folder(&data, &[("red", 3), ("green", 3)]);
+    succeed(host().args(["train", "--size", "224", "--units", "4", "--epochs", "1"]).arg(&data).arg("-o").arg(&head));
+    let mut edge = Device::Native.edge();
+    edge.args(["run", "--json", "--loop", "--fps", "30", "--frames", "6", "--kernel", "portable", "--head"]).arg(&head);
+    let output = run(edge.arg("--source").arg(folder.path()));
+    let lines = results(&String::from_utf8(output.stdout).unwrap());
+    let words = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(lines.len(), 6, "{words}");
+    // The age when inference begins is what was waited for: less than a frame and what a busy machine adds, never a queue.
+    let (mut waited, mut took) = (Vec::new(), 0.0);
+    for line in &lines[1..] {
+        let (age, latency) = (line["age_ms"].as_f64().unwrap(), line["latency_ms"].as_f64().unwrap());
+        waited.push(age - latency);
+        took += latency;
+    }
+    waited.sort_by(f64::total_cmp);
+    let dropped: f64 = words.split("unreadable, ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    assert!(dropped >= took / 1000.0 * 30.0 * 0.5, "{dropped} dropped in {took} ms");
+    assert!(waited[waited.len() / 2] < took / 5.0, "{waited:?} of {took}");
+}
