@@ -373,7 +373,7 @@ pub(crate) mod tests {
     #[test]
     fn a_crop_is_as_a_picture_of_its_own() {
         let pre = Preprocess::new(caffe(), 32, Fit::Cover, Filter::Bilinear).unwrap();
-        let frame = Frame::new(30, 20, (0..1800u32).map(|v| (v * v >> 3) as u8).collect()).unwrap();
+        let frame = Frame::new(30, 20, (0..1800u32).map(|v| ((v * v) >> 3) as u8).collect()).unwrap();
         let part: Vec<u8> = (5..17).flat_map(|y| frame.rgb()[3 * (30 * y + 4)..][..3 * 9].to_vec()).collect();
         let mut quantiser = pre.quantiser();
         quantiser.set_crop(Some(Rect { x: 4, y: 5, width: 9, height: 12 }));

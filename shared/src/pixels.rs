@@ -88,8 +88,10 @@ pub enum PixelFormat {
     Rggb,
 }
 
+type Entry = (PixelFormat, Option<[u8; 4]>, &'static [&'static str]);
+
 /// Every format: itself, its fourcc in V4L2 (none for one that V4L2 lacks), and other names for it, lower case.
-const FORMATS: [(PixelFormat, Option<[u8; 4]>, &[&str]); 17] = [
+const FORMATS: [Entry; 17] = [
     (PixelFormat::Yuyv, Some(*b"YUYV"), &["yuyv", "yuyv422", "yuy2"]),
     (PixelFormat::Uyvy, Some(*b"UYVY"), &["uyvy", "uyvy422"]),
     (PixelFormat::Yvyu, Some(*b"YVYU"), &["yvyu", "yvyu422"]),

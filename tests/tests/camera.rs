@@ -323,22 +323,19 @@ fn a_camera_that_fails_is_survived() {
     edge.end(machine, |_| ());
 }
 
-/// Somebody who writes to v4l2loopback what is no picture, goes away, and comes back with another size.
+/// A camera that sends what is no picture, and JPEG without the tables that every decoder knows.
 #[test]
-fn a_source_that_changes_is_followed() {
+fn damaged_jpegs_are_counted_and_left_out() {
     let mut files = Files::new();
-    let (large, small) = (files.pictures("YUYV", SIZE, 2), files.pictures("YUYV", "320x240", 1));
     let jpeg = files.pictures("MJPG", SIZE, 2);
     let whole = std::fs::read(files.folder.path().join("640x480-1.jpg")).unwrap();
     files.add("half.jpg", &whole[..whole.len() / 2]);
     files.add("noise.jpg", picture(40, 40, 1).as_raw());
     files.add("bare.jpg", &without_tables(&whole));
-    files.add("half.yuyv", &vec![99; 640 * 480]);
     let mut machine = Machine::boot(Board::Virt, &files.list);
     let machine = &mut machine;
     let options = ["--capture", SIZE, "--stall", "1", "--format"];
 
-    // As many cameras do it, without the tables that every decoder knows.
     let feeder = machine.feed(
         LOOPBACK,
         "MJPG",
@@ -356,39 +353,6 @@ fn a_source_that_changes_is_followed() {
     let words = edge.end(machine, |found| assert!(jpeg.expected.contains(found), "{found}"));
     // Half a JPEG file is found out by the decoder, noise before.
     assert!(count(&words, "corrupt") > 0 && count(&words, "unreadable") > 0, "{words}");
-    machine.end(feeder);
-
-    let feeder = machine.feed(
-        LOOPBACK,
-        "YUYV",
-        SIZE,
-        &[large.files[0].clone(), "/half.yuyv".to_owned(), large.files[1].clone()],
-    );
-    let mut edge = Edge::run(machine, LOOPBACK, &[&options[..], &["YUYV"]].concat());
-    assert_eq!(edge.frame(machine), large.expected[0]);
-    machine.show(&feeder, 1);
-    machine.play(&feeder, 50);
-    machine.show(&feeder, 2);
-    loop {
-        let found = edge.frame(machine);
-        if found == large.expected[1] {
-            break;
-        }
-        assert_eq!(found, large.expected[0]);
-    }
-    machine.end(feeder);
-    edge.state(machine, "stalled", |found| assert_eq!(*found, large.expected[1]));
-    let feeder = machine.feed(LOOPBACK, "YUYV", "320x240", &small.files);
-    loop {
-        let found = edge.frame(machine);
-        if found == small.expected[0] {
-            break;
-        }
-        assert_eq!(found, large.expected[1]);
-    }
-    let detail = edge.state(machine, "streaming", |_| ());
-    assert!(detail.contains("320"), "{detail}");
-    edge.end(machine, |found| assert_eq!(*found, small.expected[0]));
     machine.end(feeder);
 }
 

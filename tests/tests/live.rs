@@ -267,7 +267,8 @@ fn the_web_server_answers_and_nobody_can_hold_it_up() {
     let mut held = Vec::new();
     for number in 0..40 {
         let mut stream = TcpStream::connect(&live.address).unwrap();
-        let request: &[u8] = if number < 10 { b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n" } else { b"GET / HTTP/1.1\r\nHo" };
+        let request: &[u8] =
+            if number < 10 { b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n" } else { b"GET / HTTP/1.1\r\nHo" };
         stream.write_all(request).unwrap();
         held.push(stream);
     }
@@ -310,7 +311,8 @@ fn other_machines_must_show_the_token() {
     assert_eq!(live.get("/metrics", &format!("Authorization: Bearer {token}\r\n")).0, 200);
     assert_eq!(live.get(&format!("/metrics?token={token}"), "").0, 200);
     let (status, text) = live.get(&format!("/?token={token}"), "");
-    let cookie = text.lines().find_map(|line| line.to_lowercase().starts_with("set-cookie: ").then(|| line[12..].to_owned()));
+    let cookie =
+        text.lines().find_map(|line| line.to_lowercase().starts_with("set-cookie: ").then(|| line[12..].to_owned()));
     let cookie = cookie.unwrap();
     assert!(status == 303 && cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"), "{text}");
     let pair = cookie.split(';').next().unwrap();
