@@ -139,7 +139,7 @@ pub struct ClassifyOptions {
     #[allow(missing_docs, reason = "clap would take it for the help of the command")]
     pub view: ViewOptions,
 
-    /// The files hold one raw frame each, as a camera gives it: FORMAT:WIDTHxHEIGHT[:STRIDE], such as yuyv:640x480
+    /// The files hold one raw frame each, as a camera gives it: FORMAT:WIDTHxHEIGHT, with :STRIDE if rows are padded, such as yuyv:640x480
     #[arg(long, value_name = "LAYOUT")]
     pub raw: Option<RawName>,
 

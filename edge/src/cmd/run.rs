@@ -75,7 +75,7 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     fps: Option<u32>,
 
-    /// What comes on stdin: FORMAT:WIDTHxHEIGHT[:STRIDE], such as yuv420:640x480, or mjpeg
+    /// What comes on stdin: FORMAT:WIDTHxHEIGHT, with :STRIDE if rows are padded, such as yuv420:640x480; or mjpeg
     #[arg(long, value_name = "LAYOUT", value_parser = parse_raw)]
     raw: Option<RawKind>,
 
