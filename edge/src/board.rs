@@ -8,9 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use shared::result::time;
 use tokio::sync::watch;
 
 use crate::feed::{Lost, State};
+use crate::options::memory;
 use crate::picture::Picture;
 
 /// Log entries that a new page is told.
@@ -76,7 +78,7 @@ pub struct Now {
     pub score: Option<f32>,
     /// The threshold in force.
     pub threshold: f32,
-    /// All scores, as an object in the order of the labels.
+    /// All scores, as an object from label to score.
     pub scores: Option<serde_json::Map<String, serde_json::Value>>,
     /// Whether the scene is still, so that the label is an earlier one.
     pub still: bool,
@@ -267,7 +269,7 @@ impl Board {
         if inner.sampled.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
             inner.sampled = Some(Instant::now());
             inner.now.temperature_c = temperature();
-            inner.now.memory_bytes = memory();
+            inner.now.memory_bytes = memory("VmRSS");
         }
         inner.now.uptime_s = inner.started.elapsed().as_secs();
         serde_json::to_string(&inner.now).unwrap_or_default()
@@ -348,7 +350,7 @@ impl Board {
             .map(|(label, score)| (format!("{{label=\"{}\"}}", escape(label)), score.as_f64().unwrap_or_default()))
             .collect();
         metric("score", "gauge", "Scores of the last frame.", &scores);
-        if let Some(memory) = memory() {
+        if let Some(memory) = memory("VmRSS") {
             metric("resident_memory_bytes", "gauge", "Resident memory.", &plain(memory as f64));
         }
         if let Some(temperature) = temperature() {
@@ -364,18 +366,6 @@ impl Inner {
         self.now.seq += 1;
         self.now.time = time();
     }
-}
-
-/// Now, RFC 3339 in UTC with milliseconds.
-pub fn time() -> String {
-    humantime::format_rfc3339_millis(std::time::SystemTime::now()).to_string()
-}
-
-/// Resident memory of this process in bytes, from `/proc`.
-pub fn memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
-    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
 }
 
 /// Temperature of the first thermal zone, which is the processor's on a Raspberry Pi, in degrees Celsius.

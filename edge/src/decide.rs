@@ -1,6 +1,6 @@
 //! From the scores of single frames to a label that changes only when it is sure.
 
-use shared::head::UNKNOWN;
+use shared::head::{UNKNOWN, best};
 
 /// How frames are taken together.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -50,12 +50,7 @@ impl Decider {
         } else {
             self.scores = scores.to_vec();
         }
-        let mut best = 0;
-        for (index, score) in self.scores.iter().enumerate() {
-            if *score > self.scores[best] {
-                best = index;
-            }
-        }
+        let best = best(&self.scores);
         let lead = (self.scores.get(best).is_some_and(|&score| score >= threshold)).then_some(best);
         let before = self.said;
         let said = match before {

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
-use shared::Head;
 use shared::options::BaseOptions;
 use shared::pipeline::Classifier;
+use shared::{Base, Head};
 
 /// How many threads.
 #[derive(Clone, clap::Args)]
@@ -23,10 +23,18 @@ impl Threads {
     }
 
     /// Loads base and head, and joins them.
-    pub fn classifier(&self, base: &BaseOptions, head: &Path) -> Result<Classifier> {
+    pub fn classifier(&self, base: &BaseOptions, head: &Path) -> Result<(Base, Classifier)> {
         // The head first: it is small, and its errors should not wait for the base.
         let head = Arc::new(Head::load(head)?);
         let base = base.load()?;
-        Ok(Classifier::new(&base, head, self.pool()?)?)
+        let classifier = Classifier::new(&base, head, self.pool()?)?;
+        Ok((base, classifier))
     }
+}
+
+/// A figure of this process's memory in bytes, by its name in `/proc/self/status` such as `VmRSS` (resident) or `VmHWM` (the peak of it).
+pub fn memory(name: &str) -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }

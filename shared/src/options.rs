@@ -83,28 +83,10 @@ impl ViewOptions {
             quantiser.set_fit(fit.into());
         }
     }
-}
 
-/// Raw frames on the command line: a layout without colour, which is a flag of its own.
-#[derive(Clone, Debug)]
-pub struct RawName(String);
-
-impl RawName {
-    /// The layout.
-    ///
-    /// # Errors
-    /// As [`parse_layout`], which has been asked before with another colour.
-    pub fn layout(&self, colour: Option<Colour>) -> Result<Layout, String> {
-        parse_layout(&self.0, colour)
-    }
-}
-
-impl std::str::FromStr for RawName {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        parse_layout(text, None)?;
-        Ok(Self(text.to_owned()))
+    /// The layout with the colour that was asked for, if any was.
+    pub fn colour(&self, layout: Layout) -> Layout {
+        self.color.map_or(layout, |colour| layout.with_colour(colour))
     }
 }
 
@@ -140,8 +122,8 @@ pub struct ClassifyOptions {
     pub view: ViewOptions,
 
     /// The files hold one raw frame each, as a camera gives it: FORMAT:WIDTHxHEIGHT, with :STRIDE if rows are padded, such as yuyv:640x480
-    #[arg(long, value_name = "LAYOUT")]
-    pub raw: Option<RawName>,
+    #[arg(long, value_name = "LAYOUT", value_parser = parse_layout)]
+    pub raw: Option<Layout>,
 
     /// Prints NDJSON
     #[arg(long)]

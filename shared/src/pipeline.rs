@@ -127,9 +127,6 @@ pub enum ClassifyError {
     /// Standard output is closed.
     #[error("cannot write the results")]
     Output(#[from] std::io::Error),
-    /// Flags that do not go together.
-    #[error(transparent)]
-    Usage(cli::UsageError),
     /// Ctrl-C.
     #[error(transparent)]
     Interrupted(#[from] cli::Interrupted),
@@ -147,8 +144,7 @@ pub fn classify_files(
 ) -> std::result::Result<(), ClassifyError> {
     classifier.set_view(&options.view);
     classifier.set_digest(options.digest);
-    let layout = options.raw.as_ref().map(|raw| raw.layout(options.view.color)).transpose();
-    let layout = layout.map_err(|e| ClassifyError::Usage(cli::UsageError(e)))?;
+    let layout = options.raw.map(|layout| options.view.colour(layout));
     let mut failed = 0;
     for (index, path) in options.files.iter().enumerate() {
         if cli::interrupted() {

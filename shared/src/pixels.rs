@@ -141,7 +141,11 @@ impl PixelFormat {
 
     /// Whether samples are brightness and colour difference, and so need a [`Colour`].
     pub fn is_ycbcr(self) -> bool {
-        !matches!(self, Self::Rgb3 | Self::Bgr3 | Self::Bggr | Self::Gbrg | Self::Grbg | Self::Rggb)
+        !matches!(self, Self::Rgb3 | Self::Bgr3) && !self.is_mosaic()
+    }
+
+    fn is_mosaic(self) -> bool {
+        matches!(self, Self::Bggr | Self::Gbrg | Self::Grbg | Self::Rggb)
     }
 
     /// Bytes of a row of `width` pixels without padding, in the first plane.
@@ -311,6 +315,12 @@ impl Layout {
         self.colour
     }
 
+    /// The same layout of samples that mean something else.
+    #[must_use]
+    pub fn with_colour(self, colour: Colour) -> Self {
+        Self { colour, ..self }
+    }
+
     /// Stride and rows of a plane of chroma, 0 where there is none.
     fn chroma(&self) -> (usize, usize) {
         let half = self.height.div_ceil(2);
@@ -324,15 +334,10 @@ impl Layout {
     }
 
     /// Bytes of a frame.
-    pub fn len(&self) -> usize {
+    pub fn frame_bytes(&self) -> usize {
         let (stride, rows) = self.chroma();
         let planes = if matches!(self.format, PixelFormat::Nv12 | PixelFormat::Nv21) { 1 } else { 2 };
         self.stride * self.height + planes * stride * rows
-    }
-
-    /// Whether a frame has no bytes, which cannot be.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// Fewest bytes that hold every pixel: drivers leave out the padding of the last row.
@@ -343,13 +348,7 @@ impl Layout {
         };
         let (chroma_stride, _) = self.chroma();
         let stride = if chroma_stride == 0 { self.stride } else { chroma_stride };
-        self.len() - (stride - last)
-    }
-}
-
-impl PixelFormat {
-    fn is_mosaic(self) -> bool {
-        matches!(self, Self::Bggr | Self::Gbrg | Self::Grbg | Self::Rggb)
+        self.frame_bytes() - (stride - last)
     }
 }
 
@@ -374,7 +373,11 @@ impl<'a> RawFrame<'a> {
     /// [`Error::Picture`] if bytes are missing; more than needed are left alone.
     pub fn new(layout: Layout, bytes: &'a [u8]) -> Result<Self> {
         if bytes.len() < layout.least_len() {
-            return Err(Error::Picture(format!("{} bytes are too few for {layout}: {}", bytes.len(), layout.len())));
+            return Err(Error::Picture(format!(
+                "{} bytes are too few for {layout}: {}",
+                bytes.len(),
+                layout.frame_bytes()
+            )));
         }
         Ok(Self { layout, bytes })
     }
@@ -556,11 +559,11 @@ pub fn to_frame(pixels: &dyn Pixels) -> Frame {
     Frame::of_whole_rows(width, height, rgb)
 }
 
-/// `FORMAT:WIDTHxHEIGHT[:STRIDE]` on the command line, as `yuv420:640x480`.
+/// `FORMAT:WIDTHxHEIGHT[:STRIDE]` on the command line, as `yuv420:640x480`; with the format's [`default_colour`].
 ///
 /// # Errors
 /// A sentence on what is wrong.
-pub fn parse_layout(text: &str, colour: Option<Colour>) -> Result<Layout, String> {
+pub fn parse_layout(text: &str) -> Result<Layout, String> {
     let mut parts = text.split(':');
     let format = parts.next().unwrap_or_default();
     let format = PixelFormat::from_name(format).ok_or_else(|| {
@@ -575,8 +578,7 @@ pub fn parse_layout(text: &str, colour: Option<Colour>) -> Result<Layout, String
     if parts.next().is_some() {
         return Err("too many parts; it is FORMAT:WIDTHxHEIGHT[:STRIDE]".into());
     }
-    let colour = colour.unwrap_or(default_colour(format));
-    Layout::new(format, width, height, stride, colour).map_err(|e| e.to_string())
+    Layout::new(format, width, height, stride, default_colour(format)).map_err(|e| e.to_string())
 }
 
 /// What samples mean that nobody has told more of: grey is full range, as bare sensors give it, the rest is video.
@@ -730,7 +732,7 @@ mod tests {
             // Chroma of NV12 comes in pairs, so its stride is even.
             let stride = format.row_bytes(width) + if matches!(format, PixelFormat::Nv12 | PixelFormat::Nv21) { 2 * padding } else { padding };
             let layout = Layout::new(format, width, height, stride, Colour::ALL[colour]).unwrap();
-            let bytes = bytes(layout.len(), seed);
+            let bytes = bytes(layout.frame_bytes(), seed);
             let raw = RawFrame::new(layout, &bytes).unwrap();
             let frame = raw.to_frame();
             let wanted: Vec<u8> = (0..height).flat_map(|y| (0..width).map(move |x| (x, y))).flat_map(|(x, y)| naive(&layout, &bytes, x, y)).collect();
@@ -761,13 +763,13 @@ mod tests {
                 assert_eq!(PixelFormat::from_fourcc(fourcc), Some(format));
             }
         }
-        let layout = parse_layout("yuv420:640x480", None).unwrap();
-        assert_eq!((layout.format(), layout.len()), (PixelFormat::Yu12, 460_800));
-        assert_eq!(parse_layout("NV12:636x480:640", None).unwrap().len(), 640 * 720);
+        let layout = parse_layout("yuv420:640x480").unwrap();
+        assert_eq!((layout.format(), layout.frame_bytes()), (PixelFormat::Yu12, 460_800));
+        assert_eq!(parse_layout("NV12:636x480:640").unwrap().frame_bytes(), 640 * 720);
         for wrong in
             ["", "yuyv", "yuyv:", "yuyv:0x4", "yuyv:4x4:7", "yuyv:4x4:8:1", "h264:4x4", "grey:99999x99999", "rggb:1x4"]
         {
-            assert!(parse_layout(wrong, None).is_err(), "{wrong}");
+            assert!(parse_layout(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -7,6 +7,11 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::pipeline::Classification;
 
+/// Now: RFC 3339, UTC, milliseconds.
+pub fn time() -> String {
+    humantime::format_rfc3339_millis(SystemTime::now()).to_string()
+}
+
 /// One result, ready to be written.
 ///
 /// As JSON: `{"frame","source","time","label","score","scores","latency_ms"}`. `scores` is an object from label to score
@@ -62,7 +67,7 @@ impl<'a> FrameResult<'a> {
         Self {
             frame,
             source,
-            time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+            time: time(),
             label: &result.label,
             score: result.score,
             scores: Scores { labels, scores: &result.scores },

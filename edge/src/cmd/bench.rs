@@ -7,7 +7,7 @@ use serde_json::json;
 use shared::cli::{Interrupted, interrupted, print_line};
 use shared::options::BaseOptions;
 
-use crate::options::Threads;
+use crate::options::{Threads, memory};
 
 /// Measures the base on this device
 ///
@@ -67,7 +67,7 @@ pub fn run(args: Args, start: Instant) -> Result<()> {
     times.sort_by(f64::total_cmp);
     let Some(&median) = times.get(times.len() / 2) else { bail!("no runs") };
     let gmac_per_s = base.macs(args.size) as f64 / 1e6 / median;
-    let peak = peak_rss_bytes();
+    let peak = memory("VmHWM");
     if args.json {
         print_line(json!({
             "ms_per_image": round(median),
@@ -96,12 +96,4 @@ pub fn run(args: Args, start: Instant) -> Result<()> {
 
 fn round(value: f64) -> f64 {
     (value * 1e3).round() / 1e3
-}
-
-/// Peak resident memory of this process, from `/proc`; `None` where there is none.
-fn peak_rss_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib * 1024)
 }

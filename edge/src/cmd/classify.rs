@@ -22,6 +22,6 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(Args { options, threads }: Args) -> Result<()> {
-    let mut classifier = threads.classifier(&options.base, &options.head)?;
+    let (_, mut classifier) = threads.classifier(&options.base, &options.head)?;
     Ok(shared::pipeline::classify_files(PROGRAM, &mut classifier, &options)?)
 }

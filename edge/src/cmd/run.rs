@@ -10,18 +10,18 @@ use anyhow::{Result, bail};
 use serde_json::{Map, json};
 use shared::Fingerprint;
 use shared::cli::{UsageError, hung_up, interrupted, note, print_line};
-use shared::options::{BaseOptions, RawName, ViewOptions};
+use shared::options::{BaseOptions, ViewOptions};
 use shared::pipeline::{Classification, Classifier};
-use shared::pixels::parse_size;
-use shared::result::FrameResult;
+use shared::pixels::{parse_layout, parse_size};
+use shared::result::{FrameResult, time};
 
 use crate::PROGRAM;
-use crate::board::{Board, Hello, time};
+use crate::board::{Board, Hello};
 use crate::collect::{CollectOptions, Collected, Collector};
 use crate::decide::{Decider, Said, Smoothing, label};
-use crate::feed::camera::{self, CameraOptions, parse_format};
+use crate::feed::camera::{self, CameraOptions, is_jpeg_name, parse_format};
 use crate::feed::files::Source;
-use crate::feed::{Feed, Live, Next, Report, Stamped, State, pipe};
+use crate::feed::{Feed, Live, Next, Report, Slot, Stamped, State, pipe};
 use crate::http::{Access, Server, check_token};
 use crate::motion::MotionGate;
 use crate::options::Threads;
@@ -77,7 +77,7 @@ pub struct Args {
 
     /// What comes on stdin: FORMAT:WIDTHxHEIGHT, with :STRIDE if rows are padded, such as yuv420:640x480; or mjpeg
     #[arg(long, value_name = "LAYOUT", value_parser = parse_raw)]
-    raw: Option<RawKind>,
+    raw: Option<pipe::Kind>,
 
     /// Starts again at the end (files)
     #[arg(long = "loop")]
@@ -165,13 +165,6 @@ pub struct Args {
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct CameraFormat(Option<[u8; 4]>);
 
-/// What `--raw` says.
-#[derive(Clone, Debug)]
-enum RawKind {
-    Jpeg,
-    Layout(RawName),
-}
-
 fn parse_format_name(text: &str) -> Result<CameraFormat, String> {
     parse_format(text).map(CameraFormat)
 }
@@ -181,11 +174,8 @@ fn parse_capture(text: &str) -> Result<(u32, u32), String> {
     size.filter(|&(w, h)| w > 0 && h > 0).ok_or_else(|| "a size such as 640x480 is wanted".into())
 }
 
-fn parse_raw(text: &str) -> Result<RawKind, String> {
-    if ["mjpeg", "mjpg", "jpeg"].iter().any(|name| text.eq_ignore_ascii_case(name)) {
-        return Ok(RawKind::Jpeg);
-    }
-    text.parse().map(RawKind::Layout)
+fn parse_raw(text: &str) -> Result<pipe::Kind, String> {
+    if is_jpeg_name(text) { Ok(pipe::Kind::Jpeg) } else { parse_layout(text).map(pipe::Kind::Raw) }
 }
 
 fn number(text: &str, range: std::ops::RangeInclusive<f32>) -> Result<f32, String> {
@@ -259,7 +249,7 @@ impl Args {
         let key = |args: &Self| {
             let (device, source) = (args.device.clone(), args.source.clone());
             let camera = (args.format, args.capture, args.stall.to_bits(), args.view.color);
-            (device, source, camera, args.fps, format!("{:?}", args.raw), args.looped, args.every_frame)
+            (device, source, camera, args.fps, args.raw, args.looped, args.every_frame)
         };
         key(self) == key(other)
     }
@@ -275,29 +265,29 @@ impl Args {
                 stall: Duration::from_secs_f32(self.stall),
                 color: self.view.color,
             };
-            let run = move |slot: &crate::feed::Slot| camera::run(&options, slot);
+            let run = move |slot: &Slot| camera::run(&options, slot);
             return Ok(Feed::Live(Live::start("camera", self.every_frame, false, run)?));
         }
         let Some(path) = &self.source else { bail!(UsageError("--device or --source is wanted".into())) };
-        if let Some(raw) = &self.raw {
+        if let Some(raw) = self.raw {
             let kind = match raw {
-                RawKind::Jpeg => pipe::Kind::Jpeg,
-                RawKind::Layout(name) => pipe::Kind::Raw(name.layout(self.view.color).map_err(UsageError)?),
+                pipe::Kind::Raw(layout) => pipe::Kind::Raw(self.view.colour(layout)),
+                pipe::Kind::Jpeg => pipe::Kind::Jpeg,
             };
-            let run = move |slot: &crate::feed::Slot| pipe::run(std::io::stdin(), kind, slot);
+            let run = move |slot: &Slot| pipe::run(std::io::stdin(), kind, slot);
             return Ok(Feed::Live(Live::start("pipe", self.every_frame, true, run)?));
         }
         let is_stdin = path.as_os_str() == "-";
         if is_stdin {
             // In a thread, since a signal must end the program while it waits for bytes. Each frame counts, as in a file.
-            let run = move |slot: &crate::feed::Slot| play(Source::open("-".as_ref(), false)?, None, slot);
+            let run = move |slot: &Slot| play(Source::open("-".as_ref(), false)?, None, slot);
             return Ok(Feed::Live(Live::start("stdin", true, true, run)?));
         }
         let source = Source::open(path, self.looped)?;
         match self.fps {
             Some(fps) => {
                 let every = Duration::from_secs(1) / fps;
-                let run = move |slot: &crate::feed::Slot| play(source, Some(every), slot);
+                let run = move |slot: &Slot| play(source, Some(every), slot);
                 Ok(Feed::Live(Live::start("player", self.every_frame, false, run)?))
             }
             None => Ok(Feed::Files(source)),
@@ -306,7 +296,7 @@ impl Args {
 }
 
 /// Plays files as a camera would; or as fast as they are taken.
-fn play(mut source: Source, every: Option<Duration>, slot: &crate::feed::Slot) -> Result<()> {
+fn play(mut source: Source, every: Option<Duration>, slot: &Slot) -> Result<()> {
     let mut due = Instant::now();
     let mut first = true;
     while !slot.stopped() {
@@ -339,16 +329,15 @@ struct Engine {
 
 impl Engine {
     fn new(args: &Args, board: &Board, run: &str) -> Result<Self> {
-        let head = Arc::new(shared::Head::load(&args.head)?);
-        let base = args.base.load()?;
-        let mut classifier = Classifier::new(&base, head.clone(), args.threads.pool()?)?;
+        let (base, mut classifier) = args.threads.classifier(&args.base, &args.head)?;
         classifier.set_view(&args.view);
         classifier.set_digest(args.digest);
         if let Some(threshold) = args.threshold {
             classifier.set_threshold(threshold);
         }
         // Start-up pays for the first pass, not the first frame.
-        classifier.classify_input(&vec![0; head.preprocess.input_len()])?;
+        classifier.classify_input(&vec![0; classifier.head().preprocess.input_len()])?;
+        let head = classifier.head();
         board.set_hello(Hello {
             run: run.to_owned(),
             edge: env!("CARGO_PKG_VERSION"),
@@ -387,14 +376,10 @@ impl Engine {
             Ok(Err(e)) | Err(e) => return Ok(Outcome::Unreadable(e.to_string())),
         };
         let size = self.classifier.head().preprocess.size as usize;
-        if let (Some(gate), Some((result, said))) = (&mut self.gate, &self.last)
-            && !gate.moves(&input, size)
-        {
+        let moves = self.gate.as_mut().is_none_or(|gate| gate.moves(&input, size));
+        if let (false, Some((result, said))) = (moves, &self.last) {
             let (result, said) = (result.clone(), Said { changed: false, ..said.clone() });
             return Ok(Outcome::Answer { result, said, still: true });
-        }
-        if let (Some(gate), None) = (&mut self.gate, &self.last) {
-            gate.moves(&input, size);
         }
         let mut result = self.classifier.classify_input(&input)?;
         let said = self.decider.update(&result.scores);
@@ -445,8 +430,7 @@ pub fn run(mut args: Args, again: &dyn Fn() -> Result<Args>) -> Result<()> {
     let mut collector = args.collect_options().map(|options| Collector::new(&options)).transpose()?;
     let mut server = start_server(&args, &board)?;
     let mut output = output(&args, &feed);
-    let is_file = |feed: &Feed| matches!(feed, Feed::Files(_));
-    set_source(&board, &args, is_file(&feed));
+    set_source(&board, &args, &feed);
     service.ready();
 
     let (mut number, mut unreadable) = (0u64, 0u64);
@@ -458,7 +442,7 @@ pub fn run(mut args: Args, again: &dyn Fn() -> Result<Args>) -> Result<()> {
             match reload(&mut args, again, &board, &id, &mut engine, &mut feed, &mut collector, &mut server) {
                 Ok(()) => {
                     output = self::output(&args, &feed);
-                    set_source(&board, &args, is_file(&feed));
+                    set_source(&board, &args, &feed);
                     board.log("reload", "settings and head read again".into(), None);
                     output.event(json!({ "event": "reload", "time": time(), "ok": true }), "reloaded")?;
                 }
@@ -473,12 +457,11 @@ pub fn run(mut args: Args, again: &dyn Fn() -> Result<Args>) -> Result<()> {
         }
         match feed.next(PATIENCE)? {
             Next::Frame(stamped) => {
-                let frame =
-                    Seen { number, live: !is_file(&feed), feed: &feed, board: &board, collector: collector.as_ref() };
+                let frame = Seen { number, feed: &feed, board: &board, collector: collector.as_ref() };
                 if let Some(words) = frame.classify(stamped, &mut engine, &args, &output)? {
                     unreadable += 1;
                     // A camera that gives nothing but faults must not fill the log.
-                    if is_file(&feed) || !std::mem::replace(&mut told_unreadable, true) {
+                    if !feed.is_live() || !std::mem::replace(&mut told_unreadable, true) {
                         note(PROGRAM, words);
                     }
                 } else {
@@ -504,7 +487,7 @@ pub fn run(mut args: Args, again: &dyn Fn() -> Result<Args>) -> Result<()> {
     output.clear_line();
     let lost = feed.lost();
     let mut words = format!("{number} frames, {unreadable} unreadable");
-    if !is_file(&feed) {
+    if feed.is_live() {
         words += &format!(", {} dropped, {} corrupt", lost.dropped, lost.corrupt);
     }
     note(PROGRAM, words);
@@ -515,17 +498,14 @@ pub fn run(mut args: Args, again: &dyn Fn() -> Result<Args>) -> Result<()> {
 }
 
 fn output(args: &Args, feed: &Feed) -> Output {
-    let live = !matches!(feed, Feed::Files(_));
-    let status_line = live && !args.json && !args.events && std::io::stdout().is_terminal();
+    let status_line = feed.is_live() && !args.json && !args.events && std::io::stdout().is_terminal();
     Output { json: args.json, events: args.events, status_line }
 }
 
-fn set_source(board: &Board, args: &Args, is_file: bool) {
+fn set_source(board: &Board, args: &Args, feed: &Feed) {
     board.update(|now| {
-        if now.source.name != args.source_name() {
-            now.source.name = args.source_name();
-        }
-        if is_file {
+        now.source.name = args.source_name();
+        if !feed.is_live() {
             now.source.state = State::Streaming;
             now.source.detail = "files".into();
         }
@@ -591,7 +571,6 @@ fn tell(report: &Report, args: &Args, board: &Board, service: &mut Service, outp
 /// A frame on its way.
 struct Seen<'a> {
     number: u64,
-    live: bool,
     feed: &'a Feed,
     board: &'a Board,
     collector: Option<&'a Collector>,
@@ -610,18 +589,18 @@ impl Seen<'_> {
             Outcome::Answer { result, said, still } => (result, said, still),
             Outcome::Unreadable(words) => return Ok(Some(format!("{name}: {words}"))),
         };
-        let age_ms = at.filter(|_| self.live).map(|at| at.elapsed().as_secs_f64() * 1e3);
-        let best = result.scores.iter().copied().fold(0.0, f32::max);
-        let labels = engine.classifier.head().labels.clone();
+        let age_ms = at.map(|at| at.elapsed().as_secs_f64() * 1e3);
+        let best = result.score;
+        let labels = &engine.classifier.head().labels;
         // What is said is the decision over the frames so far; with neither --smooth nor --hold it is that of this frame, bit for bit.
-        result.label = label(&labels, said.label).to_owned();
+        result.label = label(labels, said.label).to_owned();
         result.score = said.score;
         result.scores = engine.decider.scores().to_vec();
 
-        self.print(&result, &said, still, age_ms, &name, &labels, label(&labels, before), output)?;
-        self.publish(&result, still, age_ms, &labels, engine.classifier.threshold());
+        self.print(&result, &said, still, age_ms, &name, labels, label(labels, before), output)?;
+        self.publish(&result, still, age_ms, labels, engine.classifier.threshold());
         if said.changed {
-            let words = format!("{} \u{2192} {}", label(&labels, before), result.label);
+            let words = format!("{} \u{2192} {}", label(labels, before), result.label);
             self.board.log("label", words, Some(said.score));
         }
 
@@ -630,8 +609,8 @@ impl Seen<'_> {
         } else {
             (!still && best < args.collect_below.max(engine.classifier.threshold())).then_some("unsure")
         };
-        let keep = self.collector.zip(reason);
-        if keep.is_none() && !self.board.wants_picture() {
+        let (keep, show) = (self.collector.zip(reason), self.board.wants_picture());
+        if keep.is_none() && !show {
             self.feed.recycle(picture);
             return Ok(None);
         }
@@ -643,12 +622,10 @@ impl Seen<'_> {
                 source: name,
                 reason,
                 label: result.label.clone(),
-                scores: labels.into_iter().zip(result.scores.iter().copied()).collect(),
+                scores: labels.iter().cloned().zip(result.scores.iter().copied()).collect(),
             });
         }
-        if self.board.wants_picture()
-            && let Some(old) = self.board.show(picture).and_then(Arc::into_inner)
-        {
+        if show && let Some(old) = self.board.show(picture).and_then(Arc::into_inner) {
             self.feed.recycle(old);
         }
         Ok(None)

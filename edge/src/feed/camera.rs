@@ -71,10 +71,8 @@ struct Identity {
     bus: String,
 }
 
-/// Why a session ended.
+/// Why a session ended before it was stopped.
 enum Ended {
-    /// It was asked to.
-    Stopped,
     /// No frames.
     Stalled,
     /// An error.
@@ -105,7 +103,7 @@ pub fn run(options: &CameraOptions, slot: &Slot) -> Result<()> {
         }
         let (state, detail) = match ended {
             _ if slot.stopped() => return Ok(()),
-            Ok(()) | Err(Ended::Stopped) => return Ok(()),
+            Ok(()) => return Ok(()),
             Err(Ended::Stalled) => (State::Stalled, format!("no frame for {} s", options.stall.as_secs_f32())),
             Err(Ended::Failed(e)) => (State::Lost, format!("{e:#}")),
         };
@@ -158,10 +156,10 @@ fn pump(
     stream.start().context("cannot start streaming")?;
     let handle = stream.handle();
     let mut last = Instant::now();
-    let mut sequence = None;
+    let (mut primed, mut sequence) = (false, None);
     loop {
         if slot.stopped() {
-            return Err(Ended::Stopped);
+            return Ok(());
         }
         match handle.poll(POLLIN, TICK.as_millis() as i32) {
             Ok(0) if last.elapsed() >= options.stall => return Err(Ended::Stalled),
@@ -170,20 +168,20 @@ fn pump(
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
             Err(e) => return Err(anyhow::Error::from(e).context("waiting for a frame").into()),
         }
-        if sequence.is_none() {
+        if !primed {
             // The first frame may be one from before the format was set, and taking it alone gives `next` a buffer to queue.
             CaptureStream::dequeue(stream).map_err(|e| gone(&e))?;
-            sequence = Some(None);
+            primed = true;
             slot.lose(1, 0);
             continue;
         }
         let (bytes, meta) = CaptureStream::next(stream).map_err(|e| gone(&e))?;
-        if let Some(Some(before)) = sequence {
+        if let Some(before) = sequence {
             // Frames that the driver dropped leave a gap; a restart of the count is none.
             let gap = meta.sequence.wrapping_sub(before).wrapping_sub(1);
             slot.lose(if gap < 1000 { gap.into() } else { 0 }, 0);
         }
-        sequence = Some(Some(meta.sequence));
+        sequence = Some(meta.sequence);
         let used = (meta.bytesused as usize).min(bytes.len());
         let frame = &bytes[..used];
         let whole = match kind {
@@ -366,6 +364,11 @@ pub fn text(fourcc: [u8; 4]) -> String {
     fourcc.iter().map(|&b| if b.is_ascii_graphic() { char::from(b) } else { '?' }).collect()
 }
 
+/// Whether that is what people call JPEG frames.
+pub fn is_jpeg_name(name: &str) -> bool {
+    ["MJPG", "MJPEG", "JPEG"].iter().any(|jpeg| name.eq_ignore_ascii_case(jpeg))
+}
+
 /// `--format`: a fourcc or another name of a format that is understood; `None` for auto.
 ///
 /// # Errors
@@ -374,8 +377,7 @@ pub fn parse_format(name: &str) -> Result<Option<[u8; 4]>, String> {
     if name.eq_ignore_ascii_case("auto") {
         return Ok(None);
     }
-    let jpeg = ["MJPG", "MJPEG", "JPEG"].iter().any(|jpeg| name.eq_ignore_ascii_case(jpeg));
-    let fourcc = match (jpeg, PixelFormat::from_name(name).and_then(PixelFormat::fourcc)) {
+    let fourcc = match (is_jpeg_name(name), PixelFormat::from_name(name).and_then(PixelFormat::fourcc)) {
         (true, _) => Some(if name.eq_ignore_ascii_case("JPEG") { *b"JPEG" } else { *b"MJPG" }),
         (false, fourcc) => fourcc,
     };

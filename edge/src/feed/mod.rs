@@ -281,6 +281,11 @@ impl Feed {
         }
     }
 
+    /// Whether frames come at their own pace, so that old ones are dropped.
+    pub fn is_live(&self) -> bool {
+        matches!(self, Self::Live(_))
+    }
+
     /// Gives the memory of a picture back.
     pub fn recycle(&self, picture: Picture) {
         if let Self::Live(live) = self {

@@ -38,7 +38,7 @@ pub fn run(mut input: impl Read, kind: Kind, slot: &Slot) -> Result<()> {
         let mut buffer = slot.buffer();
         let picture = match kind {
             Kind::Raw(layout) => {
-                buffer.resize(layout.len(), 0);
+                buffer.resize(layout.frame_bytes(), 0);
                 match read_full(&mut input, &mut buffer).context("stdin: cannot read")? {
                     0 => break,
                     n if n < buffer.len() => bail!("stdin: ends within frame {frames} ({n} of {} bytes)", buffer.len()),

@@ -74,7 +74,9 @@ impl Server {
             .build()
             .context("cannot start the web server")?;
         let wanted = access.address();
-        let listener = runtime.block_on(listen(wanted)).with_context(|| format!("--http {wanted}: cannot listen"))?;
+        // tokio sets SO_REUSEADDR, so a port that a run before has just left is taken at once.
+        let listener =
+            runtime.block_on(TcpListener::bind(wanted)).with_context(|| format!("--http {wanted}: cannot listen"))?;
         let address = listener.local_addr().context("cannot start the web server")?;
         let (stop, stopped) = oneshot::channel();
         let shared =
@@ -105,12 +107,6 @@ impl Drop for Server {
             let _ = thread.join();
         }
     }
-}
-
-/// Binds; a port that a run before has just left is taken at once.
-async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-    // tokio sets SO_REUSEADDR on Unix.
-    TcpListener::bind(address).await
 }
 
 struct Shared {
@@ -251,8 +247,7 @@ fn events(board: Arc<Board>, permit: OwnedSemaphorePermit) -> Answer {
         let _permit = permit;
         let mut changed = board.watch();
         let mut told = 0;
-        let mut message = format!("retry: 1000\nevent: hello\ndata: {}\n\n", board.hello());
-        let mut hello = board.hello();
+        let (mut message, mut hello) = ("retry: 1000\n".to_owned(), String::new());
         loop {
             let greeting = board.hello();
             if greeting != hello {

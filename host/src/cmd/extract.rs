@@ -6,12 +6,12 @@ use anyhow::Result;
 use shared::Error;
 use shared::cli::print_line;
 use shared::contract::Preprocess;
+use shared::options::FitName;
 
 use super::train::ResizeName;
 use crate::data::{self, Pool};
 use crate::npz::NpzWriter;
 use crate::options::{BaseOptions, ExtractOptions};
-use shared::options::FitName;
 
 /// Extracts features into a NumPy archive
 ///

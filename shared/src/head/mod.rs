@@ -147,6 +147,17 @@ impl Dense {
     }
 }
 
+/// The index of the best score; the first of equals.
+pub fn best(scores: &[f32]) -> usize {
+    let mut best = 0;
+    for (index, score) in scores.iter().enumerate() {
+        if *score > scores[best] {
+            best = index;
+        }
+    }
+    best
+}
+
 /// The features of a quantised feature map, channels last, with a scale for each channel.
 pub fn dequantise(features: &[u8], scales: &[f32]) -> impl Iterator<Item = f32> {
     features.iter().zip(scales.iter().cycle()).map(|(&q, scale)| f32::from(q) * scale)
@@ -205,12 +216,7 @@ impl Head {
 
     /// The index of the best score (the first of equals), and the label to say: [`UNKNOWN`] below `threshold`.
     pub fn decide(&self, scores: &[f32], threshold: f32) -> (usize, &str) {
-        let mut best = 0;
-        for (index, score) in scores.iter().enumerate() {
-            if *score > scores[best] {
-                best = index;
-            }
-        }
+        let best = best(scores);
         let sure = scores.get(best).is_some_and(|&score| score >= threshold);
         (best, if sure { &self.labels[best] } else { UNKNOWN })
     }

@@ -137,7 +137,6 @@ impl State {
                 fs::write(path, text)?;
                 String::new()
             }
-            ["nodes"] => nodes()?.join(" "),
             _ => return Err(format!("unknown command {words:?}").into()),
         })
     }
@@ -196,16 +195,6 @@ fn usage(pid: Pid) -> Result<String, Box<dyn Error>> {
         .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"))
         .ok_or("the program has ended")?;
     Ok(format!("{descriptors} {resident}"))
-}
-
-/// Names of the video nodes that exist.
-fn nodes() -> io::Result<Vec<String>> {
-    let mut nodes: Vec<String> = fs::read_dir("/dev")?
-        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-        .collect::<io::Result<_>>()?;
-    nodes.retain(|name| name.starts_with("video"));
-    nodes.sort();
-    Ok(nodes)
 }
 
 fn parse_size(words: &str) -> Result<(u32, u32), Box<dyn Error>> {
