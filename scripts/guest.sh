@@ -16,39 +16,6 @@ modules=(vivid v4l2loopback bcm2835_wdt)
 
 give_up() { say "Cannot furnish target/guest: $*"; exit 1; }
 
-# An apt of its own: lists, cache and architectures of the system stay as they are, and no root is needed. The mirror, the
-# proxies and the checks are those of the system.
-private_apt() { # private_apt FOLDER
-  local codename mirror
-  # shellcheck source=/dev/null
-  codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
-  mirror=$(apt-get indextargets --format '$(ORIGIN) $(RELEASE) $(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
-    sed -n "s/^Debian $codename //p" | sort -u | head -n 1)
-  mkdir -p "$1"/{state/lists/partial,cache/archives/partial,none}
-  : >"$1/status"
-  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] ${mirror:-http://deb.debian.org/debian} $codename main" \
-    >"$1/sources.list"
-  {
-    apt-config dump | grep -E '^Acquire::(https?|Check|Retries)' || true
-    cat <<CONFIG
-APT::Architectures { "$(dpkg --print-architecture)"; "arm64"; };
-APT::Sandbox::User "$(id -un)";
-Acquire::Languages "none";
-Acquire::GzipIndexes "true";
-Dir::State "$1/state";
-Dir::State::status "$1/status";
-Dir::Cache "$1/cache";
-Dir::Etc::sourcelist "$1/sources.list";
-Dir::Etc::sourceparts "$1/none";
-Dir::Etc::parts "$1/none";
-Dir::Etc::main "$1/none/apt.conf";
-Dir::Etc::preferences "$1/none/preferences";
-Dir::Etc::preferencesparts "$1/none";
-CONFIG
-  } >"$1/apt.conf"
-  export APT_CONFIG=$1/apt.conf
-}
-
 # The package that another one depends on, by a pattern of its name: releases rename kernels, metapackages follow.
 dependency() { # dependency PACKAGE PATTERN
   apt-cache show --no-all-versions "$1" | sed -n 's/^Depends: //p' | grep -oE -m 1 "(^|, )$2" | sed 's/^, //' ||
@@ -57,7 +24,8 @@ dependency() { # dependency PACKAGE PATTERN
 
 furnish() { # furnish FOLDER
   local work=$1 image version headers common kbuild source
-  private_apt "$work/apt"
+  # shellcheck source=/dev/null
+  private_apt "$work/apt" "$(. /etc/os-release && echo "$VERSION_CODENAME")" "$(dpkg --print-architecture)" arm64
   # Without that option a mirror that is out of reach is only a warning.
   apt-get update -qq -o APT::Update::Error-Mode=any || give_up "no package lists; run ./test again with a network"
   image=$(dependency linux-image-arm64:arm64 'linux-image-[^ ,]+')

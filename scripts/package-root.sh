@@ -18,42 +18,9 @@ packages=(
 
 give_up() { say "Cannot furnish target/package: $*"; exit 1; }
 
-# An apt of its own: lists, cache and architectures of the system stay as they are, and no root is needed. Mirror and proxies
-# are those of the system.
-private_apt() { # private_apt FOLDER ARCH
-  local mirror
-  # shellcheck disable=SC2016
-  mirror=$(apt-get indextargets --format '$(ORIGIN) $(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
-    sed -n '/security/d; s/^Debian //p' | sort -u | head -n 1)
-  mkdir -p "$1"/{state/lists/partial,cache/archives/partial,none}
-  : >"$1/status"
-  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] ${mirror:-http://deb.debian.org/debian} $codename main" \
-    >"$1/sources.list"
-  {
-    apt-config dump | grep -E '^Acquire::(https?|Check|Retries)' || true
-    cat <<CONFIG
-APT::Architecture "$2";
-APT::Architectures { "$2"; };
-APT::Sandbox::User "$(id -un)";
-Acquire::Languages "none";
-Acquire::GzipIndexes "true";
-Dir::State "$1/state";
-Dir::State::status "$1/status";
-Dir::Cache "$1/cache";
-Dir::Etc::sourcelist "$1/sources.list";
-Dir::Etc::sourceparts "$1/none";
-Dir::Etc::parts "$1/none";
-Dir::Etc::main "$1/none/apt.conf";
-Dir::Etc::preferences "$1/none/preferences";
-Dir::Etc::preferencesparts "$1/none";
-CONFIG
-  } >"$1/apt.conf"
-}
-
 furnish() { # furnish ARCH FOLDER
   local work=$2 tree=$2/root package
-  private_apt "$work/apt" "$1"
-  export APT_CONFIG=$work/apt/apt.conf
+  private_apt "$work/apt" "$codename" "$1"
   apt-get update -qq || give_up "apt-get update failed; is the network up? Then run ./test again"
   (cd "$work" && apt-get download -qq "${packages[@]}") ||
     give_up "apt-get download failed; is the network up? Then run ./test again"

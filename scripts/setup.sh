@@ -37,6 +37,41 @@ python_packages() {
   echo "$packages" >"$wanted"
 }
 
+# An apt of its own for the commands that follow: lists, cache and architectures of the system stay as they are, and no root is needed.
+# The mirror, the proxies and the checks are those of the system. The first architecture is the one of packages that name none.
+private_apt() { # private_apt FOLDER CODENAME ARCH ...
+  local folder=$1 codename=$2 mirror
+  shift 2
+  # Security updates come from a mirror of their own, which has no other packages.
+  # shellcheck disable=SC2016
+  mirror=$(apt-get indextargets --format '$(ORIGIN) $(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
+    sed -n '/security/d; s/^Debian //p' | sort -u | head -n 1)
+  mkdir -p "$folder"/{state/lists/partial,cache/archives/partial,none}
+  : >"$folder/status"
+  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] ${mirror:-http://deb.debian.org/debian} $codename main" \
+    >"$folder/sources.list"
+  {
+    apt-config dump | grep -E '^Acquire::(https?|Check|Retries)' || true
+    cat <<CONFIG
+APT::Architecture "$1";
+APT::Architectures { $(printf '"%s"; ' "$@")};
+APT::Sandbox::User "$(id -un)";
+Acquire::Languages "none";
+Acquire::GzipIndexes "true";
+Dir::State "$folder/state";
+Dir::State::status "$folder/status";
+Dir::Cache "$folder/cache";
+Dir::Etc::sourcelist "$folder/sources.list";
+Dir::Etc::sourceparts "$folder/none";
+Dir::Etc::parts "$folder/none";
+Dir::Etc::main "$folder/none/apt.conf";
+Dir::Etc::preferences "$folder/none/preferences";
+Dir::Etc::preferencesparts "$folder/none";
+CONFIG
+  } >"$folder/apt.conf"
+  export APT_CONFIG=$folder/apt.conf
+}
+
 setup() {
   need_packages cc:gcc
   compgen -G '/usr/lib/llvm-*/lib/libclang.so*' >/dev/null || compgen -G '/usr/lib/*/libclang*.so*' >/dev/null ||
