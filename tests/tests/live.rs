@@ -164,6 +164,9 @@ fn flags_that_do_not_go_together() {
     assert_eq!(both.status.code(), Some(2));
 }
 
+/// The request of a stream of events.
+const EVENTS: &str = "GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
 /// `edge run` in the background, with a page.
 struct Live {
     child: Child,
@@ -191,13 +194,39 @@ impl Live {
         succeed(Command::new("kill").args([name, &self.child.id().to_string()]));
     }
 
+    /// A connection on which a request was sent.
+    fn send(&self, request: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        stream
+    }
+
+    /// All that comes to a request that closes the connection.
+    fn ask(&self, request: &str) -> String {
+        let mut bytes = Vec::new();
+        self.send(request).read_to_end(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The lines of the stream of events.
+    fn events(&self) -> impl Iterator<Item = String> {
+        BufReader::new(self.send(EVENTS)).lines().map(Result::unwrap)
+    }
+
+    /// Waits for an entry of the timeline.
+    fn log(&self, wanted: &str) -> String {
+        self.events().find(|line| line.starts_with("data:") && line.contains(wanted)).unwrap()
+    }
+
+    /// What runs, as the metrics tell it.
+    fn info(&self) -> String {
+        let (_, text) = self.get("/metrics", "");
+        text.lines().find(|line| line.starts_with("vgg_edge_info")).unwrap().to_owned()
+    }
+
     /// One request; status and all that came.
     fn get(&self, path: &str, headers: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n").unwrap();
-        let mut bytes = Vec::new();
-        stream.read_to_end(&mut bytes).unwrap();
-        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let text = self.ask(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n"));
         (text.split(' ').nth(1).unwrap().parse().unwrap(), text)
     }
 
@@ -252,26 +281,14 @@ fn the_web_server_answers_and_nobody_can_hold_it_up() {
     assert!(picture.contains("image/jpeg"));
     assert_eq!(live.get("/nothing", "").0, 404);
     // Another site that has its name point here.
-    let mut stream = TcpStream::connect(&live.address).unwrap();
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n").unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
+    let text = live.ask("GET / HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n");
     assert!(text.starts_with("HTTP/1.1 403"), "{text}");
-    let mut post = TcpStream::connect(&live.address).unwrap();
-    post.write_all(b"POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").unwrap();
-    let mut text = String::new();
-    post.read_to_string(&mut text).unwrap();
+    let text = live.ask("POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
     assert!(text.starts_with("HTTP/1.1 405"), "{text}");
 
     // Clients that open streams and read nothing, and some that never finish a request; frames are classified all the same.
-    let mut held = Vec::new();
-    for number in 0..40 {
-        let mut stream = TcpStream::connect(&live.address).unwrap();
-        let request: &[u8] =
-            if number < 10 { b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n" } else { b"GET / HTTP/1.1\r\nHo" };
-        stream.write_all(request).unwrap();
-        held.push(stream);
-    }
+    let held: Vec<TcpStream> =
+        (0..40).map(|number| live.send(if number < 10 { EVENTS } else { "GET / HTTP/1.1\r\nHo" })).collect();
     let before = live.metric("vgg_edge_frames_total{outcome=\"classified\"}");
     live.until("/metrics", |_, text| {
         let line = text.lines().find(|line| line.contains("outcome=\"classified\"")).unwrap_or_default();
@@ -279,10 +296,8 @@ fn the_web_server_answers_and_nobody_can_hold_it_up() {
     });
     drop(held);
     // A stream of events, as a browser takes it.
-    let mut stream = TcpStream::connect(&live.address).unwrap();
-    stream.write_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
     let mut seen = BTreeSet::new();
-    for line in BufReader::new(stream).lines().map(Result::unwrap) {
+    for line in live.events() {
         if let Some(name) = line.strip_prefix("event: ") {
             seen.insert(name.to_owned());
         }
@@ -329,32 +344,50 @@ fn hanging_up_reloads_and_a_bad_head_changes_nothing() {
     let mut edge = Device::Native.edge();
     edge.args(["run", "--loop", "--fps", "20", "--source"]).arg(folder.path()).arg("--head").arg(&head);
     let live = Live::start(&mut edge);
-    let info = |live: &Live| {
-        let (_, text) = live.get("/metrics", "");
-        text.lines().find(|line| line.starts_with("vgg_edge_info")).unwrap().to_owned()
-    };
-    let log = |wanted: &str| {
-        let mut stream = TcpStream::connect(&live.address).unwrap();
-        stream.write_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
-        let mut lines = BufReader::new(stream).lines().map(Result::unwrap);
-        lines.find(|line| line.starts_with("data:") && line.contains(wanted)).unwrap()
-    };
-    let first = info(&live);
+    let first = live.info();
     std::fs::write(&head, b"VGGEHEADjunk").unwrap();
     live.signal("-HUP");
-    assert!(log("kept the old settings").contains("head"));
-    assert_eq!(info(&live), first);
+    assert!(live.log("kept the old settings").contains("head"));
+    assert_eq!(live.info(), first);
 
     let data = folder.path().join("data");
     tests::data_folder(&data, &[("red", 5), ("green", 5)]);
     succeed(host().args(["train", "--size", "32", "--units", "8", "--epochs", "2"]).arg(&data).arg("-o").arg(&head));
     live.signal("-HUP");
-    log("read again");
-    assert_ne!(info(&live), first);
+    live.log("read again");
+    assert_ne!(live.info(), first);
     let classified = live.metric("vgg_edge_frames_total{outcome=\"classified\"}");
     live.until("/metrics", |_, _| live.metric("vgg_edge_frames_total{outcome=\"classified\"}") > classified);
     let words = live.stop();
     assert!(words.contains("the old settings stay"), "{words}");
+}
+
+/// A reload that fails half way, at the folder for collected frames, leaves the old head in place and in the page.
+#[test]
+fn a_reload_that_fails_half_way_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    two_scenes(folder.path());
+    let (config, data, head) =
+        (folder.path().join("edge.toml"), folder.path().join("data"), folder.path().join("new.postcard"));
+    tests::data_folder(&data, &[("red", 5), ("green", 5)]);
+    succeed(host().args(["train", "--size", "32", "--units", "8", "--epochs", "2"]).arg(&data).arg("-o").arg(&head));
+    let write = |head: &Path, collect: &Path| {
+        std::fs::write(&config, format!("head = {head:?}\ncollect = {collect:?}\n")).unwrap();
+    };
+    write(small_head(), &folder.path().join("kept"));
+    let mut edge = Device::Native.edge();
+    edge.args(["run", "--loop", "--fps", "20", "--source"]).arg(folder.path()).arg("--config").arg(&config);
+    let live = Live::start(&mut edge);
+    let first = live.info();
+    write(&head, &config);
+    live.signal("-HUP");
+    live.log("kept the old settings");
+    assert_eq!(live.info(), first);
+    write(&head, &folder.path().join("kept"));
+    live.signal("-HUP");
+    live.log("read again");
+    assert_ne!(live.info(), first);
+    live.stop();
 }
 
 /// A camera at 30 frames a second and a classifier that is far slower: the frame that is classified is always a fresh one.

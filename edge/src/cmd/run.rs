@@ -328,7 +328,8 @@ struct Engine {
 }
 
 impl Engine {
-    fn new(args: &Args, board: &Board, run: &str) -> Result<Self> {
+    /// An engine, and what the page is told of it once it is in place.
+    fn new(args: &Args, run: &str) -> Result<(Self, Hello)> {
         let (base, mut classifier) = args.threads.classifier(&args.base, &args.head)?;
         classifier.set_view(&args.view);
         classifier.set_digest(args.digest);
@@ -338,7 +339,7 @@ impl Engine {
         // Start-up pays for the first pass, not the first frame.
         classifier.classify_input(&vec![0; classifier.head().preprocess.input_len()])?;
         let head = classifier.head();
-        board.set_hello(Hello {
+        let hello = Hello {
             run: run.to_owned(),
             edge: env!("CARGO_PKG_VERSION"),
             kernel: base.kernel().name(),
@@ -349,11 +350,11 @@ impl Engine {
             head: Fingerprint::of(&head.to_bytes().map_err(anyhow::Error::from)?).to_string(),
             head_date: head.training.date.clone(),
             val_accuracy: head.training.metrics.val_accuracy,
-        });
+        };
         let threshold = classifier.threshold();
         let smoothing = Smoothing { past: args.smooth, hold: args.hold, threshold };
         let gate = args.on_motion.map(MotionGate::new);
-        Ok(Self { classifier, decider: Decider::new(smoothing), gate, last: None })
+        Ok((Self { classifier, decider: Decider::new(smoothing), gate, last: None }, hello))
     }
 }
 
@@ -426,7 +427,8 @@ pub fn run(mut args: Args, again: &dyn Fn() -> Result<Args>) -> Result<()> {
     let mut service = Service::new();
     // The source is opened first: its errors should not wait for the base.
     let mut feed = args.feed()?;
-    let mut engine = Engine::new(&args, &board, &id)?;
+    let (mut engine, hello) = Engine::new(&args, &id)?;
+    board.set_hello(hello);
     let mut collector = args.collect_options().map(|options| Collector::new(&options)).transpose()?;
     let mut server = start_server(&args, &board)?;
     let mut output = output(&args, &feed);
@@ -533,18 +535,32 @@ fn reload(
 ) -> Result<()> {
     let new = again()?;
     new.check()?;
-    let new_engine = Engine::new(&new, board, id)?;
-    if new.collect_options().as_ref() != collector.as_ref().map(Collector::options) {
-        *collector = new.collect_options().map(|options| Collector::new(&options)).transpose()?;
-    }
+    let (new_engine, hello) = Engine::new(&new, id)?;
+    let options = new.collect_options();
+    let new_collector = if options.as_ref() == collector.as_ref().map(Collector::options) {
+        None
+    } else {
+        Some(options.map(|options| Collector::new(&options)).transpose()?)
+    };
+    let new_feed = if new.same_source(args) { None } else { Some(new.feed()?) };
     if new.access()? != args.access()? {
-        // The port must be free before it can be taken again.
+        // The port must be free before it can be taken again; so this comes last, and is undone if it fails.
         *server = None;
-        *server = start_server(&new, board)?;
+        *server = match start_server(&new, board) {
+            Ok(server) => server,
+            Err(e) => {
+                *server = start_server(args, board)?;
+                return Err(e);
+            }
+        };
     }
-    if !new.same_source(args) {
-        *feed = new.feed()?;
+    if let Some(new_collector) = new_collector {
+        *collector = new_collector;
     }
+    if let Some(new_feed) = new_feed {
+        *feed = new_feed;
+    }
+    board.set_hello(hello);
     *engine = new_engine;
     *args = new;
     Ok(())
