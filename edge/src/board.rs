@@ -61,7 +61,7 @@ pub struct SourceState {
     pub state: State,
     /// In words.
     pub detail: String,
-    /// How often it was lost or stalled.
+    /// How often it was lost, stalled or frozen.
     pub lost: u64,
 }
 
@@ -328,7 +328,7 @@ impl Board {
         metric(
             "source_lost_total",
             "counter",
-            "How often the source was lost or stalled.",
+            "How often the source was lost, stalled or frozen.",
             &plain(now.source.lost as f64),
         );
         let mut histogram: Vec<(String, f64)> = BUCKETS

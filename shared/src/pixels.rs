@@ -264,6 +264,35 @@ impl Coefficients {
     }
 }
 
+multiversion! {
+    /// Pairs of pixels that share chroma, in groups of four bytes; `offsets` of the first luma (the second is two further), Cb and Cr.
+    fn packed(groups: &[u8], offsets: [usize; 3], luma: &mut [i16], cb: &mut [i16], cr: &mut [i16]) {
+        let even = luma.len() / 2 * 2;
+        let pairs = groups.chunks_exact(4).zip(luma[..even].chunks_exact_mut(2));
+        // With the offsets known the compiler takes the bytes apart in vectors.
+        macro_rules! split {
+            ($at:literal, $u:literal, $v:literal) => {
+                for ((group, luma), (cb, cr)) in pairs.zip(cb[..even].chunks_exact_mut(2).zip(cr[..even].chunks_exact_mut(2))) {
+                    (luma[0], luma[1]) = (group[$at].into(), group[$at + 2].into());
+                    (cb[0], cb[1]) = (group[$u].into(), group[$u].into());
+                    (cr[0], cr[1]) = (group[$v].into(), group[$v].into());
+                }
+            };
+        }
+        match offsets {
+            [0, 1, 3] => split!(0, 1, 3),
+            [0, 3, 1] => split!(0, 3, 1),
+            [1, 0, 2] => split!(1, 0, 2),
+            _ => split!(1, 2, 0),
+        }
+        if even < luma.len() {
+            let group = &groups[2 * even..];
+            let [at, u, v] = offsets;
+            (luma[even], cb[even], cr[even]) = (group[at].into(), group[u].into(), group[v].into());
+        }
+    }
+}
+
 /// Size, format and meaning of a raw frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
@@ -438,9 +467,13 @@ impl<'a> RawFrame<'a> {
                     PixelFormat::Uyvy => (1, [0, 2]),
                     _ => (1, [2, 0]),
                 };
-                copy(luma, 2, at);
-                Self::spread(row, x, 2, 4, u, cb);
-                Self::spread(row, x, 2, 4, v, cr);
+                // An odd first pixel is the second of its pair.
+                let odd = (x % 2).min(luma.len());
+                if odd == 1 {
+                    let group = &row[x / 2 * 4..];
+                    (luma[0], cb[0], cr[0]) = (group[2 + at].into(), group[u].into(), group[v].into());
+                }
+                packed(&row[(x / 2 + odd) * 4..], [at, u, v], &mut luma[odd..], &mut cb[odd..], &mut cr[odd..]);
             }
             PixelFormat::Nv12 | PixelFormat::Nv21 => {
                 let [u, v] = if format == PixelFormat::Nv12 { [0, 1] } else { [1, 0] };

@@ -131,8 +131,19 @@ struct Edge {
 
 impl Edge {
     fn run(machine: &mut Machine, device: &str, options: &[&str]) -> Self {
-        let fixed =
-            ["/edge", "run", "--head", "/head.postcard", "--base", "/base.onnx", "--json", "--digest", "--device"];
+        let fixed = [
+            "/edge",
+            "run",
+            "--head",
+            "/head.postcard",
+            "--base",
+            "/base.onnx",
+            "--json",
+            "--digest",
+            "--frozen",
+            "0",
+            "--device",
+        ];
         let program = machine.spawn(&[&fixed, &[device][..], options].concat());
         Self { program, states: Vec::new() }
     }
@@ -301,6 +312,18 @@ fn a_camera_that_fails_is_survived() {
 
     // What others leave behind does not matter to the next run.
     assert_eq!(machine.call(&["format", CAMERA, "NV12", "1280x720"]), "NV12 1280x720");
+    let mut edge = Edge::run(machine, CAMERA, &options);
+    same(&edge.frame(machine));
+    edge.end(machine, same);
+
+    // A picture that never changes is one of a camera that hangs.
+    let mut edge = Edge::run(machine, CAMERA, &[&options[..], &["--frozen", "1"]].concat());
+    for seconds in ["1", "2"] {
+        let words = edge.state(machine, "frozen", same);
+        assert_eq!(words, format!("the same picture, byte for byte, for {seconds} s"));
+        edge.state(machine, "streaming", same);
+    }
+    edge.end(machine, same);
     let mut edge = Edge::run(machine, CAMERA, &options);
     same(&edge.frame(machine));
 

@@ -95,6 +95,10 @@ pub struct Args {
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = parse_stall)]
     stall: f32,
 
+    /// With the same picture for so many seconds, byte for byte, a camera is opened anew, then at intervals that double (0: never)
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(..=86400))]
+    frozen: u64,
+
     #[command(flatten)]
     view: ViewOptions,
 
@@ -248,7 +252,7 @@ impl Args {
     fn same_source(&self, other: &Self) -> bool {
         let key = |args: &Self| {
             let (device, source) = (args.device.clone(), args.source.clone());
-            let camera = (args.format, args.capture, args.stall.to_bits(), args.view.color);
+            let camera = (args.format, args.capture, args.stall.to_bits(), args.frozen, args.view.color);
             (device, source, camera, args.fps, args.raw, args.looped, args.every_frame)
         };
         key(self) == key(other)
@@ -263,6 +267,7 @@ impl Args {
                 size: self.capture,
                 fps: self.fps,
                 stall: Duration::from_secs_f32(self.stall),
+                frozen: Duration::from_secs(self.frozen),
                 color: self.view.color,
             };
             let run = move |slot: &Slot| camera::run(&options, slot);
@@ -571,7 +576,7 @@ fn tell(report: &Report, args: &Args, board: &Board, service: &mut Service, outp
     board.update(|now| {
         now.source.state = *state;
         now.source.detail.clone_from(detail);
-        if matches!(state, State::Lost | State::Stalled) {
+        if matches!(state, State::Lost | State::Stalled | State::Frozen) {
             now.source.lost += 1;
             now.fps = 0.0;
         }

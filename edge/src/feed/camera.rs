@@ -53,6 +53,8 @@ pub struct CameraOptions {
     pub fps: Option<u32>,
     /// Without a frame for so long, the camera is opened anew.
     pub stall: Duration,
+    /// With the same picture for so long, byte for byte, it is opened anew; zero for never.
+    pub frozen: Duration,
     /// What samples mean, in place of what the driver says.
     pub color: Option<Colour>,
 }
@@ -75,6 +77,8 @@ struct Identity {
 enum Ended {
     /// No frames.
     Stalled,
+    /// The same picture for so long.
+    Frozen(Duration),
     /// An error.
     Failed(anyhow::Error),
 }
@@ -94,10 +98,11 @@ pub fn run(options: &CameraOptions, slot: &Slot) -> Result<()> {
     let mut identity = None;
     let mut pause = FIRST_PAUSE;
     let mut told = None;
+    let mut freeze = Freeze::new(options.frozen);
     slot.report(State::Opening, &*name);
     loop {
         let mut streamed = false;
-        let ended = session(options, slot, &name, &mut identity, &mut streamed);
+        let ended = session(options, slot, &name, &mut identity, &mut freeze, &mut streamed);
         if streamed {
             (pause, told) = (FIRST_PAUSE, None);
         }
@@ -105,6 +110,9 @@ pub fn run(options: &CameraOptions, slot: &Slot) -> Result<()> {
             _ if slot.stopped() => return Ok(()),
             Ok(()) => return Ok(()),
             Err(Ended::Stalled) => (State::Stalled, format!("no frame for {} s", options.stall.as_secs_f32())),
+            Err(Ended::Frozen(time)) => {
+                (State::Frozen, format!("the same picture, byte for byte, for {} s", time.as_secs()))
+            }
             Err(Ended::Failed(e)) => (State::Lost, format!("{e:#}")),
         };
         // A camera that stays away is told of once, not every four seconds.
@@ -122,6 +130,7 @@ fn session(
     slot: &Slot,
     name: &Arc<str>,
     identity: &mut Option<Identity>,
+    freeze: &mut Freeze,
     streamed: &mut bool,
 ) -> Result<(), Ended> {
     let (device, path) = find(&options.device, identity.as_ref())?;
@@ -132,12 +141,13 @@ fn session(
         Stream::with_buffers(&device, Type::VideoCapture, BUFFERS).context("the driver gives no buffers")?;
     // `next` takes no longer than this once a frame is there; it is set only so that it can never hang.
     stream.set_timeout(TICK);
-    let ended = pump(options, slot, name, &mut stream, kind, &detail, streamed);
+    let ended = pump(options, slot, name, &mut stream, kind, &detail, freeze, streamed);
     // Drop panics if the driver fails to stop, see above.
     let _ = catch_unwind(AssertUnwindSafe(|| drop(stream)));
     ended
 }
 
+#[allow(clippy::too_many_arguments, reason = "the parts of a session, and what outlives it")]
 fn pump(
     options: &CameraOptions,
     slot: &Slot,
@@ -145,6 +155,7 @@ fn pump(
     stream: &mut Stream,
     kind: Kind,
     detail: &str,
+    freeze: &mut Freeze,
     streamed: &mut bool,
 ) -> Result<(), Ended> {
     for index in 0..BUFFERS as usize {
@@ -197,6 +208,9 @@ fn pump(
             continue;
         }
         last = Instant::now();
+        if let Some(time) = freeze.after(frame, last) {
+            return Err(Ended::Frozen(time));
+        }
         if !*streamed {
             *streamed = true;
             slot.report(State::Streaming, detail);
@@ -209,6 +223,52 @@ fn pump(
             Kind::Jpeg => Picture::Jpeg(buffer),
         };
         slot.put(name.clone(), picture);
+    }
+}
+
+/// Finds out a camera that goes on counting frames but shows the same one: sensors have noise, so no two pictures of one are equal.
+///
+/// What is as still as that but alive (a test picture, darkness that a driver clips to black) is opened anew at intervals that double.
+struct Freeze {
+    first: Duration,
+    patience: Duration,
+    digest: Option<u64>,
+    since: Instant,
+}
+
+impl Freeze {
+    /// The longest interval.
+    const LONGEST: Duration = Duration::from_secs(3600);
+
+    fn new(patience: Duration) -> Self {
+        Self { first: patience, patience, digest: None, since: Instant::now() }
+    }
+
+    /// Takes a frame; if it has been the same one for too long, for how long.
+    fn after(&mut self, frame: &[u8], now: Instant) -> Option<Duration> {
+        if self.first.is_zero() {
+            return None;
+        }
+        let digest = Self::digest(frame);
+        if self.digest.replace(digest) != Some(digest) {
+            (self.since, self.patience) = (now, self.first);
+            return None;
+        }
+        let patience = self.patience;
+        if now.duration_since(self.since) < patience {
+            return None;
+        }
+        self.since = now;
+        self.patience = (2 * patience).min(Self::LONGEST).max(self.first);
+        Some(patience)
+    }
+
+    /// FNV-1a over every seventh word and the length: what does not change there does not change at all, or it would have no noise.
+    fn digest(frame: &[u8]) -> u64 {
+        let words = frame.as_chunks().0.iter().step_by(7).map(|&word| u64::from_le_bytes(word));
+        words.fold(0xcbf2_9ce4_8422_2325 ^ frame.len() as u64, |hash, word| {
+            (hash ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(23)
+        })
     }
 }
 
@@ -401,6 +461,25 @@ mod tests {
     }
 
     #[test]
+    fn a_frozen_picture_is_found_at_intervals_that_double() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut freeze = Freeze::new(Duration::from_secs(10));
+        let (still, mut other) = (vec![7u8; 4096], vec![7u8; 4096]);
+        other[8 * 7 * 20 + 3] = 8;
+        let mut found = Vec::new();
+        for second in 0..75 {
+            found.extend(freeze.after(&still, at(second)).map(|time| (second, time.as_secs())));
+        }
+        assert_eq!(found, [(10, 10), (30, 20), (70, 40)]);
+        assert_eq!(freeze.after(&other, at(75)), None);
+        assert_eq!(freeze.after(&still, at(84)), None, "another picture in between");
+        assert_eq!(freeze.after(&still, at(94)), Some(Duration::from_secs(10)));
+        let mut never = Freeze::new(Duration::ZERO);
+        assert!((0..100).all(|second| never.after(&still, at(second * 1000)).is_none()));
+    }
+
+    #[test]
     fn colours_of_drivers() {
         let of = |format, space, quantization| colour_of(format, space, quantization).name();
         assert_eq!(of(PixelFormat::Yuyv, Colorspace::SRGB, Quantization::Default), "bt601");
@@ -419,6 +498,7 @@ mod tests {
             size: (640, 480),
             fps: None,
             stall: Duration::from_secs(5),
+            frozen: Duration::ZERO,
             color: None,
         };
         let live = Live::start("camera", false, false, move |slot| run(&options, slot)).unwrap();

@@ -35,6 +35,8 @@ pub enum State {
     Streaming,
     /// It is there, but gives no frames.
     Stalled,
+    /// It gives the same picture again and again; it is opened anew.
+    Frozen,
     /// It is gone or fails; it is tried again.
     Lost,
     /// There is nothing more.

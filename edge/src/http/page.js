@@ -60,6 +60,7 @@ const STATES = {
   streaming: ['Live'],
   opening: ['Opening', 'Opening the source'],
   stalled: ['Stalled', 'No new pictures', 'The source is there but gives none. This is the last one.'],
+  frozen: ['Frozen', 'The picture does not change', 'Each frame is the same, byte for byte. The camera is opened anew.'],
   lost: ['Source lost', 'Source lost', 'It is tried again until it comes back.'],
   ended: ['Ended', 'The source has ended', 'There is nothing more to come.'],
 };
