@@ -90,6 +90,36 @@ impl Base {
         })
     }
 
+    /// The first `layers` layers as a base of their own, whose feature map is the output of the last of them: for what trains the others
+    /// anew. Its fingerprint is that of this base and the number of layers.
+    ///
+    /// # Panics
+    /// If there are not as many layers, or none shall stay.
+    pub fn truncated(&self, layers: usize) -> Self {
+        let all: Vec<ConvLayer> = self.layers().cloned().collect();
+        assert!(0 < layers && layers <= all.len());
+        let kept = &all[..layers];
+        let pools = |layers: &[ConvLayer]| layers.iter().filter(|layer| layer.pool).count();
+        let channels = kept[layers - 1].outputs;
+        let feature_scales = match layers == all.len() {
+            true => self.feature_scales.clone(),
+            false => vec![self.scales[layers - 1]; channels],
+        };
+        Self {
+            path: self.path.clone(),
+            fingerprint: Fingerprint::of_parts([&self.fingerprint.0[..], &(layers as u64).to_le_bytes()]),
+            contract: BaseContract {
+                channels: channels as u32,
+                stride: self.contract.stride >> (pools(&all) - pools(kept)),
+                ..self.contract.clone()
+            },
+            scales: self.scales[..layers].to_vec(),
+            feature_scales,
+            metadata: self.metadata.clone(),
+            stack: Arc::new(Stack::new(kept.to_vec(), self.stack.kernel())),
+        }
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
