@@ -206,7 +206,7 @@ pub(super) fn evaluate(network: &Network, outputs: usize, data: &Dataset) -> Res
     Ok(Some(Evaluation { loss: loss / samples, accuracy: correct as f64 / samples }))
 }
 
-fn is_better(new: &EpochStats, old: &EpochStats) -> bool {
+pub(super) fn is_better(new: &EpochStats, old: &EpochStats) -> bool {
     match (new.val_accuracy, old.val_accuracy) {
         (Some(accuracy), Some(best)) if accuracy != best => accuracy > best,
         (Some(_), Some(_)) => new.val_loss < old.val_loss,

@@ -37,6 +37,7 @@
 mod config;
 mod data;
 mod error;
+mod fine_tune;
 mod fit;
 mod head;
 mod loss;
@@ -54,5 +55,6 @@ const MAX_WEIGHTS: usize = 1 << 29;
 pub use config::{Optimizer, TrainConfig};
 pub use data::{Dataset, FeatureSource};
 pub use error::{Split, TrainError};
+pub use fine_tune::{FineTuned, MapShape, fine_tune};
 pub use fit::train;
 pub use head::{DenseWeights, EpochStats, TrainedHead};
