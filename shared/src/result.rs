@@ -26,6 +26,9 @@ pub struct FrameResult<'a> {
     pub time: String,
     /// What it shows.
     pub label: &'a str,
+    /// Set if that label stands for nothing of interest ([`crate::Head::background`]).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub background: bool,
     /// The best score.
     pub score: f32,
     /// All scores.
@@ -69,6 +72,7 @@ impl<'a> FrameResult<'a> {
             source,
             time: time(),
             label: &result.label,
+            background: false,
             score: result.score,
             scores: Scores { labels, scores: &result.scores },
             latency_ms: (result.latency_ms * 1e3).round() / 1e3,

@@ -239,9 +239,9 @@ impl Head {
         (best, if sure { &self.labels[best] } else { UNKNOWN })
     }
 
-    /// Whether the label of that index means that nothing of interest is there.
-    pub fn is_background(&self, label: usize) -> bool {
-        self.background.iter().any(|&index| index as usize == label)
+    /// Whether that label means that nothing of interest is there.
+    pub fn is_background(&self, label: &str) -> bool {
+        self.background.iter().any(|&index| self.labels.get(index as usize).is_some_and(|name| name == label))
     }
 
     /// Holds all parts against each other.
@@ -409,7 +409,7 @@ pub(crate) mod tests {
         let mut head = example(&["a", "none", "c"]);
         head.background = vec![1];
         head.check().unwrap();
-        assert_eq!([0, 1, 2].map(|label| head.is_background(label)), [false, true, false]);
+        assert_eq!(["a", "none", UNKNOWN].map(|label| head.is_background(label)), [false, true, false]);
     }
 
     #[test]
