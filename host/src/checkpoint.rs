@@ -90,8 +90,9 @@ impl Checkpoint {
     /// If it cannot be written.
     pub fn save(&mut self, progress: &Progress, now: bool) -> anyhow::Result<()> {
         if now || self.last.elapsed() >= self.every {
-            shared::fs::write_bytes(&self.path, &encode(&self.key, &progress.state()?)?)?;
+            // Also if it fails: a full disk is not to be tried at every epoch.
             self.last = Instant::now();
+            shared::fs::write_bytes(&self.path, &encode(&self.key, &progress.state()?)?)?;
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ pub fn time() -> String {
 
 /// One result, ready to be written.
 ///
-/// As JSON: `{"frame","source","time","label","score","scores","latency_ms"}`. `scores` is an object from label to score
+/// As JSON: `{"frame","source","time","label","score","scores","latency_ms"}`, and others where they say something. `scores` is an object from label to score
 /// in the order of the labels; numbers are the shortest that give back the same f32.
 #[derive(serde::Serialize)]
 pub struct FrameResult<'a> {

@@ -3,13 +3,20 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use serde_json::Value;
 use tests::{Device, data_folder, fail, host, ndjson, root, run, succeed};
 
+/// Features of the samples are extracted once for all tests.
+fn cache() -> &'static Path {
+    static CACHE: OnceLock<tempfile::TempDir> = OnceLock::new();
+    CACHE.get_or_init(|| tempfile::tempdir().unwrap()).path()
+}
+
 fn command(data: &Path, head: &Path, options: &str) -> Command {
     let mut host = host();
-    host.args(["train", "--json"]).arg(data).arg("-o").arg(head);
+    host.args(["train", "--json"]).arg(data).arg("-o").arg(head).arg("--cache").arg(cache());
     if !options.contains("--size") {
         host.args(["--size", "32"]);
     }

@@ -363,16 +363,18 @@ impl Job<'_> {
             None
         };
         let mut stopped = false;
-        let mut wrong: Result<()> = Ok(());
+        let (mut printed, mut saved) = (Ok(()), Ok(()));
         let trained = self.train(&config, train_rows, val_rows, from, &mut |progress| {
             stopped = interrupted();
-            wrong = self
-                .print_epoch(progress.stats, config.epochs, None)
-                .map_err(anyhow::Error::from)
-                .and_then(|()| checkpoint.save(progress, stopped));
-            if stopped || wrong.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            printed = self.print_epoch(progress.stats, config.epochs, None);
+            saved = checkpoint.save(progress, stopped);
+            if let (Err(e), false) = (&saved, stopped) {
+                // The training is worth more than the checkpoint.
+                note(PROGRAM, format_args!("no checkpoint was written: {e:#}"));
+            }
+            if stopped || printed.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
-        wrong?;
+        printed?;
         let trained = trained?;
 
         let mut head = self.head_of(trained.layers.clone());
@@ -382,11 +384,15 @@ impl Job<'_> {
         }
         self.finish(head, &trained, [train_rows, val_rows], None, stopped)?;
         if stopped {
-            let path = checkpoint.path().display();
-            bail!(
-                "interrupted after epoch {}: wrote the best head so far, and {path}; go on with --resume",
-                trained.history.len()
-            );
+            let (epoch, path) = (trained.history.len(), checkpoint.path().display());
+            match saved {
+                Ok(()) => {
+                    bail!("interrupted after epoch {epoch}: wrote the best head so far; --resume goes on from {path}")
+                }
+                Err(e) => {
+                    bail!("interrupted after epoch {epoch}: wrote the best head so far, but no checkpoint: {e:#}")
+                }
+            }
         }
         Ok(checkpoint.remove()?)
     }
