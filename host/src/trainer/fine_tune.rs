@@ -1,7 +1,7 @@
 //! Trains the last convolutions of a base together with its head, in f32, as Keras does after `layer.trainable = True`.
 //!
 //! The convolutions are 3x3 with stride 1 and zero padding 1, each followed by ReLU and some by 2x2 max pooling; the last one's output,
-//! flattened in the order of Keras (h, w, c), goes into the head. What stands before them is frozen: its outputs are the features that come in.
+//! pooled or flattened in the order of Keras (h, w, c), goes into the head. What stands before them is frozen: its outputs are the features that come in.
 
 use std::ops::ControlFlow;
 
@@ -10,10 +10,11 @@ use burn::tensor::module::{conv2d, max_pool2d};
 use burn::tensor::ops::{ConvOptions, MaxPoolOptions};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use quant::FloatLayer;
+use shared::head::Pool;
 
 use super::data::all_finite;
 use super::head::Evaluation;
-use super::loss::cross_entropy;
+use super::loss::{LossRule, cross_entropy};
 use super::optimizer::OptimizerState;
 use super::random::Random;
 use super::{Dataset, DenseWeights, EpochStats, Split, TrainConfig, TrainError};
@@ -38,11 +39,11 @@ pub struct FineTuned {
 /// Shape of the maps that come in: height, width, channels.
 pub type MapShape = [usize; 3];
 
-/// Trains `tail` and `head` further on `training`, whose rows are maps of `shape`, channels last.
+/// Trains `tail` and `head` further on `training`, whose rows are maps of `shape`, channels last; `pool` is what stands between both.
 ///
-/// Of `config` counts what is not about the head's shape: classes, dropout, optimiser, epochs, batch size, seed, patience. The best epoch is chosen as by
-/// [`train`](super::train), the state before training among them: fine-tuning never gives what measures worse. `on_epoch` hears of each
-/// epoch, and ends training by breaking.
+/// Of `config` counts what is not about the head's shape and is not a penalty: classes and their weights, dropout, label smoothing, optimiser (at a
+/// constant rate), epochs, batch size, seed, patience. The best epoch is chosen as by [`train`](super::train), the state before training
+/// among them: fine-tuning never gives what measures worse. `on_epoch` hears of each epoch, and ends training by breaking.
 ///
 /// # Errors
 /// As [`train`](super::train).
@@ -50,7 +51,7 @@ pub fn fine_tune(
     config: &TrainConfig,
     tail: &[FloatLayer],
     head: &[DenseWeights],
-    shape: MapShape,
+    (shape, pool): (MapShape, Pool),
     training: &Dataset,
     validation: Option<&Dataset>,
     on_epoch: &mut dyn FnMut(&EpochStats) -> ControlFlow<()>,
@@ -66,11 +67,12 @@ pub fn fine_tune(
             return Err(TrainError::DimensionMismatch { split, expected: dim, found });
         }
     }
-    let mut network = Network::new(tail, head, shape);
+    let mut network = Network::new(tail, head, shape, pool);
     let mut optimizer = OptimizerState::new(config.optimizer, &network.lengths());
     let mut random = Random::new(config.seed);
     let outputs = config.outputs();
     let lr = config.optimizer.lr();
+    let rule = LossRule { smoothing: config.label_smoothing, weights: &config.class_weights };
     let evaluate = |network: &Network, split, data: &Dataset| {
         network.evaluate(split, outputs, data)?.ok_or(TrainError::NonFiniteWeights { epoch: 0, lr })
     };
@@ -85,6 +87,7 @@ pub fn fine_tune(
         accuracy: before.accuracy,
         val_loss: validation.map(|_| before.loss),
         val_accuracy: validation.map(|_| before.accuracy),
+        lr,
     };
     let mut kept = (tail.to_vec(), head.to_vec());
     let mut history = vec![best];
@@ -98,10 +101,10 @@ pub fn fine_tune(
         let (mut loss, mut correct) = (0.0, 0);
         for (rows, batch) in order.chunks(config.batch_size).zip(1..) {
             let (features, labels) = training.batch(Split::Training, rows)?;
-            let mask = (config.dropout > 0.0 && head.len() > 1)
-                .then(|| random.dropout.dropout_mask(config.dropout, rows.len() * head[0].outputs));
-            let (gradients, outcome) = network.gradients(features, rows.len(), mask, |logits| {
-                let loss = cross_entropy(&logits, &labels, outputs);
+            let hidden = head.iter().take(if config.dropout > 0.0 { head.len().saturating_sub(1) } else { 0 });
+            let masks = hidden.map(|layer| random.dropout.dropout_mask(config.dropout, rows.len() * layer.outputs));
+            let (gradients, outcome) = network.gradients(features, rows.len(), masks.collect(), |logits| {
+                let loss = cross_entropy(&logits, &labels, outputs, rule);
                 let outcome = all_finite(&logits).then_some((loss.sum, loss.correct));
                 (loss.gradient, outcome)
             })?;
@@ -125,6 +128,7 @@ pub fn fine_tune(
             accuracy: correct as f64 / order.len() as f64,
             val_loss: measured.map(|m| m.loss),
             val_accuracy: measured.map(|m| m.accuracy),
+            lr,
         };
         history.push(stats);
         if super::fit::is_better(&stats, &best) {
@@ -143,6 +147,7 @@ struct Network {
     convs: Vec<Conv>,
     dense: Vec<[Tensor<2>; 2]>,
     shape: MapShape,
+    pool: Pool,
     device: Device,
 }
 
@@ -159,7 +164,7 @@ struct Conv {
 struct Gradients(Vec<TensorData>);
 
 impl Network {
-    fn new(tail: &[FloatLayer], head: &[DenseWeights], shape: MapShape) -> Self {
+    fn new(tail: &[FloatLayer], head: &[DenseWeights], shape: MapShape, pool: Pool) -> Self {
         let device = Device::flex();
         let convs = tail.iter().map(|layer| Conv {
             kernel: tensor(&device, layer.kernel.clone(), [layer.outputs, layer.inputs, 3, 3]),
@@ -172,7 +177,7 @@ impl Network {
                 tensor(&device, layer.bias.clone(), [1, layer.outputs]),
             ]
         });
-        Self { convs: convs.collect(), dense: dense.collect(), shape, device }
+        Self { convs: convs.collect(), dense: dense.collect(), shape, pool, device }
     }
 
     fn lengths(&self) -> Vec<usize> {
@@ -190,7 +195,7 @@ impl Network {
         &self,
         features: Vec<f32>,
         rows: usize,
-        mask: Option<Vec<f32>>,
+        masks: Vec<Vec<f32>>,
         loss: impl FnOnce(Vec<f32>) -> (Vec<f32>, T),
     ) -> Result<(Gradients, T), TrainError> {
         let tracked = Self {
@@ -204,15 +209,15 @@ impl Network {
                 })
                 .collect(),
             dense: self.dense.iter().map(|pair| pair.clone().map(|t| t.autodiff().require_grad())).collect(),
-            shape: self.shape,
             device: self.device.clone(),
+            ..*self
         };
         let input = self.input(features, rows).autodiff();
-        let mask = mask.map(|mask| {
+        let masks = masks.into_iter().map(|mask| {
             let units = mask.len() / rows;
             tensor(&self.device, mask, [rows, units]).autodiff()
         });
-        let logits = tracked.forward(input, mask);
+        let logits = tracked.forward(input, &masks.collect::<Vec<_>>());
         let shape = logits.dims();
         let (upstream, outcome) = loss(read(logits.clone().inner())?);
         // The gradient of sum(logits * upstream) by the logits is `upstream`.
@@ -230,7 +235,8 @@ impl Network {
         Ok((Gradients(flat), outcome))
     }
 
-    fn forward(&self, input: Tensor<4>, mask: Option<Tensor<2>>) -> Tensor<2> {
+    /// The logits; `masks` are multiplied with the outputs of the hidden layers.
+    fn forward(&self, input: Tensor<4>, masks: &[Tensor<2>]) -> Tensor<2> {
         let mut map = input;
         for conv in &self.convs {
             let options = ConvOptions::new([1, 1], [1, 1], [1, 1], 1);
@@ -240,11 +246,15 @@ impl Network {
             }
         }
         let [rows, channels, height, width] = map.dims();
-        let mut hidden = map.permute([0, 2, 3, 1]).reshape([rows, height * width * channels]);
+        let mut hidden = match self.pool {
+            Pool::Flatten => map.permute([0, 2, 3, 1]).reshape([rows, height * width * channels]),
+            Pool::Avg => map.reshape([rows, channels, height * width]).mean_dim(2).reshape([rows, channels]),
+            Pool::Max => map.reshape([rows, channels, height * width]).max_dim(2).reshape([rows, channels]),
+        };
         for (index, [kernel, bias]) in self.dense.iter().enumerate() {
             if index > 0 {
                 hidden = relu(hidden);
-                if let Some(mask) = mask.as_ref().filter(|_| index == 1) {
+                if let Some(mask) = masks.get(index - 1) {
                     hidden = hidden * mask.clone();
                 }
             }
@@ -277,7 +287,7 @@ impl Network {
             let kernel = Tensor::from_data(step(data(kernel)?)?, at);
             dense.push([kernel, Tensor::from_data(step(data(bias)?)?, at)]);
         }
-        Ok(Self { convs, dense, shape: self.shape, device: self.device.clone() })
+        Ok(Self { convs, dense, shape: self.shape, pool: self.pool, device: self.device })
     }
 
     /// Mean loss and accuracy without dropout; `None` if a logit is not finite.
@@ -286,11 +296,11 @@ impl Network {
         let (mut loss, mut correct) = (0.0, 0);
         for rows in rows.chunks(EVALUATION_ROWS) {
             let (features, labels) = data.batch(split, rows)?;
-            let logits = read(self.forward(self.input(features, rows.len()), None))?;
+            let logits = read(self.forward(self.input(features, rows.len()), &[]))?;
             if !all_finite(&logits) {
                 return Ok(None);
             }
-            let batch = cross_entropy(&logits, &labels, outputs);
+            let batch = cross_entropy(&logits, &labels, outputs, LossRule::default());
             (loss, correct) = (loss + batch.sum, correct + batch.correct);
         }
         let samples = rows.len() as f64;
@@ -304,7 +314,7 @@ impl Network {
         };
         let dense = |[kernel, bias]: &[Tensor<2>; 2]| {
             let [inputs, outputs] = kernel.dims();
-            Ok(DenseWeights { inputs, outputs, kernel: read(kernel.clone())?, bias: read(bias.clone())? })
+            Ok(DenseWeights { inputs, outputs, kernel: read(kernel.clone())?, bias: read(bias.clone())?, norm: None })
         };
         Ok((
             self.convs.iter().map(conv).collect::<Result<_, TrainError>>()?,
