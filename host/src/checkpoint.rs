@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use shared::Fingerprint;
 
-use crate::trainer::{Progress, State};
+use crate::trainer::TrainError;
 
 const MAGIC: &[u8; 8] = b"VGGECKPT";
 const HEADER: usize = 8 + 4;
@@ -54,9 +55,12 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// The checkpoint of the head that goes to `head`; nothing is written yet.
-    pub fn new(head: &Path, key: Key, every: Duration) -> Self {
-        Self { path: path_of(head), key, every, last: Instant::now() }
+    /// The checkpoint of the head that goes to `head`, with another ending for another kind of state; nothing is written yet.
+    pub fn new(head: &Path, ending: &str, key: Key, every: Duration) -> Self {
+        let mut path = head.as_os_str().to_owned();
+        path.push(".");
+        path.push(ending);
+        Self { path: path.into(), key, every, last: Instant::now() }
     }
 
     /// The file.
@@ -68,7 +72,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`CheckpointError`]: there is none, it is damaged, or it belongs to another training.
-    pub fn load(&self) -> Result<State, CheckpointError> {
+    pub fn load<S: DeserializeOwned>(&self) -> Result<S, CheckpointError> {
         let bytes = shared::fs::read_limited(&self.path, MAX_BYTES).map_err(CheckpointError::Read)?;
         let wrong = |what: String| CheckpointError::Content { path: self.path.clone(), what };
         let (key, state) = decode(&bytes).map_err(wrong)?;
@@ -84,15 +88,19 @@ impl Checkpoint {
         Err(wrong(other.into()))
     }
 
-    /// Writes the file if it is time to, or `now`.
+    /// Writes the file if it is time to, or `now`; `state` is asked for only then.
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn save(&mut self, progress: &Progress, now: bool) -> anyhow::Result<()> {
+    pub fn save<S: Serialize>(
+        &mut self,
+        state: impl FnOnce() -> Result<S, TrainError>,
+        now: bool,
+    ) -> anyhow::Result<()> {
         if now || self.last.elapsed() >= self.every {
             // Also if it fails: a full disk is not to be tried at every epoch.
             self.last = Instant::now();
-            shared::fs::write_bytes(&self.path, &encode(&self.key, &progress.state()?)?)?;
+            shared::fs::write_bytes(&self.path, &encode(&self.key, &state()?)?)?;
         }
         Ok(())
     }
@@ -109,13 +117,7 @@ impl Checkpoint {
     }
 }
 
-fn path_of(head: &Path) -> PathBuf {
-    let mut name = head.as_os_str().to_owned();
-    name.push(".checkpoint");
-    name.into()
-}
-
-fn encode(key: &Key, state: &State) -> anyhow::Result<Vec<u8>> {
+fn encode(key: &Key, state: &impl Serialize) -> anyhow::Result<Vec<u8>> {
     let mut bytes = [&MAGIC[..], &FORMAT.to_le_bytes()].concat();
     bytes = postcard::to_extend(&(key, state), bytes)?;
     let checksum = Fingerprint::of(&bytes);
@@ -123,7 +125,7 @@ fn encode(key: &Key, state: &State) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn decode(bytes: &[u8]) -> Result<(Key, State), String> {
+fn decode<S: DeserializeOwned>(bytes: &[u8]) -> Result<(Key, S), String> {
     if !bytes.starts_with(MAGIC) || bytes.len() < HEADER + CHECKSUM {
         return Err("not a checkpoint, or cut".into());
     }
@@ -143,7 +145,7 @@ mod tests {
     use std::ops::ControlFlow;
 
     use super::*;
-    use crate::trainer::{Dataset, FeatureSource, TrainConfig, train};
+    use crate::trainer::{Dataset, FeatureSource, State, TrainConfig, train};
 
     struct Ramp;
 
@@ -169,21 +171,22 @@ mod tests {
     fn a_state_comes_back_and_nothing_else_is_taken_for_it() {
         let folder = tempfile::tempdir().unwrap();
         let head = folder.path().join("head");
-        let mut checkpoint = Checkpoint::new(&head, key(), Duration::ZERO);
-        assert!(checkpoint.load().unwrap_err().to_string().contains("--resume"));
+        let mut checkpoint = Checkpoint::new(&head, "checkpoint", key(), Duration::ZERO);
+        assert!(checkpoint.load::<State>().unwrap_err().to_string().contains("--resume"));
         let labels: Vec<usize> = (0..20).map(|row| row % 2).collect();
         let data = Dataset { features: &Ramp, labels: &labels };
         let config = TrainConfig { units: vec![4, 3], batch_norm: true, ..TrainConfig::default() };
         let mut kept = None;
         train(&config, &data, None, None, &mut |progress| {
-            checkpoint.save(progress, false).unwrap();
+            checkpoint.save(|| progress.state(), false).unwrap();
             kept = Some(progress.state().unwrap());
             ControlFlow::Break(())
         })
         .unwrap();
-        assert_eq!(Some(checkpoint.load().unwrap()), kept);
+        assert_eq!(Some(checkpoint.load::<State>().unwrap()), kept);
 
-        let with = |key| Checkpoint::new(&head, key, Duration::ZERO).load().unwrap_err().to_string();
+        let with =
+            |key| Checkpoint::new(&head, "checkpoint", key, Duration::ZERO).load::<State>().unwrap_err().to_string();
         assert!(with(Key { base: Fingerprint::of(b"x"), ..key() }).contains("another base"));
         assert!(with(Key { settings: "t".into(), ..key() }).contains("other settings"));
         assert!(with(Key { data: Fingerprint::of(b"x"), ..key() }).contains("other pictures"));

@@ -1,5 +1,7 @@
 //! `host train`: a folder of pictures to a head.
 
+mod fine_tune;
+
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,17 +9,18 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use serde_json::json;
-use shared::Fingerprint;
 use shared::cli::{Interrupted, UsageError, interrupted, note, print_line};
 use shared::contract::Preprocess;
 use shared::head::{Activation, Decision, Dense, Head, Metrics, Output, TrainingRecord, is_background_name};
 use shared::options::FitName;
 use shared::resize::Filter;
+use shared::{Base, Fingerprint};
 
+use self::fine_tune::FineTuneOptions;
 use super::head_options::HeadOptions;
 use crate::PROGRAM;
 use crate::checkpoint::{Checkpoint, Key};
-use crate::data;
+use crate::data::{self, Item};
 use crate::extract::{Features, Rows, extract};
 use crate::folds::{self, FoldResult, Summary};
 use crate::metrics;
@@ -51,6 +54,9 @@ pub struct Args {
 
     #[command(flatten)]
     shape: HeadOptions,
+
+    #[command(flatten)]
+    fine_tune: FineTuneOptions,
 
     /// Height and width of the input in pixels, a multiple of 32
     #[arg(long, value_name = "PIXELS", default_value_t = 64)]
@@ -224,6 +230,7 @@ pub fn run(args: Args) -> Result<()> {
     let config = args.config(labels.len())?;
     // Before minutes of work rather than after.
     shared::fs::check_writable(&args.output)?;
+    args.fine_tune.check(&args.output, &base)?;
 
     let ignored = splits.train.ignored + splits.val.as_ref().map_or(0, |(_, folder)| folder.ignored);
     if ignored > 0 {
@@ -257,9 +264,12 @@ pub fn run(args: Args) -> Result<()> {
     let job = Job {
         args: &args,
         config,
+        base: &base,
+        items: &pictures.items,
         features: &features,
         classes: &classes,
         head,
+        words: String::new(),
         pool: rayon::ThreadPoolBuilder::new().num_threads(args.extract.threads()).build()?,
     };
     if let Some(class) = job.counts(&train_rows).iter().position(|&count| count == 0) {
@@ -275,12 +285,16 @@ pub fn run(args: Args) -> Result<()> {
 struct Job<'a> {
     args: &'a Args,
     config: TrainConfig,
+    base: &'a Base,
+    items: &'a [Item],
     features: &'a Features,
     /// The class of each row.
     classes: &'a [usize],
     /// All of the head but its layers, temperature and record.
     head: Head,
     pool: rayon::ThreadPool,
+    /// Added to the settings in the head's record.
+    words: String,
 }
 
 /// The folds, if there were any, and what they found.
@@ -344,15 +358,19 @@ impl Job<'_> {
     /// Trains with a validation set, beside a checkpoint.
     fn validated(&self, train_rows: &[usize], val_rows: &[usize]) -> Result<()> {
         let config = self.config(train_rows)?;
+        let rows = [train_rows, val_rows];
+        if self.resumes_tuning(&config, rows) {
+            return self.fine_tuned(&config, None, rows);
+        }
         let key = Key {
             base: self.head.base,
             settings: format!("{config:?}, {:?}, {:?}", self.head.pool, self.head.preprocess),
             data: self.rows_fingerprint(&[train_rows, val_rows]),
         };
         let every = Duration::from_secs(self.args.shape.checkpoint_every.into());
-        let mut checkpoint = Checkpoint::new(&self.args.output, key, every);
+        let mut checkpoint = Checkpoint::new(&self.args.output, "checkpoint", key, every);
         let from = if self.args.shape.resume {
-            let state = checkpoint.load()?;
+            let state: State = checkpoint.load()?;
             note(PROGRAM, format_args!("going on after epoch {}", state.epochs()));
             Some(state)
         } else {
@@ -367,7 +385,7 @@ impl Job<'_> {
         let trained = self.train(&config, train_rows, val_rows, from, &mut |progress| {
             stopped = interrupted();
             printed = self.print_epoch(progress.stats, config.epochs, None);
-            saved = checkpoint.save(progress, stopped);
+            saved = checkpoint.save(|| progress.state(), stopped);
             if let (Err(e), false) = (&saved, stopped) {
                 // The training is worth more than the checkpoint.
                 note(PROGRAM, format_args!("no checkpoint was written: {e:#}"));
@@ -394,7 +412,8 @@ impl Job<'_> {
                 }
             }
         }
-        Ok(checkpoint.remove()?)
+        checkpoint.remove()?;
+        self.fine_tuned(&config, Some(&trained.layers), rows)
     }
 
     /// Trains on all but one of `folds` parts in turn, then on all `rows`.
@@ -473,7 +492,7 @@ impl Job<'_> {
         stopped: bool,
     ) -> Result<()> {
         let (args, features) = (self.args, self.features);
-        let mut settings = settings(&self.config) + &args.shape.words(&self.config);
+        let mut settings = settings(&self.config) + &args.shape.words(&self.config) + &self.words;
         if let Some(Folds { results, summary }) = folds {
             settings += &format!(
                 ", {} folds with accuracy {:.4} +- {:.4}, then trained on all pictures for {} epochs without a validation set",

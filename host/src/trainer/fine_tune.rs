@@ -10,12 +10,13 @@ use burn::tensor::module::{conv2d, max_pool2d};
 use burn::tensor::ops::{ConvOptions, MaxPoolOptions};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use quant::FloatLayer;
+use serde::{Deserialize, Serialize};
 use shared::head::Pool;
 
 use super::data::all_finite;
 use super::head::Evaluation;
 use super::loss::{LossRule, cross_entropy};
-use super::optimizer::OptimizerState;
+use super::optimizer::{Moments, OptimizerState};
 use super::random::Random;
 use super::{Dataset, DenseWeights, EpochStats, Split, TrainConfig, TrainError};
 
@@ -39,11 +40,90 @@ pub struct FineTuned {
 /// Shape of the maps that come in: height, width, channels.
 pub type MapShape = [usize; 3];
 
+/// Kernels and biases of the convolutions, and the head.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Weights {
+    tail: Vec<[Vec<f32>; 2]>,
+    head: Vec<DenseWeights>,
+}
+
+/// All that fine-tuning keeps from one epoch to the next.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FineTuneState {
+    /// Empty while the network has them.
+    weights: Weights,
+    moments: Option<Moments>,
+    random: Random,
+    order: Vec<usize>,
+    history: Vec<EpochStats>,
+    best: Option<(EpochStats, Weights)>,
+}
+
+impl FineTuneState {
+    /// How many epochs are done.
+    pub fn epochs(&self) -> usize {
+        self.history.len().saturating_sub(1)
+    }
+
+    /// The kernel of a convolution.
+    #[cfg(test)]
+    pub(super) fn kernel(&self, layer: usize) -> &[f32] {
+        &self.weights.tail[layer][0]
+    }
+
+    /// Holds a state that was read from a file against what it shall go on with.
+    fn check(&self, tail: &[FloatLayer], samples: usize) -> Result<(), TrainError> {
+        let wrong = |what| Err(TrainError::WrongState { what });
+        let fits = |weights: &Weights| {
+            let lengths = |[kernel, bias]: &[Vec<f32>; 2]| (kernel.len(), bias.len());
+            let dense = |layer: &DenseWeights| {
+                (layer.kernel.len(), layer.bias.len()) == (layer.inputs * layer.outputs, layer.outputs)
+                    && layer.norm.is_none()
+            };
+            let chain = weights.head.windows(2).all(|pair| pair[0].outputs == pair[1].inputs);
+            weights.tail.iter().map(lengths).eq(tail.iter().map(|layer| (layer.kernel.len(), layer.bias.len())))
+                && !weights.head.is_empty()
+                && weights.head.iter().all(dense)
+                && chain
+        };
+        if !fits(&self.weights) || !self.best.as_ref().is_some_and(|(_, best)| fits(best)) {
+            return wrong("weights");
+        }
+        let mut order = self.order.clone();
+        order.sort_unstable();
+        if !order.iter().copied().eq(0..samples) || self.history.is_empty() {
+            return wrong("order of the samples");
+        }
+        Ok(())
+    }
+}
+
+/// How it stands after an epoch.
+pub struct FineTuneProgress<'a> {
+    /// The epoch's figures.
+    pub stats: &'a EpochStats,
+    state: &'a FineTuneState,
+    network: &'a Network,
+    optimizer: &'a OptimizerState,
+}
+
+impl FineTuneProgress<'_> {
+    /// What it takes to go on from here.
+    ///
+    /// # Errors
+    /// If the weights cannot be read.
+    pub fn state(&self) -> Result<FineTuneState, TrainError> {
+        let moments = Some(self.optimizer.moments().clone());
+        Ok(FineTuneState { weights: self.network.weights()?, moments, ..self.state.clone() })
+    }
+}
+
 /// Trains `tail` and `head` further on `training`, whose rows are maps of `shape`, channels last; `pool` is what stands between both.
 ///
-/// Of `config` counts what is not about the head's shape and is not a penalty: classes and their weights, dropout, label smoothing, optimiser (at a
+/// Dropout acts on the outputs of hidden layers. Of `config` counts what is not about the head's shape and is not a penalty: classes and their weights, dropout, label smoothing, optimiser (at a
 /// constant rate), epochs, batch size, seed, patience. The best epoch is chosen as by [`train`](super::train), the state before training
-/// among them: fine-tuning never gives what measures worse. `on_epoch` hears of each epoch, and ends training by breaking.
+/// among them: fine-tuning never gives what measures worse. `from` is where an earlier call stopped. `on_epoch` hears of each epoch, and ends
+/// training by breaking.
 ///
 /// # Errors
 /// As [`train`](super::train).
@@ -54,7 +134,8 @@ pub fn fine_tune(
     (shape, pool): (MapShape, Pool),
     training: &Dataset,
     validation: Option<&Dataset>,
-    on_epoch: &mut dyn FnMut(&EpochStats) -> ControlFlow<()>,
+    from: Option<FineTuneState>,
+    on_epoch: &mut dyn FnMut(&FineTuneProgress) -> ControlFlow<()>,
 ) -> Result<FineTuned, TrainError> {
     config.validate()?;
     training.validate(Split::Training, config.classes)?;
@@ -67,43 +148,72 @@ pub fn fine_tune(
             return Err(TrainError::DimensionMismatch { split, expected: dim, found });
         }
     }
-    let mut network = Network::new(tail, head, shape, pool);
+    let samples = training.labels.len();
+    let fresh = from.is_none();
+    let mut state = from.unwrap_or_else(|| FineTuneState {
+        weights: Weights {
+            tail: tail.iter().map(|layer| [layer.kernel.clone(), layer.bias.clone()]).collect(),
+            head: head.to_vec(),
+        },
+        moments: None,
+        random: Random::new(config.seed),
+        order: (0..samples).collect(),
+        history: Vec::new(),
+        best: None,
+    });
+    if !fresh {
+        state.check(tail, samples)?;
+    }
+    let weights = std::mem::replace(&mut state.weights, Weights { tail: Vec::new(), head: Vec::new() });
+    let hidden: Vec<usize> = weights.head.iter().rev().skip(1).rev().map(|layer| layer.outputs).collect();
+    let mut network = Network::new(tail, &weights, shape, pool);
     let mut optimizer = OptimizerState::new(config.optimizer, &network.lengths());
-    let mut random = Random::new(config.seed);
+    if let Some(moments) = state.moments.take()
+        && !optimizer.restore(moments)
+    {
+        return Err(TrainError::WrongState { what: "state of the optimiser" });
+    }
     let outputs = config.outputs();
     let lr = config.optimizer.lr();
     let rule = LossRule { smoothing: config.label_smoothing, weights: &config.class_weights };
-    let evaluate = |network: &Network, split, data: &Dataset| {
-        network.evaluate(split, outputs, data)?.ok_or(TrainError::NonFiniteWeights { epoch: 0, lr })
+    let evaluate = |network: &Network, split, data: &Dataset, epoch| {
+        network.evaluate(split, outputs, data)?.ok_or(TrainError::NonFiniteWeights { epoch, lr })
     };
-
-    let before = match validation {
-        Some(validation) => evaluate(&network, Split::Validation, validation)?,
-        None => evaluate(&network, Split::Training, training)?,
-    };
-    let mut best = EpochStats {
-        epoch: 0,
-        loss: before.loss,
-        accuracy: before.accuracy,
-        val_loss: validation.map(|_| before.loss),
-        val_accuracy: validation.map(|_| before.accuracy),
-        lr,
-    };
-    let mut kept = (tail.to_vec(), head.to_vec());
-    let mut history = vec![best];
-    let mut flow = on_epoch(&best);
-    let mut order: Vec<usize> = (0..training.labels.len()).collect();
-    for epoch in 1..=config.epochs {
-        if flow.is_break() {
+    let mut flow = ControlFlow::Continue(());
+    if fresh {
+        let (split, data) = match validation {
+            Some(validation) => (Split::Validation, validation),
+            None => (Split::Training, training),
+        };
+        let before = evaluate(&network, split, data, 0)?;
+        let stats = EpochStats {
+            epoch: 0,
+            loss: before.loss,
+            accuracy: before.accuracy,
+            val_loss: validation.map(|_| before.loss),
+            val_accuracy: validation.map(|_| before.accuracy),
+            lr,
+        };
+        state.history.push(stats);
+        state.best = Some((stats, weights));
+        flow = on_epoch(&FineTuneProgress { stats: &stats, state: &state, network: &network, optimizer: &optimizer });
+    }
+    let best_epoch = |state: &FineTuneState| state.best.as_ref().map_or(0, |(stats, _)| stats.epoch);
+    while flow.is_continue() && state.epochs() < config.epochs {
+        if config.patience.is_some_and(|patience| state.epochs() - best_epoch(&state) >= patience.max(1)) {
             break;
         }
-        random.order.shuffle(&mut order);
+        let epoch = state.epochs() + 1;
+        state.random.order.shuffle(&mut state.order);
         let (mut loss, mut correct) = (0.0, 0);
-        for (rows, batch) in order.chunks(config.batch_size).zip(1..) {
+        for (rows, batch) in state.order.chunks(config.batch_size).zip(1..) {
             let (features, labels) = training.batch(Split::Training, rows)?;
-            let hidden = head.iter().take(if config.dropout > 0.0 { head.len().saturating_sub(1) } else { 0 });
-            let masks = hidden.map(|layer| random.dropout.dropout_mask(config.dropout, rows.len() * layer.outputs));
-            let (gradients, outcome) = network.gradients(features, rows.len(), masks.collect(), |logits| {
+            let mut masks = Vec::new();
+            if config.dropout > 0.0 {
+                let dropout = &mut state.random.dropout;
+                masks.extend(hidden.iter().map(|units| dropout.dropout_mask(config.dropout, rows.len() * units)));
+            }
+            let (gradients, outcome) = network.gradients(features, rows.len(), masks, |logits| {
                 let loss = cross_entropy(&logits, &labels, outputs, rule);
                 let outcome = all_finite(&logits).then_some((loss.sum, loss.correct));
                 (loss.gradient, outcome)
@@ -113,33 +223,37 @@ pub fn fine_tune(
             network = network.update(gradients, &mut optimizer)?;
         }
         let weights = network.weights()?;
-        let finite = |layer: &FloatLayer| all_finite(&layer.kernel) && all_finite(&layer.bias);
-        let diverged = TrainError::NonFiniteWeights { epoch, lr };
-        if !weights.0.iter().all(finite) || !weights.1.iter().all(DenseWeights::is_finite) {
-            return Err(diverged);
+        if !weights.is_finite() {
+            return Err(TrainError::NonFiniteWeights { epoch, lr });
         }
         let measured = match validation {
-            Some(validation) => Some(network.evaluate(Split::Validation, outputs, validation)?.ok_or(diverged)?),
+            Some(validation) => Some(evaluate(&network, Split::Validation, validation, epoch)?),
             None => None,
         };
         let stats = EpochStats {
             epoch,
-            loss: loss / order.len() as f64,
-            accuracy: correct as f64 / order.len() as f64,
+            loss: loss / samples as f64,
+            accuracy: correct as f64 / samples as f64,
             val_loss: measured.map(|m| m.loss),
             val_accuracy: measured.map(|m| m.accuracy),
             lr,
         };
-        history.push(stats);
-        if super::fit::is_better(&stats, &best) {
-            (best, kept) = (stats, weights);
+        state.history.push(stats);
+        if state.best.as_ref().is_none_or(|(best, _)| super::fit::is_better(&stats, best)) {
+            state.best = Some((stats, weights));
         }
-        flow = on_epoch(&stats);
-        if config.patience.is_some_and(|patience| epoch - best.epoch >= patience.max(1)) {
-            break;
-        }
+        flow = on_epoch(&FineTuneProgress { stats: &stats, state: &state, network: &network, optimizer: &optimizer });
     }
-    Ok(FineTuned { tail: kept.0, head: kept.1, best_epoch: best.epoch, history })
+    let Some((stats, weights)) = state.best else { return Err(TrainError::backend("no epoch was run")) };
+    let tail = tail.iter().zip(weights.tail);
+    let tail = tail.map(|(layer, [kernel, bias])| FloatLayer { kernel, bias, ..layer.clone() });
+    Ok(FineTuned { tail: tail.collect(), head: weights.head, best_epoch: stats.epoch, history: state.history })
+}
+
+impl Weights {
+    fn is_finite(&self) -> bool {
+        self.tail.iter().flatten().all(|values| all_finite(values)) && self.head.iter().all(DenseWeights::is_finite)
+    }
 }
 
 /// The weights in training.
@@ -152,26 +266,26 @@ struct Network {
 }
 
 struct Conv {
-    /// What is not trained.
-    layer: FloatLayer,
     /// `[outputs, inputs, 3, 3]`
     kernel: Tensor<4>,
     /// `[outputs]`
     bias: Tensor<1>,
+    /// Whether 2x2 max pooling follows.
+    pool: bool,
 }
 
 /// Of the convolutions, then of the dense layers; kernel, then bias. Flat, as the optimiser takes them.
 struct Gradients(Vec<TensorData>);
 
 impl Network {
-    fn new(tail: &[FloatLayer], head: &[DenseWeights], shape: MapShape, pool: Pool) -> Self {
+    fn new(tail: &[FloatLayer], weights: &Weights, shape: MapShape, pool: Pool) -> Self {
         let device = Device::flex();
-        let convs = tail.iter().map(|layer| Conv {
-            kernel: tensor(&device, layer.kernel.clone(), [layer.outputs, layer.inputs, 3, 3]),
-            bias: tensor(&device, layer.bias.clone(), [layer.outputs]),
-            layer: FloatLayer { kernel: Vec::new(), bias: Vec::new(), ..layer.clone() },
+        let convs = tail.iter().zip(&weights.tail).map(|(layer, [kernel, bias])| Conv {
+            kernel: tensor(&device, kernel.clone(), [layer.outputs, layer.inputs, 3, 3]),
+            bias: tensor(&device, bias.clone(), [layer.outputs]),
+            pool: layer.pool,
         });
-        let dense = head.iter().map(|layer| {
+        let dense = weights.head.iter().map(|layer| {
             [
                 tensor(&device, layer.kernel.clone(), [layer.inputs, layer.outputs]),
                 tensor(&device, layer.bias.clone(), [1, layer.outputs]),
@@ -203,7 +317,7 @@ impl Network {
                 .convs
                 .iter()
                 .map(|conv| Conv {
-                    layer: conv.layer.clone(),
+                    pool: conv.pool,
                     kernel: conv.kernel.clone().autodiff().require_grad(),
                     bias: conv.bias.clone().autodiff().require_grad(),
                 })
@@ -241,7 +355,7 @@ impl Network {
         for conv in &self.convs {
             let options = ConvOptions::new([1, 1], [1, 1], [1, 1], 1);
             map = relu(conv2d(map, conv.kernel.clone(), Some(conv.bias.clone()), options));
-            if conv.layer.pool {
+            if conv.pool {
                 map = max_pool2d(map, MaxPoolOptions::new([2, 2]));
             }
         }
@@ -280,7 +394,7 @@ impl Network {
         let mut convs = Vec::with_capacity(self.convs.len());
         for conv in self.convs {
             let kernel = Tensor::from_data(step(data(conv.kernel)?)?, at);
-            convs.push(Conv { layer: conv.layer, kernel, bias: Tensor::from_data(step(data(conv.bias)?)?, at) });
+            convs.push(Conv { kernel, bias: Tensor::from_data(step(data(conv.bias)?)?, at), pool: conv.pool });
         }
         let mut dense = Vec::with_capacity(self.dense.len());
         for [kernel, bias] in self.dense {
@@ -308,18 +422,16 @@ impl Network {
     }
 
     /// A copy of the weights.
-    fn weights(&self) -> Result<(Vec<FloatLayer>, Vec<DenseWeights>), TrainError> {
-        let conv = |conv: &Conv| {
-            Ok(FloatLayer { kernel: read(conv.kernel.clone())?, bias: read(conv.bias.clone())?, ..conv.layer.clone() })
-        };
+    fn weights(&self) -> Result<Weights, TrainError> {
+        let conv = |conv: &Conv| Ok([read(conv.kernel.clone())?, read(conv.bias.clone())?]);
         let dense = |[kernel, bias]: &[Tensor<2>; 2]| {
             let [inputs, outputs] = kernel.dims();
             Ok(DenseWeights { inputs, outputs, kernel: read(kernel.clone())?, bias: read(bias.clone())?, norm: None })
         };
-        Ok((
-            self.convs.iter().map(conv).collect::<Result<_, TrainError>>()?,
-            self.dense.iter().map(dense).collect::<Result<_, TrainError>>()?,
-        ))
+        Ok(Weights {
+            tail: self.convs.iter().map(conv).collect::<Result<_, TrainError>>()?,
+            head: self.dense.iter().map(dense).collect::<Result<_, TrainError>>()?,
+        })
     }
 }
 

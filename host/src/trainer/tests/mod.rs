@@ -1,4 +1,5 @@
 mod errors;
+mod fine_tune;
 mod keras;
 mod keras_fixture;
 mod keras_options;
