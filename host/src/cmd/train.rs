@@ -18,6 +18,7 @@ use crate::data;
 use crate::extract::{Rows, extract};
 use crate::metrics;
 use crate::options::{BaseOptions, ExtractOptions};
+use crate::report::{self, ReportOptions};
 use crate::trainer::{self, Dataset, EpochStats, Optimizer, TrainConfig};
 
 /// Trains a head on a folder of pictures
@@ -27,6 +28,7 @@ use crate::trainer::{self, Dataset, EpochStats, Optimizer, TrainConfig};
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  host train photos -o head.postcard\n  \
     host train photos -o head.postcard --size 128 --units 512 --cache ~/.cache/vgg-edge\n  \
+    host train photos -o head.postcard --report report   # and look at report/report.html\n  \
     host train cats_and_dogs -o head.postcard --recipe seed   # the Keras tutorial's values")]
 pub struct Args {
     /// Folder of pictures
@@ -102,6 +104,9 @@ pub struct Args {
     /// Seed of every random choice: the same seed gives the same file, whatever the number of threads
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+
+    #[command(flatten)]
+    report: ReportOptions,
 
     /// Prints NDJSON: an object an epoch, then the result
     #[arg(long)]
@@ -212,6 +217,7 @@ pub fn run(args: Args) -> Result<()> {
     let config = args.config(labels.len())?;
     // Before minutes of work rather than after.
     shared::fs::check_writable(&args.output)?;
+    let order = args.report.prepare(&base)?;
 
     let ignored = splits.train.ignored + splits.val.as_ref().map_or(0, |(_, folder)| folder.ignored);
     if ignored > 0 {
@@ -294,6 +300,22 @@ pub fn run(args: Args) -> Result<()> {
         val_loss: on_val.as_ref().map(|e| e.loss),
     };
     head.save(&args.output)?;
+    if let Some(order) = &order {
+        let mut parts = vec![report::Part { name: "training".into(), rows: train_rows.clone() }];
+        if on_val.is_some() {
+            parts.push(report::Part { name: "validation".into(), rows: val_rows.clone() });
+        }
+        let made = report::Made {
+            data: &args.data,
+            head: &head,
+            head_file: &args.output,
+            history: Some(report::History::of(&trained.history)),
+            evaluation: on_val.as_ref().unwrap_or(&on_train),
+            features: &features,
+            items: &pictures.items,
+        };
+        pool.install(|| made.report(order, parts))?;
+    }
 
     if args.json {
         print_line(json!({

@@ -182,8 +182,12 @@ impl Head {
 
     /// The logits of a quantised feature map, before the temperature.
     pub fn logits(&self, features: &[u8]) -> Vec<f32> {
+        self.logits_of(dequantise(features, &self.feature_scales))
+    }
+
+    /// The logits of features, channels last, before the temperature.
+    pub fn logits_of(&self, features: impl Iterator<Item = f32>) -> Vec<f32> {
         let mut layers = self.layers.iter();
-        let features = dequantise(features, &self.feature_scales);
         let Some(first) = layers.next() else { return Vec::new() };
         layers.fold(first.forward(features), |values, layer| layer.forward(values.into_iter()))
     }
