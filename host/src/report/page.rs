@@ -90,8 +90,9 @@ pub fn page(report: &Report<'_>, figures: &Figures) -> String {
          base-uri 'none'; form-action 'none'\"/>\
          <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"/><meta name=\"referrer\" content=\"no-referrer\"/>\
          <title>{kind}: {title}</title><style>{STYLE}</style></head><body><main>\
-         <header><h1>{kind}</h1><p class=\"lead\">{}</p></header>",
-        bdi(&report.title)
+         <header><h1>{kind}</h1><p class=\"lead\">{}</p><p class=\"lead\">{}</p></header>",
+        bdi(&report.title),
+        page.summary()
     );
     let sections: Vec<(&str, &str, String)> = [
         ("curves", "Curves", page.curves()),
@@ -148,6 +149,24 @@ impl Page<'_> {
     /// How many pictures a part has.
     fn size(&self, part: usize) -> usize {
         self.report.pictures.iter().filter(|picture| picture.part == part).count()
+    }
+
+    /// One line on what was trained; all of it is below, under settings.
+    fn summary(&self) -> String {
+        let Report { head, fingerprint, .. } = self.report;
+        let p = &head.preprocess;
+        let decision = &head.decision;
+        format!(
+            "trained {} · {} px, {} · {} · temperature {:.2} · threshold {} · head <code>{}</code> · base <code>{}</code>",
+            escape(&head.training.date),
+            p.size,
+            p.fit.name(),
+            escape(&head.training.settings),
+            decision.temperature,
+            decision.threshold,
+            fingerprint.short(),
+            head.base.short()
+        )
     }
 
     fn tiles(&self) -> String {
@@ -285,7 +304,7 @@ impl Page<'_> {
         }
         let mut table = String::from(
             "<table><thead><tr><th scope=\"col\" class=\"l\">class</th><th scope=\"col\">precision</th><th scope=\"col\">recall</th>\
-             <th scope=\"col\" colspan=\"2\">F1</th><th scope=\"col\">pictures</th></tr></thead><tbody>",
+             <th scope=\"col\">F1</th><td></td><th scope=\"col\">pictures</th></tr></thead><tbody>",
         );
         for class in order {
             let f = figures[class];
@@ -354,7 +373,9 @@ impl Page<'_> {
             return out;
         };
         out.push_str("<p class=\"soft\">Rows are the labels of the pictures, columns the answers; each row is as strong as its share.</p>");
-        let figure = scroll("Confusion matrix", "wide", &format!("<figure>{}</figure>", chart.svg()));
+        // One of some classes shrinks to a phone; of many it keeps its size and scrolls.
+        let class = if chart.width > 450.0 { "wide" } else { "" };
+        let figure = scroll("Confusion matrix", class, &format!("<figure>{}</figure>", chart.svg()));
         // A large matrix takes the whole width.
         if chart.width > 600.0 {
             put!(out, "{figure}{common}");
@@ -406,16 +427,19 @@ impl Page<'_> {
                 percent(right as f64 / answered.len().max(1) as f64)
             );
         }
-        let mut table = String::from("<table><thead><tr><th scope=\"col\" class=\"l\">score</th>");
         let sides: Vec<(&str, &Reliability)> =
-            before.iter().map(|b| ("as trained", b)).chain([("with temperature", after)]).collect();
-        let name = |side: &str| if sides.len() > 1 { format!(" {side}") } else { String::new() };
-        for (side, _) in &sides {
-            let side = name(side);
-            put!(
-                table,
-                "<th scope=\"col\">pictures{side}</th><th scope=\"col\">mean score</th><th scope=\"col\">right</th>"
-            );
+            before.iter().map(|b| ("as trained", b)).chain([("with the temperature", after)]).collect();
+        let mut table = String::from("<table><thead>");
+        if sides.len() > 1 {
+            table.push_str("<tr><td></td>");
+            for (side, _) in &sides {
+                put!(table, "<th scope=\"colgroup\" colspan=\"3\">{side}</th>");
+            }
+            table.push_str("</tr>");
+        }
+        table.push_str("<tr><th scope=\"col\" class=\"l\">score</th>");
+        for _ in &sides {
+            table.push_str("<th scope=\"col\">pictures</th><th scope=\"col\">mean</th><th scope=\"col\">right</th>");
         }
         table.push_str("</tr></thead><tbody>");
         for bin in 0..BINS {
@@ -481,43 +505,47 @@ impl Page<'_> {
             self.report.head.preprocess.fit.name()
         );
         for &index in self.wrong.iter().take(SHOWN) {
-            let picture = &self.report.pictures[index];
-            put!(
-                out,
-                "<li>{}<span class=\"name\">{}</span><dl class=\"scores\">",
-                self.image(index),
-                bdi(&self.report.name(&picture.file))
-            );
-            let mut scores = picture.top.clone();
-            if !scores.iter().any(|&(class, _)| class == picture.class) {
-                scores.push((picture.class, picture.label_score));
-            }
-            for (class, score) in scores {
-                let kind = if class == picture.said() {
-                    "said"
-                } else if class == picture.class {
-                    "true"
-                } else {
-                    "soft"
-                };
-                put!(
-                    out,
-                    "<dt class=\"{kind}\">{}</dt><dd class=\"{kind}\">{}</dd>",
-                    bdi(self.label(class)),
-                    percent(score.into())
-                );
-            }
-            out.push_str("</dl></li>");
+            out += &self.card(index);
         }
         out + "</ul>"
+    }
+
+    /// A picture with its scores.
+    fn card(&self, index: usize) -> String {
+        let picture = &self.report.pictures[index];
+        let mut out = format!(
+            "<li>{}<span class=\"name\">{}</span><dl class=\"scores\">",
+            self.image(index),
+            bdi(&self.report.name(&picture.file))
+        );
+        let mut scores = picture.top.clone();
+        if !scores.iter().any(|&(class, _)| class == picture.class) {
+            scores.push((picture.class, picture.label_score));
+        }
+        for (class, score) in scores {
+            let kind = if class == picture.said() {
+                "said"
+            } else if class == picture.class {
+                "true"
+            } else {
+                "soft"
+            };
+            put!(
+                out,
+                "<dt class=\"{kind}\">{}</dt><dd class=\"{kind}\">{}</dd>",
+                bdi(self.label(class)),
+                percent(score.into())
+            );
+        }
+        out + "</dl></li>"
     }
 
     fn float(&self) -> String {
         let mut out = String::from("<h2>int8 and f32</h2>");
         let Some(float) = &self.report.float else {
             out.push_str(
-                "<p class=\"soft\">What the int8 base costs this head is told with <code>--float FILE</code>, the weights that the base was \
-                 made of: <code>host evaluate --head HEAD DATA --report DIR --float FILE</code>.</p>",
+                "<p class=\"soft\">What the int8 base costs this head is told if you give the weights that the base was made of:</p>\
+                 <p><code class=\"line\">host evaluate --head HEAD DATA --report DIR --float FILE</code></p>",
             );
             return out;
         };
@@ -667,29 +695,15 @@ impl Page<'_> {
         put!(
             out,
             "<p class=\"soft\">Pictures of all parts that the head gives another label with {} or more, the surest first: either the label or \
-             the head is wrong. On pictures it was trained on it is rarely so sure by mistake.</p>",
+             the head is wrong. On pictures it was trained on it is rarely so sure by mistake. <span class=\"said\">Answer</span>, \
+             <span class=\"true\">label</span>.</p>",
             percent(audit::SURE.into())
         );
-        let mut table = String::from(
-            "<table><thead><tr><th scope=\"col\" class=\"l\"><span class=\"soft\">picture</span></th><th scope=\"col\" class=\"l\">label</th>\
-             <th scope=\"col\" class=\"l\">answer</th><th scope=\"col\" class=\"l\">part</th><th scope=\"col\" class=\"l\">file</th></tr></thead><tbody>",
-        );
+        out.push_str("<ul class=\"cards\">");
         for &index in self.suspects.iter().take(SHOWN) {
-            let picture = &self.report.pictures[index];
-            put!(
-                table,
-                "<tr><td class=\"l\">{}</td><td class=\"l\">{}<br/>{}</td><td class=\"l\">{}<br/>{}</td><td class=\"l\">{}</td>\
-                 <td class=\"l wrap\">{}</td></tr>",
-                self.image(index),
-                bdi(self.label(picture.class)),
-                percent(picture.label_score.into()),
-                bdi(self.label(picture.said())),
-                percent(picture.said_score().into()),
-                escape(&self.report.parts[picture.part]),
-                bdi(&self.report.name(&picture.file))
-            );
+            out += &self.card(index);
         }
-        out += &scroll("Suspicious labels", "", &(table + "</tbody></table>"));
+        out.push_str("</ul>");
         more(&mut out, self.suspects.len(), SHOWN);
         out
     }
@@ -753,5 +767,194 @@ fn bar(share: f64) -> String {
 fn more(out: &mut String, all: usize, shown: usize) {
     if all > shown {
         put!(out, "<p class=\"soft\">And {} more.</p>", all - shown);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use shared::Fingerprint;
+    use shared::contract::{BaseContract, ChannelOrder, Fit, Preprocess};
+    use shared::head::{Decision, Dense, Head, TrainingRecord};
+    use shared::resize::Filter;
+
+    use super::super::{Column, FloatAnswers, History, plots};
+    use super::*;
+    use crate::metrics::Evaluation;
+
+    fn head(labels: &[&str]) -> Head {
+        let base = BaseContract {
+            channel_order: ChannelOrder::Bgr,
+            mean: [0.0; 3],
+            std: [1.0; 3],
+            scale: 1.0,
+            zero_point: 0,
+            resize: Filter::Bilinear,
+            channels: 4,
+            stride: 32,
+            size_multiple: 32,
+            size_min: 32,
+            size_max: 64,
+        };
+        let outputs = labels.len() as u32;
+        let layer = Dense {
+            inputs: 4,
+            outputs,
+            activation: Activation::Linear,
+            kernel: vec![0.0; 4 * labels.len()],
+            bias: vec![0.0; labels.len()],
+        };
+        Head {
+            base: Fingerprint::of(b"base"),
+            preprocess: Preprocess::new(base, 32, Fit::Stretch, Filter::Bilinear).unwrap(),
+            feature_scales: vec![1.0; 4],
+            labels: labels.iter().map(ToString::to_string).collect(),
+            layers: vec![layer],
+            output: Output::Softmax,
+            decision: Decision { temperature: 1.5, threshold: 0.5 },
+            training: TrainingRecord {
+                settings: "<i>settings</i>".into(),
+                program: "<b>host</b>".into(),
+                best_epoch: 1,
+                ..TrainingRecord::default()
+            },
+        }
+    }
+
+    /// The page of pictures given as `(file, content, class, part, said, score)`.
+    fn render(head: &Head, pictures: &[(&str, u8, usize, usize, usize, f32)], skipped: &[(PathBuf, String)]) -> String {
+        let pictures: Vec<Picture> = pictures
+            .iter()
+            .map(|&(file, content, class, part, said, score)| Picture {
+                file: file.into(),
+                part,
+                class,
+                hash: Fingerprint::of(&[content]),
+                top: vec![(said, score), (2, 0.01)],
+                label_score: if said == class { score } else { 0.001 },
+                raw_score: score.into(),
+            })
+            .collect();
+        let mut confusion = vec![vec![0; head.labels.len()]; head.labels.len()];
+        let measured: Vec<_> = pictures.iter().filter(|p| p.part == 1).collect();
+        for picture in &measured {
+            confusion[picture.class][picture.said()] += 1;
+        }
+        let right = measured.iter().filter(|p| p.is_right()).count();
+        let float = FloatAnswers { path: "<f32>".into(), said: measured.iter().map(|p| Some(p.class)).collect() };
+        let column = |name: &str| Column { name: name.into(), values: vec![Some(0.5), None] };
+        let history = History { columns: vec![column("loss"), column("<img>")] };
+        let answers = || measured.iter().map(|p| (f64::from(p.said_score()), p.is_right()));
+        let after = Reliability::of(answers());
+        let figures = Figures {
+            curves: plots::curves(&history, Some(1)),
+            confusion: plots::confusion(&head.labels, &confusion),
+            reliability: plots::reliability(Some(&after), &after, 1.5),
+            before: Some(after),
+            after,
+        };
+        let accuracy = right as f64 / measured.len() as f64;
+        let report = Report {
+            title: "<script>title</script>".into(),
+            data: Path::new("data"),
+            head,
+            fingerprint: Fingerprint::of(b"head"),
+            history: Some(history),
+            parts: vec!["training".into(), "validation\" onload=\"x".into()],
+            measured: 1,
+            evaluation: Evaluation { accuracy, loss: 0.5, confusion },
+            pictures,
+            skipped,
+            float: Some(float),
+        };
+        page(&report, &figures)
+    }
+
+    const HOSTILE: [&str; 3] =
+        ["</title><script>alert(1)</script>", "\" onerror='x' \u{202e}\u{0}", "]]><!-- &amp; 猫"];
+
+    #[test]
+    fn nothing_from_outside_becomes_markup() {
+        let head = head(&HOSTILE);
+        let skipped = [(PathBuf::from("data/<svg onload=x>.jpg"), "<iframe src='x'>\u{1b}[2J".to_owned())];
+        let out = render(
+            &head,
+            &[
+                ("data/<img src=x onerror=alert(1)>.jpg", 1, 0, 1, 1, 0.95),
+                ("data/\"><script>.jpg", 1, 1, 0, 0, 0.9),
+                ("data/ok.jpg", 2, 2, 1, 2, 0.9),
+            ],
+            &skipped,
+        );
+        let options = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
+        let document = roxmltree::Document::parse_with_options(&out, options).unwrap();
+        for node in document.descendants().filter(roxmltree::Node::is_element) {
+            let name = node.tag_name().name();
+            assert!(!["script", "iframe", "object", "i", "f32"].contains(&name), "{name}");
+            assert!(name != "img" || node.attribute("src").unwrap().starts_with("data:image/jpeg;base64,"));
+            for attribute in node.attributes() {
+                assert!(!attribute.name().starts_with("on") && attribute.name() != "style", "{attribute:?}");
+            }
+            assert!(node.attribute("href").is_none_or(|href| href.starts_with('#')));
+        }
+        let text: String = document.descendants().filter_map(|n| if n.is_text() { n.text() } else { None }).collect();
+        for words in [
+            "<script>alert(1)</script>",
+            "<img src=x onerror=alert(1)>.jpg",
+            "\\u{202e}\\u{0}",
+            "<iframe",
+            "<i>settings",
+        ] {
+            assert!(text.contains(words), "{words} is not shown");
+        }
+        // Each identifier occurs once, and each link within the page has its aim.
+        let mut ids: Vec<_> = document.descendants().filter_map(|n| n.attribute("id")).collect();
+        for link in document.descendants().filter_map(|n| n.attribute("href")) {
+            assert!(ids.contains(&&link[1..]), "{link}");
+        }
+        let all = ids.len();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), all);
+    }
+
+    #[test]
+    fn the_policy_allows_the_style_and_nothing_else() {
+        let out = render(&head(&["a", "b", "c"]), &[("x", 0, 0, 1, 0, 0.9)], &[]);
+        let style = out.split_once("<style>").unwrap().1.split_once("</style>").unwrap().0;
+        let hash = STANDARD.encode(Sha256::digest(style.as_bytes()));
+        assert!(out.contains(&format!("default-src 'none'; img-src data:; style-src 'sha256-{hash}';")));
+        assert!(!style.contains("url(") && !style.contains('<') && !style.contains("@import"));
+        assert_eq!(out.matches("<style").count(), 1);
+    }
+
+    #[test]
+    fn oddities_of_the_data_are_named() {
+        let clean = render(&head(&["a", "b", "c"]), &[("x", 0, 0, 1, 0, 0.9), ("y", 1, 0, 0, 0, 0.9)], &[]);
+        assert!(!clean.contains("To look at") && clean.contains("no two files have the same bytes"));
+        let odd = render(
+            &head(&["a", "b", "c"]),
+            &[
+                ("data/x", 0, 0, 1, 1, 0.9),
+                ("data/y", 0, 1, 0, 1, 0.9),
+                ("data/z", 7, 2, 0, 2, 0.9),
+                ("data/w", 7, 2, 0, 2, 0.9),
+            ],
+            &[(PathBuf::from("data/a/broken.jpg"), "the file is empty".to_owned())],
+        );
+        for words in [
+            "conflict of labels",
+            "across training and validation",
+            "within training",
+            "1 picture</a> bears more than one label",
+            "1 picture</a> lies in training and validation",
+            "1 file</a> could not be read",
+            "1 label</a> may be wrong",
+            "<bdi>a/broken.jpg</bdi></td><td class=\"l wrap\">the file is empty",
+            "of these, right on f32 only</th><td>1</td><td>100.00 %",
+        ] {
+            assert!(odd.contains(words), "{words} is not in the page");
+        }
     }
 }

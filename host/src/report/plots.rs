@@ -21,7 +21,8 @@ impl<'a> Axis<'a> {
     /// From `low` to `high` or a bit beyond, so that both ends are round; about `count` steps of 1, 2 or 5 times a power of ten, at
     /// least `least`.
     fn round(label: &'a str, low: f64, high: f64, count: f64, least: f64) -> Self {
-        let span = if high > low { high - low } else { high.abs().max(least).max(1e-9) };
+        // A series that stands still, or all but, gets room around it.
+        let span = (high - low).max(1e-6 * high.abs().max(low.abs())).max(1e-9);
         let raw = (span / count).max(least).max(f64::MIN_POSITIVE);
         let power = 10f64.powf(raw.log10().floor());
         let step = [1.0, 2.0, 5.0, 10.0].map(|m| m * power).into_iter().find(|s| *s >= raw * 0.999).unwrap_or(raw);
@@ -147,8 +148,8 @@ fn curve(history: &History, quantity: &str, best: Option<usize>) -> Option<Scene
     let label = format!("{}{unit}", quantity.replace('_', " "));
     // A loss is read from 0; an accuracy does not pass 100 %.
     let y = match quantity {
-        "loss" => Axis::round(&label, 0.0, high, 5.0, 0.0),
-        "accuracy" => Axis::round(&label, low, 100.0, 5.0, 0.0),
+        "loss" => Axis::round(&label, low.min(0.0), high, 5.0, 0.0),
+        "accuracy" => Axis::round(&label, low, high.max(100.0), 5.0, 0.0),
         _ => Axis::round(&label, low, high, 5.0, 0.0),
     };
     let epochs = history.epochs().max(1) as f64;
@@ -244,7 +245,8 @@ pub fn confusion(labels: &[String], confusion: &[Vec<u64>]) -> Option<Scene> {
             scene.rect([x + 0.75, y + 0.75, cell - 1.5, cell - 1.5], Paint::Heat, strength);
             let words = count.to_string();
             let size = (SIZE + 1.0).min(SIZE * (cell - 4.0) / font::width(&words, SIZE));
-            let paint = if strength > 0.5 { Paint::OnHeat } else { Paint::Ink };
+            // Where both inks are equally legible, in both schemes.
+            let paint = if strength > 0.72 { Paint::OnHeat } else { Paint::Ink };
             scene.text((x + cell / 2.0, y + cell / 2.0 + 0.36 * size), &words, size, Anchor::Middle, paint);
         }
     }

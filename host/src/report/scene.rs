@@ -78,7 +78,7 @@ enum Mark {
 /// A chart.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scene {
-    /// Names its files and its parts in the page: lower case letters.
+    /// Names its files and its parts in the page: ASCII letters and digits, `_` for anything else.
     pub name: String,
     /// What it shows, in a few words.
     pub title: String,
@@ -98,7 +98,7 @@ impl Scene {
     /// An empty chart with its title at the top left.
     pub fn new(name: &str, title: &str, width: f64, height: f64) -> Self {
         let mut scene = Self {
-            name: name.to_owned(),
+            name: name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect(),
             title: title.to_owned(),
             description: String::new(),
             width,
