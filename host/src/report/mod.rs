@@ -76,6 +76,13 @@ pub struct Column {
     pub values: Vec<Option<f64>>,
 }
 
+impl Column {
+    /// The value of an epoch, counted from 0.
+    fn at(&self, epoch: usize) -> Option<f64> {
+        self.values.get(epoch).copied().flatten()
+    }
+}
+
 /// The epochs of a training, in columns.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct History {
@@ -108,7 +115,7 @@ impl History {
         let line = |first: String, cells: Vec<String>| [vec![first], cells].concat().join(",") + "\n";
         let mut out = line("epoch".into(), self.columns.iter().map(|c| c.name.clone()).collect());
         for epoch in 0..self.epochs() {
-            let cell = |c: &Column| c.values[epoch].map_or(String::new(), |value| value.to_string());
+            let cell = |c: &Column| c.at(epoch).map_or(String::new(), |value| value.to_string());
             out += &line((epoch + 1).to_string(), self.columns.iter().map(cell).collect());
         }
         out
@@ -293,8 +300,8 @@ impl Report<'_> {
         let confusion = plots::confusion(&self.head.labels, &self.evaluation.confusion);
         let temperature = self.head.decision.temperature;
         let after = calibration::Reliability::of(self.measured().map(|p| (p.said_score().into(), p.is_right())));
-        // A temperature of 1 changes nothing.
-        let before = (temperature != 1.0)
+        // A temperature of about 1 changes nothing.
+        let before = ((temperature - 1.0).abs() > 0.005)
             .then(|| calibration::Reliability::of(self.measured().map(|p| (p.raw_score, p.is_right()))));
         let reliability = plots::reliability(before.as_ref(), &after, temperature);
         let save = |name: &str, bytes: &[u8]| shared::fs::write_bytes(&folder.join(name), bytes);

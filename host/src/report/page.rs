@@ -273,7 +273,7 @@ impl Page<'_> {
             let kept = if epoch + 1 == best { " (kept)" } else { "" };
             put!(table, "<tr><th scope=\"row\">{}{kept}</th>", epoch + 1);
             for column in &history.columns {
-                match column.values[epoch] {
+                match column.at(epoch) {
                     Some(value) => put!(table, "<td>{value:.4}</td>"),
                     None => table.push_str("<td></td>"),
                 }
@@ -332,7 +332,10 @@ impl Page<'_> {
             mean(|f| f.f1),
             figures.iter().map(|f| f.support).sum::<u64>()
         );
-        format!("<h2>Classes</h2><p class=\"soft\">{words}</p>{}", scroll("Figures of each class", "", &table))
+        format!(
+            "<h2>Classes</h2><p class=\"soft\">{words}</p>{}",
+            scroll("Figures of each class", if figures.len() > 25 { "tall" } else { "" }, &table)
+        )
     }
 
     fn confusion(&self) -> String {

@@ -203,17 +203,18 @@ pub fn confusion(labels: &[String], confusion: &[Vec<u64>]) -> Option<Scene> {
     if n > MOST_CLASSES {
         return None;
     }
+    let longest = labels.iter().map(|label| font::width(label, SIZE)).fold(0.0, f64::max).min(110.0);
+    let left = 36.0 + longest;
     let cell = match n {
         0..=3 => 80.0,
         4..=6 => 54.0,
         7..=9 => 38.0,
         10..=12 => 31.0,
-        _ => 26.0,
+        // Some 40 classes are as wide as the page on a desk.
+        _ => ((1020.0 - left) / n as f64).clamp(18.0, 26.0),
     };
-    let longest = labels.iter().map(|label| font::width(label, SIZE)).fold(0.0, f64::max).min(110.0);
     // Names of columns lie flat where they fit.
     let flat = longest <= cell - 6.0;
-    let left = 36.0 + longest;
     let top = 54.0 + if flat { SIZE } else { longest };
     let side = cell * n as f64;
     let width = (left + side + 14.0).max(300.0);
