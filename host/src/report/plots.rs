@@ -2,6 +2,7 @@
 
 use super::calibration::Reliability;
 use super::scene::{Anchor, Paint, SIZE, Scene};
+use super::text::visible;
 use super::{History, font};
 
 /// Size of the charts with two axes, in CSS pixels: legible without scaling on a phone of 390 px.
@@ -163,10 +164,19 @@ fn curve(history: &History, quantity: &str, best: Option<usize>) -> Option<Scene
         let words = format!("kept: epoch {best}");
         let room = font::width(&words, SIZE) + 6.0;
         let fits = at + room < area.right;
-        // Away from where curves end: losses fall, accuracies rise.
-        let height = if quantity == "accuracy" { area.bottom - 8.0 } else { area.top + 10.0 };
-        let (x, anchor) = if fits { (at + 5.0, Anchor::Start) } else { (at - 5.0, Anchor::End) };
-        scene.text((x, height), &words, SIZE, anchor, Paint::Soft);
+        let (x_text, anchor) = if fits { (at + 5.0, Anchor::Start) } else { (at - 5.0, Anchor::End) };
+        // At the top or at the bottom, whichever is farther from the curves.
+        let reach = if fits { at..=at + room } else { at - room..=at };
+        let near: Vec<f64> = lines
+            .iter()
+            .flat_map(|line| &line.1)
+            .filter(|&&(epoch, _)| reach.contains(&area.x(&x, epoch)))
+            .map(|&(_, value)| area.y(&y, value))
+            .collect();
+        let distance = |height: f64| near.iter().map(|y| (y - height).abs()).fold(f64::INFINITY, f64::min);
+        let (high, low) = (area.top + 10.0, area.bottom - 8.0);
+        let height = if distance(low) > distance(high) { low } else { high };
+        scene.text((x_text, height), &words, SIZE, anchor, Paint::Soft);
     }
     for (_, points, paint, dashed) in &lines {
         let places: Vec<_> = points.iter().map(|&(epoch, v)| (area.x(&x, epoch), area.y(&y, v))).collect();
@@ -203,6 +213,7 @@ pub fn confusion(labels: &[String], confusion: &[Vec<u64>]) -> Option<Scene> {
     if n > MOST_CLASSES {
         return None;
     }
+    let labels: Vec<String> = labels.iter().map(|label| visible(label)).collect();
     let longest = labels.iter().map(|label| font::width(label, SIZE)).fold(0.0, f64::max).min(110.0);
     let left = 36.0 + longest;
     let cell = match n {
@@ -324,12 +335,15 @@ mod tests {
     #[test]
     fn matrices_of_many_classes_stay_legible_or_are_left_out() {
         for n in [2, 3, 10, 40] {
-            let labels: Vec<String> = (0..n).map(|i| format!("a class with a long name {i}")).collect();
+            let labels: Vec<String> =
+                (0..n).map(|i| format!("\u{202e}\u{202e} a class with a long name {i}")).collect();
             let counts: Vec<Vec<u64>> =
                 (0..n).map(|i| (0..n).map(|j| if i == j { 12_345 } else { 1 }).collect()).collect();
             let scene = confusion(&labels, &counts).unwrap();
             roxmltree::Document::parse(&scene.svg()).unwrap();
-            assert!(scene.width < 1300.0 && scene.svg().contains(">12345<"));
+            assert!(scene.width < 1100.0 && scene.svg().contains(">12345<"));
+            // What is spelt out is cut too.
+            assert!(scene.svg().contains("\\u{202e}") && !scene.svg().contains("long"));
         }
         let labels = vec!["x".to_owned(); MOST_CLASSES + 1];
         assert!(confusion(&labels, &[]).is_none());
