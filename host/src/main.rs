@@ -10,6 +10,7 @@ mod metrics;
 mod npz;
 mod options;
 mod progress;
+mod report;
 mod trainer;
 
 use std::process::ExitCode;

@@ -25,6 +25,7 @@ use crate::extract::{Features, Rows, extract};
 use crate::folds::{self, FoldResult, Summary};
 use crate::metrics;
 use crate::options::{BaseOptions, ExtractOptions};
+use crate::report::{self, Order, ReportOptions};
 use crate::trainer::{self, Dataset, DenseWeights, EpochStats, Optimizer, Progress, State, TrainConfig, TrainedHead};
 
 /// Trains a head on a folder of pictures
@@ -37,6 +38,7 @@ use crate::trainer::{self, Dataset, DenseWeights, EpochStats, Optimizer, Progres
     host train photos -o head.postcard --size 224 --pool avg --units 256,128 --batch-norm --lr-schedule cosine\n  \
     host train photos -o head.postcard --folds 5 --class-weights balanced\n  \
     host train photos -o head.postcard --resume   # after Ctrl-C\n  \
+    host train photos -o head.postcard --report report   # and look at report/report.html\n  \
     host train cats_and_dogs -o head.postcard --recipe seed   # the Keras tutorial's values")]
 pub struct Args {
     /// Folder of pictures
@@ -118,6 +120,9 @@ pub struct Args {
     /// Seed of every random choice: the same seed gives the same file, whatever the number of threads
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+
+    #[command(flatten)]
+    report: ReportOptions,
 
     /// Prints NDJSON: an object an epoch, then the result
     #[arg(long)]
@@ -231,6 +236,7 @@ pub fn run(args: Args) -> Result<()> {
     // Before minutes of work rather than after.
     shared::fs::check_writable(&args.output)?;
     args.fine_tune.check(&args.output, &base)?;
+    let order = args.report.prepare(&base)?;
 
     let ignored = splits.train.ignored + splits.val.as_ref().map_or(0, |(_, folder)| folder.ignored);
     if ignored > 0 {
@@ -269,6 +275,7 @@ pub fn run(args: Args) -> Result<()> {
         features: &features,
         classes: &classes,
         head,
+        order: order.as_ref(),
         words: String::new(),
         pool: rayon::ThreadPoolBuilder::new().num_threads(args.extract.threads()).build()?,
     };
@@ -293,6 +300,8 @@ struct Job<'a> {
     /// All of the head but its layers, temperature and record.
     head: Head,
     pool: rayon::ThreadPool,
+    /// The report that is asked for.
+    order: Option<&'a Order>,
     /// Added to the settings in the head's record.
     words: String,
 }
@@ -528,6 +537,24 @@ impl Job<'_> {
             val_loss: on_val.as_ref().map(|e| e.loss),
         };
         head.save(&args.output)?;
+        if let Some(order) = self.order {
+            let mut parts = vec![report::Part { name: "training".into(), rows: train_rows.to_vec() }];
+            if on_val.is_some() {
+                parts.push(report::Part { name: "validation".into(), rows: val_rows.to_vec() });
+            }
+            // The state before the first epoch, which fine-tuning begins its history with, is none of the report's.
+            let epochs: Vec<EpochStats> = trained.history.iter().filter(|stats| stats.epoch > 0).copied().collect();
+            let made = report::Made {
+                data: &args.data,
+                head: &head,
+                head_file: &args.output,
+                history: Some(report::History::of(&epochs)),
+                evaluation: on_val.as_ref().unwrap_or(&on_train),
+                features,
+                items: self.items,
+            };
+            self.pool.install(|| made.report(order, parts))?;
+        }
 
         if args.json {
             let mut result = json!({

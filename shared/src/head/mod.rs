@@ -193,17 +193,25 @@ impl Head {
 
     /// The logits of a quantised feature map, before the temperature.
     pub fn logits(&self, features: &[u8]) -> Vec<f32> {
-        let mut layers = self.layers.iter();
-        let Some(first) = layers.next() else { return Vec::new() };
-        let first = match self.pool {
-            Pool::Flatten => first.forward(dequantise(features, &self.feature_scales)),
+        match self.pool {
+            Pool::Flatten => self.dense(dequantise(features, &self.feature_scales)),
             pool => {
                 let mut pooled = vec![0.0; self.feature_scales.len()];
                 pool.features(features, &self.feature_scales, &mut pooled);
-                first.forward(pooled.into_iter())
+                self.dense(pooled.into_iter())
             }
-        };
-        layers.fold(first, |values, layer| layer.forward(values.into_iter()))
+        }
+    }
+
+    /// The logits of a feature map in f32, channels last, before the temperature: what an f32 base would give.
+    pub fn logits_of(&self, features: &[f32]) -> Vec<f32> {
+        self.dense(self.pool.real(features, self.feature_scales.len()).into_iter())
+    }
+
+    fn dense(&self, features: impl Iterator<Item = f32>) -> Vec<f32> {
+        let mut layers = self.layers.iter();
+        let Some(first) = layers.next() else { return Vec::new() };
+        layers.fold(first.forward(features), |values, layer| layer.forward(values.into_iter()))
     }
 
     /// The scores of a quantised feature map, in the order of the labels; they add up to 1 but for rounding.

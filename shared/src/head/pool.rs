@@ -32,6 +32,22 @@ impl Pool {
         }
     }
 
+    /// The features of a map in f32, channels last.
+    pub fn real(self, map: &[f32], channels: usize) -> Vec<f32> {
+        let places = map.chunks_exact(channels.max(1));
+        let fold = |start: f32, step: fn(f32, f32) -> f32| {
+            places.clone().fold(vec![start; channels], |mut all, place| {
+                all.iter_mut().zip(place).for_each(|(all, &value)| *all = step(*all, value));
+                all
+            })
+        };
+        match self {
+            Self::Flatten => map.to_vec(),
+            Self::Avg => fold(0.0, |a, b| a + b).into_iter().map(|sum| sum / places.len() as f32).collect(),
+            Self::Max => fold(f32::NEG_INFINITY, f32::max),
+        }
+    }
+
     /// The features of a quantised map (channels last, with a scale for each channel) into `out`, which has the length of the map for
     /// [`Pool::Flatten`] and else that of `scales`.
     ///
@@ -100,6 +116,11 @@ mod tests {
                 let mean = all().map(f64::from).sum::<f64>() / places as f64;
                 prop_assert!((f64::from(avg[c]) - mean).abs() <= 1e-6 * mean, "{} {mean}", avg[c]);
             }
+            let real = |pool: Pool, found: &[f32]| {
+                let close = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-5 * b.abs();
+                pool.real(&flat, channels).iter().zip(found).all(close)
+            };
+            prop_assert!(real(Pool::Flatten, &flat) && real(Pool::Avg, &avg) && real(Pool::Max, &max));
             if places == 1 {
                 prop_assert_eq!(&avg, &flat);
             }

@@ -17,6 +17,7 @@ use crate::checkpoint::{Checkpoint, Key};
 use crate::extract::{Features, Rows, extract};
 use crate::metrics;
 use crate::options::ExtractOptions;
+use crate::report::Order;
 use crate::trainer::{self, Dataset, DenseWeights, FineTuneState, FineTuned, Optimizer, TrainConfig, TrainedHead};
 
 /// Training pictures that the new layers are calibrated with.
@@ -256,6 +257,8 @@ impl Job<'_> {
             feature_scales: base.feature_scales().to_vec(),
             ..self.head.clone()
         };
+        // The f32 weights that the report compares with are those of the frozen base.
+        let order = self.order.map(|order| Order { folder: order.folder.clone(), float: None });
         let job = Job {
             args: self.args,
             config: self.config.clone(),
@@ -265,6 +268,7 @@ impl Job<'_> {
             classes: self.classes,
             head,
             pool: rayon::ThreadPoolBuilder::new().num_threads(self.args.extract.threads()).build()?,
+            order: order.as_ref(),
             words,
         };
         let mut head = job.head_of(tuned.head.clone());
