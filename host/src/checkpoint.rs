@@ -59,6 +59,19 @@ impl Checkpoint {
         Self { path: path_of(head), key, every, last: Instant::now() }
     }
 
+    /// Looks whether a head has a checkpoint, before any work is done for it.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Content`] if there is none.
+    pub fn check_exists(head: &Path) -> Result<(), CheckpointError> {
+        let path = path_of(head);
+        if path.is_file() {
+            return Ok(());
+        }
+        let what = "there is no checkpoint to go on from (--resume)".into();
+        Err(CheckpointError::Content { path, what })
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path

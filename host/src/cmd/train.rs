@@ -39,7 +39,7 @@ pub struct Args {
     /// Folder of pictures
     data: PathBuf,
 
-    /// Where the head goes; replaced only when training is done
+    /// Where the head goes; replaced when training is done, or by the best head so far at Ctrl-C
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
 
@@ -224,6 +224,10 @@ pub fn run(args: Args) -> Result<()> {
     let config = args.config(labels.len())?;
     // Before minutes of work rather than after.
     shared::fs::check_writable(&args.output)?;
+    args.shape.class_weights(&labels, &vec![1; labels.len()])?;
+    if args.shape.resume {
+        Checkpoint::check_exists(&args.output)?;
+    }
 
     let ignored = splits.train.ignored + splits.val.as_ref().map_or(0, |(_, folder)| folder.ignored);
     if ignored > 0 {
@@ -235,6 +239,9 @@ pub fn run(args: Args) -> Result<()> {
         (None, None) => note(PROGRAM, format_args!("setting aside {} of each class for validation", args.val_split)),
     }
     let pictures = splits.pool();
+    if let Some(folds) = args.shape.folds {
+        folds::check_counts(pictures.items.iter().map(|item| item.class), &labels, folds as usize)?;
+    }
     let features = extract(&base, &preprocess, &pictures.items, &args.extract)?;
     let classes = pictures.classes_of(&features.items);
     let (train_rows, val_rows) = match args.shape.folds {
@@ -375,9 +382,9 @@ impl Job<'_> {
             if stopped || printed.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         printed?;
-        let trained = trained?;
+        let mut trained = trained?;
 
-        let mut head = self.head_of(trained.layers.clone());
+        let mut head = self.head_of(std::mem::take(&mut trained.layers));
         if !val_rows.is_empty() && !self.args.no_calibration {
             let logits = metrics::logits(&head, self.features, val_rows);
             head.decision.temperature = metrics::temperature(&logits, &self.of(val_rows));
@@ -433,8 +440,8 @@ impl Job<'_> {
         }
         note(PROGRAM, format_args!("training on all pictures for {epochs} epochs"));
         let config = TrainConfig { keep_last: true, patience: None, ..self.config(rows)? };
-        let trained = self.train_all(&config, rows, &[], epochs, None)?;
-        let mut head = self.head_of(trained.layers.clone());
+        let mut trained = self.train_all(&config, rows, &[], epochs, None)?;
+        let mut head = self.head_of(std::mem::take(&mut trained.layers));
         if !self.args.no_calibration {
             head.decision.temperature = metrics::temperature(&logits, &truth);
         }
