@@ -28,6 +28,9 @@ use crate::options::{BaseOptions, ExtractOptions};
 use crate::report::{self, Order, ReportOptions};
 use crate::trainer::{self, Dataset, DenseWeights, EpochStats, Optimizer, Progress, State, TrainConfig, TrainedHead};
 
+/// Ending of the checkpoint of a head in training.
+const CHECKPOINT: &str = "checkpoint";
+
 /// Trains a head on a folder of pictures
 ///
 /// DATA has a sub-folder a class, or train/ and val/ (also validation/, test/) over such folders. Without a validation folder a share of
@@ -44,7 +47,7 @@ pub struct Args {
     /// Folder of pictures
     data: PathBuf,
 
-    /// Where the head goes; replaced only when training is done
+    /// Where the head goes; replaced when training is done, or by the best head so far at Ctrl-C
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
 
@@ -237,6 +240,11 @@ pub fn run(args: Args) -> Result<()> {
     shared::fs::check_writable(&args.output)?;
     args.fine_tune.check(&args.output, &base)?;
     let order = args.report.prepare(&base)?;
+    args.shape.class_weights(&labels, &vec![1; labels.len()])?;
+    if args.shape.resume {
+        let endings = [CHECKPOINT, fine_tune::CHECKPOINT];
+        Checkpoint::check_exists(&args.output, &endings[..1 + usize::from(args.fine_tune.first.is_some())])?;
+    }
 
     let ignored = splits.train.ignored + splits.val.as_ref().map_or(0, |(_, folder)| folder.ignored);
     if ignored > 0 {
@@ -248,6 +256,9 @@ pub fn run(args: Args) -> Result<()> {
         (None, None) => note(PROGRAM, format_args!("setting aside {} of each class for validation", args.val_split)),
     }
     let pictures = splits.pool();
+    if let Some(folds) = args.shape.folds {
+        folds::check_counts(pictures.items.iter().map(|item| item.class), &labels, folds as usize)?;
+    }
     let features = extract(&base, &preprocess, &pictures.items, &args.extract)?;
     let classes = pictures.classes_of(&features.items);
     let (train_rows, val_rows) = match args.shape.folds {
@@ -377,7 +388,7 @@ impl Job<'_> {
             data: self.rows_fingerprint(&[train_rows, val_rows]),
         };
         let every = Duration::from_secs(self.args.shape.checkpoint_every.into());
-        let mut checkpoint = Checkpoint::new(&self.args.output, "checkpoint", key, every);
+        let mut checkpoint = Checkpoint::new(&self.args.output, CHECKPOINT, key, every);
         let from = if self.args.shape.resume {
             let state: State = checkpoint.load()?;
             note(PROGRAM, format_args!("going on after epoch {}", state.epochs()));
@@ -402,9 +413,9 @@ impl Job<'_> {
             if stopped || printed.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         printed?;
-        let trained = trained?;
+        let mut trained = trained?;
 
-        let mut head = self.head_of(trained.layers.clone());
+        let mut head = self.head_of(std::mem::take(&mut trained.layers));
         if !val_rows.is_empty() && !self.args.no_calibration {
             let logits = metrics::logits(&head, self.features, val_rows);
             head.decision.temperature = metrics::temperature(&logits, &self.of(val_rows));
@@ -461,8 +472,8 @@ impl Job<'_> {
         }
         note(PROGRAM, format_args!("training on all pictures for {epochs} epochs"));
         let config = TrainConfig { keep_last: true, patience: None, ..self.config(rows)? };
-        let trained = self.train_all(&config, rows, &[], epochs, None)?;
-        let mut head = self.head_of(trained.layers.clone());
+        let mut trained = self.train_all(&config, rows, &[], epochs, None)?;
+        let mut head = self.head_of(std::mem::take(&mut trained.layers));
         if !self.args.no_calibration {
             head.decision.temperature = metrics::temperature(&logits, &truth);
         }

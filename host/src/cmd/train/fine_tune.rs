@@ -20,6 +20,9 @@ use crate::options::ExtractOptions;
 use crate::report::Order;
 use crate::trainer::{self, Dataset, DenseWeights, FineTuneState, FineTuned, Optimizer, TrainConfig, TrainedHead};
 
+/// Ending of the checkpoint of fine-tuning.
+pub(super) const CHECKPOINT: &str = "fine-tune.checkpoint";
+
 /// Training pictures that the new layers are calibrated with.
 const CALIBRATION: usize = 500;
 
@@ -96,7 +99,7 @@ impl Job<'_> {
             data: self.rows_fingerprint(&rows),
         };
         let every = Duration::from_secs(self.args.shape.checkpoint_every.into());
-        Checkpoint::new(&self.args.output, "fine-tune.checkpoint", key, every)
+        Checkpoint::new(&self.args.output, CHECKPOINT, key, every)
     }
 
     /// Whether an interrupted run has left fine-tuning to go on with.
