@@ -216,6 +216,7 @@ impl Args {
         };
         let config = self.shape.apply(config);
         config.validate().map_err(|e| UsageError(e.to_string()))?;
+        self.fine_tune.config(&config).validate().map_err(|e| UsageError(format!("fine-tuning: {e}")))?;
         if !(self.val_split > 0.0 && self.val_split < 1.0) {
             bail!(UsageError(format!("--val-split must lie between 0 and 1, not at {}", self.val_split)));
         }
@@ -299,6 +300,15 @@ pub fn run(args: Args) -> Result<()> {
     }
 }
 
+/// What is being trained, for the lines of its epochs.
+#[derive(Clone, Copy)]
+enum Stage {
+    Head,
+    /// Of a cross-validation, from 1.
+    Fold(usize),
+    FineTune,
+}
+
 /// What all trainings of a run share.
 struct Job<'a> {
     args: &'a Args,
@@ -371,8 +381,8 @@ impl Job<'_> {
         Head { layers: layers.collect(), ..self.head.clone() }
     }
 
-    fn print_epoch(&self, stats: &EpochStats, epochs: usize, fold: Option<usize>) -> std::io::Result<()> {
-        print_line(if self.args.json { epoch_json(stats, fold) } else { epoch_line(stats, epochs, fold) })
+    fn print_epoch(&self, stats: &EpochStats, epochs: usize, stage: Stage) -> std::io::Result<()> {
+        print_line(if self.args.json { epoch_json(stats, stage) } else { epoch_line(stats, epochs, stage) })
     }
 
     /// Trains with a validation set, beside a checkpoint.
@@ -404,7 +414,7 @@ impl Job<'_> {
         let (mut printed, mut saved) = (Ok(()), Ok(()));
         let trained = self.train(&config, train_rows, val_rows, from, &mut |progress| {
             stopped = interrupted();
-            printed = self.print_epoch(progress.stats, config.epochs, None);
+            printed = self.print_epoch(progress.stats, config.epochs, Stage::Head);
             saved = checkpoint.save(|| progress.state(), stopped);
             if let (Err(e), false) = (&saved, stopped) {
                 // The training is worth more than the checkpoint.
@@ -415,7 +425,9 @@ impl Job<'_> {
         printed?;
         let mut trained = trained?;
 
-        let mut head = self.head_of(std::mem::take(&mut trained.layers));
+        let layers = std::mem::take(&mut trained.layers);
+        let frozen = self.args.fine_tune.first.is_some().then(|| layers.clone());
+        let mut head = self.head_of(layers);
         if !val_rows.is_empty() && !self.args.no_calibration {
             let logits = metrics::logits(&head, self.features, val_rows);
             head.decision.temperature = metrics::temperature(&logits, &self.of(val_rows));
@@ -433,7 +445,10 @@ impl Job<'_> {
             }
         }
         checkpoint.remove()?;
-        self.fine_tuned(&config, Some(&trained.layers), rows)
+        match frozen {
+            Some(layers) => self.fine_tuned(&config, Some(&layers), rows),
+            None => Ok(()),
+        }
     }
 
     /// Trains on all but one of `folds` parts in turn, then on all `rows`.
@@ -491,7 +506,7 @@ impl Job<'_> {
     ) -> Result<TrainedHead> {
         let mut printed = Ok(());
         let trained = self.train(config, train_rows, val_rows, None, &mut |progress| {
-            printed = self.print_epoch(progress.stats, epochs, fold);
+            printed = self.print_epoch(progress.stats, epochs, fold.map_or(Stage::Head, Stage::Fold));
             let done = progress.stats.epoch >= epochs;
             if done || interrupted() || printed.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
@@ -640,7 +655,7 @@ fn data_fingerprint(hashes: &[Fingerprint], classes: &[usize]) -> Fingerprint {
     Fingerprint::of_parts(parts.iter().map(Vec::as_slice))
 }
 
-fn epoch_json(stats: &EpochStats, fold: Option<usize>) -> String {
+fn epoch_json(stats: &EpochStats, stage: Stage) -> String {
     let mut line = json!({
         "epoch": stats.epoch,
         "loss": stats.loss,
@@ -649,14 +664,20 @@ fn epoch_json(stats: &EpochStats, fold: Option<usize>) -> String {
         "val_accuracy": stats.val_accuracy,
         "lr": stats.lr,
     });
-    if let Some(fold) = fold {
-        line["fold"] = fold.into();
+    match stage {
+        Stage::Head => {}
+        Stage::Fold(fold) => line["fold"] = fold.into(),
+        Stage::FineTune => line["fine_tune"] = true.into(),
     }
     line.to_string()
 }
 
-fn epoch_line(stats: &EpochStats, epochs: usize, fold: Option<usize>) -> String {
-    let mut line = fold.map_or(String::new(), |fold| format!("fold {fold}  "));
+fn epoch_line(stats: &EpochStats, epochs: usize, stage: Stage) -> String {
+    let mut line = match stage {
+        Stage::Head => String::new(),
+        Stage::Fold(fold) => format!("fold {fold}  "),
+        Stage::FineTune => "fine-tune  ".to_owned(),
+    };
     line += &format!("epoch {}/{epochs}  loss {:.4}  accuracy {:.4}", stats.epoch, stats.loss, stats.accuracy);
     if let (Some(loss), Some(accuracy)) = (stats.val_loss, stats.val_accuracy) {
         line += &format!("  val_loss {loss:.4}  val_accuracy {accuracy:.4}");

@@ -164,6 +164,18 @@ pub fn fine_tune(
     if !fresh {
         state.check(tail, samples)?;
     }
+    let [mut height, mut width, mut channels] = shape;
+    for layer in tail {
+        if layer.inputs != channels {
+            return Err(TrainError::WrongState { what: "channels of the layers" });
+        }
+        channels = layer.outputs;
+        (height, width) = if layer.pool { (height / 2, width / 2) } else { (height, width) };
+    }
+    let features = if pool == Pool::Flatten { height * width * channels } else { channels };
+    if state.weights.head.first().is_none_or(|layer| layer.inputs != features) {
+        return Err(TrainError::WrongState { what: "inputs of the head" });
+    }
     let weights = std::mem::replace(&mut state.weights, Weights { tail: Vec::new(), head: Vec::new() });
     let hidden: Vec<usize> = weights.head.iter().rev().skip(1).rev().map(|layer| layer.outputs).collect();
     let mut network = Network::new(tail, &weights, shape, pool);

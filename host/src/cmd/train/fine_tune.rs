@@ -11,7 +11,7 @@ use shared::cli::{Interrupted, UsageError, interrupted, note};
 use shared::contract::Preprocess;
 use shared::{Base, Fingerprint, Head};
 
-use super::Job;
+use super::{Job, Stage};
 use crate::PROGRAM;
 use crate::checkpoint::{Checkpoint, Key};
 use crate::extract::{Features, Rows, extract};
@@ -39,7 +39,7 @@ pub struct FineTuneOptions {
     pub tuned_base: Option<PathBuf>,
 
     /// Learning rate of fine-tuning (RMSprop)
-    #[arg(long, value_name = "RATE", default_value_t = 1e-5)]
+    #[arg(long, value_name = "RATE", default_value_t = 1e-5, allow_negative_numbers = true)]
     pub fine_tune_lr: f64,
 
     /// Most passes over the pictures
@@ -187,7 +187,7 @@ impl Job<'_> {
         let (mut printed, mut saved) = (Ok(()), Ok(()));
         let tuned = self.pool.install(|| {
             trainer::fine_tune(config, &old.layers, frozen, place, &train, val.as_ref(), from, &mut |progress| {
-                printed = self.print_epoch(progress.stats, config.epochs, None);
+                printed = self.print_epoch(progress.stats, config.epochs, Stage::FineTune);
                 saved = checkpoint.save(|| progress.state(), interrupted());
                 if interrupted() || printed.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             })

@@ -156,8 +156,16 @@ fn a_state_of_another_network_is_refused() {
         ControlFlow::Break(())
     })
     .unwrap();
-    let mut other = flat.clone();
-    other.0.remove(0);
-    let refused = tune(&config(), &other, Pool::Flatten, true, state, &mut all).unwrap_err();
-    assert!(matches!(refused, TrainError::WrongState { .. }), "{refused}");
+    let (mut short, mut headless) = (flat.clone(), flat.clone());
+    short.0.remove(0);
+    headless.1.clear();
+    for (network, pool, state) in [
+        (&short, Pool::Flatten, state),
+        (&short, Pool::Flatten, None),
+        (&headless, Pool::Flatten, None),
+        (&flat, Pool::Avg, None),
+    ] {
+        let refused = tune(&config(), network, pool, true, state, &mut all).unwrap_err();
+        assert!(matches!(refused, TrainError::WrongState { .. }), "{refused}");
+    }
 }
