@@ -30,13 +30,13 @@ def main():
     places = {address: index for index, address in enumerate(addresses)}
     for end, address in enumerate(addresses):
         name, operands = code[address]
-        if not re.fullmatch(r"b\.\w+|cbn?z|b", name):
+        if not re.fullmatch(r"b\.\w+|[ct]bn?z|b", name):
             continue
         target = operands.split()[-1].removeprefix("0x").rstrip(",")
         if not re.fullmatch(r"[0-9a-f]+", target):
             continue
         start = places.get(int(target, 16))
-        if start is None or not 0 <= end - start < 200:
+        if start is None or not 0 <= end - start < 400:
             continue
         body = [code[a] for a in addresses[start:end]]
         kind = "sdot" if any(n == "sdot" for n, _ in body) else "smlal"

@@ -9,6 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use shared::contract::Preprocess;
 use shared::decode::{MAX_FILE_BYTES, decode};
+use shared::head::Pool;
 use shared::{Base, Fingerprint};
 
 use crate::PROGRAM;
@@ -53,6 +54,8 @@ pub struct Rows<'a> {
     pub features: &'a Features,
     /// The rows.
     pub rows: &'a [usize],
+    /// What the trainer sees of each map, in the arithmetic of the device.
+    pub pool: Pool,
 }
 
 impl FeatureSource for Rows<'_> {
@@ -61,14 +64,15 @@ impl FeatureSource for Rows<'_> {
     }
 
     fn dim(&self) -> usize {
-        self.features.dim
+        match self.pool {
+            Pool::Flatten => self.features.dim,
+            Pool::Avg | Pool::Max => self.features.scales.len(),
+        }
     }
 
     fn gather(&self, rows: &[usize], out: &mut [f32]) {
-        for (&row, out) in rows.iter().zip(out.chunks_exact_mut(self.features.dim.max(1))) {
-            for (value, feature) in out.iter_mut().zip(self.features.real(self.rows[row])) {
-                *value = feature;
-            }
+        for (&row, out) in rows.iter().zip(out.chunks_exact_mut(self.dim().max(1))) {
+            self.pool.features(self.features.row(self.rows[row]), &self.features.scales, out);
         }
     }
 }

@@ -1,13 +1,16 @@
 //! `host`: trains classifiers on the frozen, quantised VGG16 base.
 
 mod cache;
+mod checkpoint;
 mod cmd;
 mod data;
 mod extract;
+mod folds;
 mod metrics;
 mod npz;
 mod options;
 mod progress;
+mod report;
 mod trainer;
 
 use std::process::ExitCode;

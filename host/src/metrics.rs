@@ -56,12 +56,10 @@ pub fn evaluate(head: &Head, features: &Features, rows: &[usize], truth: &[usize
     Evaluation { accuracy: right as f64 / count, loss: loss / count, confusion }
 }
 
-/// The temperature that makes scores mean what they say: it minimises the cross-entropy of `rows` with the logits divided by it (Guo and others
-/// 2017, arXiv:1706.04599). A prior of the weight of one picture holds it near 1 where there are few pictures, or none that is wrong.
-pub fn temperature(head: &Head, features: &Features, rows: &[usize], truth: &[usize]) -> f32 {
+/// The logits of `rows` as a softmax has them, one a class.
+pub fn logits(head: &Head, features: &Features, rows: &[usize]) -> Vec<Vec<f64>> {
     use rayon::prelude::*;
-    let logits: Vec<Vec<f64>> = rows
-        .par_iter()
+    rows.par_iter()
         .map(|&row| {
             let logits: Vec<f64> = head.logits(features.row(row)).into_iter().map(f64::from).collect();
             match head.output {
@@ -70,7 +68,12 @@ pub fn temperature(head: &Head, features: &Features, rows: &[usize], truth: &[us
                 Output::Softmax => logits,
             }
         })
-        .collect();
+        .collect()
+}
+
+/// The temperature that makes scores mean what they say: it minimises the cross-entropy with the `logits` divided by it (Guo and others
+/// 2017, arXiv:1706.04599). A prior of the weight of one picture holds it near 1 where there are few pictures, or none that is wrong.
+pub fn temperature(logits: &[Vec<f64>], truth: &[usize]) -> f32 {
     let objective = |log_temperature: f64| -> f64 {
         let scale = libm::exp(-log_temperature);
         let nats = logits.iter().zip(truth).map(|(logits, &truth)| {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 pub use shared::options::BaseOptions;
 
 /// How many pictures are worked on at once, and where features are kept.
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 pub struct ExtractOptions {
     /// Threads for decoding, the base and training [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]

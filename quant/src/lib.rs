@@ -16,6 +16,7 @@ pub mod linalg;
 pub mod onnx;
 pub mod quantize;
 pub mod round;
+pub mod tail;
 #[cfg(test)]
 mod tests;
 pub mod weights;

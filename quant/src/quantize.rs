@@ -116,9 +116,9 @@ pub fn preprocess(base: &FloatBase, size: u32, fit: Fit) -> Preprocess {
 }
 
 /// One calibration picture on its way through the layers.
-struct Sample {
-    real: Map<f32>,
-    quantised: Map<u8>,
+pub(crate) struct Sample {
+    pub real: Map<f32>,
+    pub quantised: Map<u8>,
 }
 
 /// Quantises `base` with the pictures of `inputs` (of one or more sizes). `progress` hears the name of each layer before its turn.
@@ -131,9 +131,8 @@ pub fn quantize(
     inputs: Vec<Inputs>,
     options: &Options,
     kernel: Kernel,
-    mut progress: impl FnMut(&str) -> Result<()>,
+    progress: impl FnMut(&str) -> Result<()>,
 ) -> Result<QuantBase> {
-    let (mut input_scale, mut zero_point) = base.normalisation.quantisation();
     let mut samples: Vec<Sample> = Vec::new();
     for inputs in inputs {
         for (real, planes) in inputs.real.into_iter().zip(inputs.quantised) {
@@ -150,9 +149,31 @@ pub fn quantize(
             samples.len()
         )));
     }
-    let mut equalised = vec![1.0f32; 3];
-    let mut layers = Vec::with_capacity(base.layers.len());
-    for layer in &base.layers {
+    let (layers, feature_scales) =
+        quantize_layers(&base.layers, samples, base.normalisation.quantisation(), options, kernel, progress)?;
+    Ok(QuantBase {
+        layers,
+        normalisation: base.normalisation,
+        source: base.source.clone(),
+        weights_digest: base.digest(),
+        feature_scales,
+        how: String::new(),
+    })
+}
+
+/// Quantises layers that follow each other, whose inputs `samples` hold; gives the scale of each channel of the last output too. The input has
+/// one scale and a zero point.
+pub(crate) fn quantize_layers(
+    float: &[FloatLayer],
+    mut samples: Vec<Sample>,
+    (mut input_scale, mut zero_point): (f32, u8),
+    options: &Options,
+    kernel: Kernel,
+    mut progress: impl FnMut(&str) -> Result<()>,
+) -> Result<(Vec<QuantLayer>, Vec<f32>)> {
+    let mut equalised = vec![1.0f32; float.first().map_or(0, |layer| layer.inputs)];
+    let mut layers = Vec::with_capacity(float.len());
+    for layer in float {
         progress(&layer.name)?;
         let conv = FloatConv::new(layer);
 
@@ -207,14 +228,7 @@ pub fn quantize(
         equalised = shares;
         layers.push(quantised);
     }
-    Ok(QuantBase {
-        layers,
-        normalisation: base.normalisation,
-        source: base.source.clone(),
-        weights_digest: base.digest(),
-        feature_scales: equalised.iter().map(|share| share * input_scale).collect(),
-        how: String::new(),
-    })
+    Ok((layers, equalised.iter().map(|share| share * input_scale).collect()))
 }
 
 impl QuantLayer {

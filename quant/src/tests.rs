@@ -9,9 +9,11 @@ use shared::{Base, Frame};
 use tract_onnx::pb;
 
 use crate::calibrate::Method;
+use crate::float::{FloatConv, Map};
 use crate::import::{import, import_bytes};
 use crate::quantize::{Inputs, Options, QuantBase, bounds, quantize};
 use crate::round::Rounding;
+use crate::tail::{Tail, replace, tail};
 use crate::weights::{FloatBase, FloatLayer, Normalisation, VGG16};
 use crate::{Error, onnx};
 use shared::contract::Fit;
@@ -402,7 +404,7 @@ fn the_f32_convolution_is_the_plain_one() {
     let base = small();
     let inputs = Inputs::new(&base, &frames(1, 8), 32, Fit::Stretch);
     let (layer, input) = (&base.layers[0], &inputs.real[0]);
-    let sums = crate::float::FloatConv::new(layer).sums(input);
+    let sums = FloatConv::new(layer).sums(input);
     for (at, &found) in sums.data.iter().enumerate() {
         let (output, x, y) = (at % 16, at / 16 % 32, at / 512);
         let mut sum = layer.bias[output];
@@ -461,4 +463,99 @@ fn damaged_files_are_refused() {
     }
     // Of the files of VGG16 some survive; the others have one layer and are always refused.
     assert!((2950..3000).contains(&refused), "{refused}");
+}
+
+/// The feature maps of a base for some inputs, in integers and in real units.
+fn features(base: &Base, inputs: &Inputs, size: u32) -> (Vec<Map<u8>>, Vec<Map<f32>>) {
+    let mut runner = base.runner(None).unwrap();
+    let side = (size / base.contract().stride) as usize;
+    let map = |planes: &Vec<u8>| {
+        let data = runner.features(planes, size).unwrap();
+        Map { height: side, width: side, channels: base.contract().channels as usize, data }
+    };
+    let integers: Vec<Map<u8>> = inputs.quantised.iter().map(map).collect();
+    let real = |map: &Map<u8>| {
+        let data = map.data.iter().zip(base.feature_scales().iter().cycle()).map(|(&q, s)| f32::from(q) * s).collect();
+        Map { height: side, width: side, channels: map.channels, data }
+    };
+    let reals = integers.iter().map(real).collect();
+    (integers, reals)
+}
+
+/// L2 distance relative to the length of the second.
+fn distance(found: &[Map<f32>], wanted: &[Map<f32>]) -> f64 {
+    let both = found.iter().zip(wanted).flat_map(|(a, b)| a.data.iter().zip(&b.data));
+    let (mut difference, mut length) = (0.0, 0.0);
+    for (&a, &b) in both {
+        difference += f64::from(a - b).powi(2);
+        length += f64::from(b).powi(2);
+    }
+    (difference / length).sqrt()
+}
+
+#[test]
+fn a_tail_is_taken_out_trained_and_put_back() {
+    let float = small();
+    let model = onnx::int8_model(&calibrated(&float, &Options::default(), 2));
+    let load = |bytes: &[u8]| Base::from_bytes(Path::new("int8"), bytes, Kernel::Portable).unwrap();
+    let base = load(&model);
+    let mut taken = tail(&model, "block2").unwrap();
+    assert_eq!((taken.frozen, &*taken.layers[0].name, taken.layers[0].pool), (2, "block2_conv1", true));
+    assert_eq!(tail(&model, "block2_conv1").unwrap(), taken);
+    assert_eq!(tail(&model, "block1_conv2").unwrap().frozen, 1);
+    for (first, words) in [("block1", "no block or layer after the first"), ("block", "block2_conv1"), ("x", "\"x\"")] {
+        assert!(tail(&model, first).unwrap_err().to_string().contains(words), "{first}");
+    }
+    assert!(tail(b"no model", "block2").is_err());
+
+    // In f32 on the frozen part's outputs it gives the features of the base, but for their rounding.
+    let inputs = Inputs::new(&float, &frames(8, 1), 32, Fit::Stretch);
+    let (frozen, real) = features(&base.truncated(2), &inputs, 32);
+    let (_, wanted) = features(&base, &inputs, 32);
+    let through = |tail: &Tail| -> Vec<Map<f32>> {
+        real.iter()
+            .map(|map| tail.layers.iter().fold(map.clone(), |map, layer| FloatConv::new(layer).run(&map)))
+            .collect()
+    };
+    let error = distance(&through(&taken), &wanted);
+    assert!(error < 0.01, "{error}");
+
+    // Trained, as it were: features of which some are larger and none as it was.
+    let layer = &mut taken.layers[0];
+    let inner = 9 * layer.inputs;
+    for (output, kernel) in layer.kernel.chunks_exact_mut(inner).enumerate() {
+        let factor = 0.5 + output as f32 / 10.0;
+        kernel.iter_mut().for_each(|w| *w *= factor);
+        layer.bias[output] = layer.bias[output] * factor + 0.1;
+    }
+    let put = |tail: &Tail| {
+        replace(&model, tail, frozen.clone(), &Options::default(), Kernel::Portable, "fine-tuned", |_| Ok(())).unwrap()
+    };
+    let tuned_model = put(&taken);
+    assert_eq!(tuned_model, put(&taken));
+    let tuned = load(&tuned_model);
+    let (_, found) = features(&tuned, &inputs, 32);
+    let error = distance(&found, &through(&taken));
+    assert!(error < 0.02, "{error}");
+    assert!(distance(&found, &wanted) > 0.2);
+
+    // What stands before is the same, in its tensors and in what it gives.
+    assert_eq!(features(&tuned.truncated(2), &inputs, 32).0, frozen);
+    let tensors = |bytes: &[u8]| {
+        let graph = pb::ModelProto::decode(bytes).unwrap().graph.unwrap();
+        graph.initializer.into_iter().filter(|tensor| tensor.name.starts_with("block1")).collect::<Vec<_>>()
+    };
+    assert_eq!(tensors(&tuned_model).len(), 16);
+    assert_eq!(tensors(&tuned_model), tensors(&model));
+    // And the file says what it is.
+    let said = |base: &Base, key: &str| base.metadata()[&format!("vgg_edge.{key}")].clone();
+    assert_eq!(said(&tuned, "fine_tuned_from"), base.fingerprint().to_string());
+    assert!(said(&tuned, "weights_source").ends_with("; fine-tuned"));
+    assert_ne!(said(&tuned, "weights_sha256"), said(&base, "weights_sha256"));
+    let bounds = said(&tuned, "accumulator_bounds");
+    assert_eq!(
+        bounds.split(',').take(2).collect::<Vec<_>>(),
+        said(&base, "accumulator_bounds").split(',').take(2).collect::<Vec<_>>()
+    );
+    assert_eq!(bounds.split(',').count(), 3);
 }

@@ -91,12 +91,12 @@ pub enum HeadFileError {
     Magic,
     /// The format is of another version.
     #[error(
-        "head file of format {found}, but this program reads format {wanted}; train the head again with this version"
+        "head file of format {found}, but this program reads formats up to {wanted}; train the head again with this version"
     )]
     Version {
         /// Version in the file.
         found: u32,
-        /// Version this program writes and reads.
+        /// Version this program writes, the newest it reads.
         wanted: u32,
     },
     /// The file ends before it should, or goes on after.

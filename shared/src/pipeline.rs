@@ -168,7 +168,9 @@ pub fn classify_files(
                 continue;
             }
         };
-        let result = FrameResult::new(index as u64, &name, &classifier.head().labels, &result);
+        let background = classifier.head().is_background(&result.label);
+        let result =
+            FrameResult { background, ..FrameResult::new(index as u64, &name, &classifier.head().labels, &result) };
         if options.json { cli::print_line(result.to_json())? } else { cli::print_line(&result)? }
     }
     if failed > 0 { Err(ClassifyError::Unreadable { failed, total: options.files.len() }) } else { Ok(()) }

@@ -14,7 +14,7 @@ pub fn time() -> String {
 
 /// One result, ready to be written.
 ///
-/// As JSON: `{"frame","source","time","label","score","scores","latency_ms"}`. `scores` is an object from label to score
+/// As JSON: `{"frame","source","time","label","score","scores","latency_ms"}`, and others where they say something. `scores` is an object from label to score
 /// in the order of the labels; numbers are the shortest that give back the same f32.
 #[derive(serde::Serialize)]
 pub struct FrameResult<'a> {
@@ -26,6 +26,9 @@ pub struct FrameResult<'a> {
     pub time: String,
     /// What it shows.
     pub label: &'a str,
+    /// Set if that label stands for nothing of interest ([`crate::Head::background`]).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub background: bool,
     /// The best score.
     pub score: f32,
     /// All scores.
@@ -69,6 +72,7 @@ impl<'a> FrameResult<'a> {
             source,
             time: time(),
             label: &result.label,
+            background: false,
             score: result.score,
             scores: Scores { labels, scores: &result.scores },
             latency_ms: (result.latency_ms * 1e3).round() / 1e3,

@@ -5,7 +5,7 @@
 pub mod machine;
 
 use std::collections::BTreeMap;
-use std::io::Cursor;
+use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, OnceLock};
@@ -217,4 +217,55 @@ pub fn small_head() -> &'static Path {
         (dir, head)
     });
     path
+}
+
+/// Channels of the convolutions of VGG16 and their places in torchvision's model.
+const LAYERS: [(usize, usize, usize); 13] = [
+    (0, 3, 64),
+    (2, 64, 64),
+    (5, 64, 128),
+    (7, 128, 128),
+    (10, 128, 256),
+    (12, 256, 256),
+    (14, 256, 256),
+    (17, 256, 512),
+    (19, 512, 512),
+    (21, 512, 512),
+    (24, 512, 512),
+    (26, 512, 512),
+    (28, 512, 512),
+];
+
+/// A VGG16 of random numbers as torchvision's safetensors, written by hand.
+pub fn weights(path: &Path) {
+    let (mut header, mut data) = (String::from("{"), Vec::new());
+    let mut state = 1u32;
+    for (place, inputs, outputs) in LAYERS {
+        // He's initialisation, so that signals keep their size.
+        let size = (6.0 / (9.0 * inputs as f32)).sqrt();
+        for (name, shape, count) in [
+            ("weight", format!("[{outputs},{inputs},3,3]"), 9 * inputs * outputs),
+            ("bias", format!("[{outputs}]"), outputs),
+        ] {
+            let start = data.len();
+            for _ in 0..count {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                let value = size * ((state >> 8) as f32 / (1 << 23) as f32 - 1.0);
+                data.extend(value.to_le_bytes());
+            }
+            let comma = if header.len() > 1 { "," } else { "" };
+            header += &format!(
+                r#"{comma}"features.{place}.{name}":{{"dtype":"F32","shape":{shape},"data_offsets":[{start},{}]}}"#,
+                data.len()
+            );
+        }
+    }
+    header.push('}');
+    while header.len() % 8 > 0 {
+        header.push(' ');
+    }
+    let mut file = std::fs::File::create(path).unwrap();
+    file.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
+    file.write_all(header.as_bytes()).unwrap();
+    file.write_all(&data).unwrap();
 }

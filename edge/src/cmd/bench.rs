@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use serde_json::json;
+use shared::Base;
 use shared::cli::{Interrupted, interrupted, print_line};
 use shared::options::BaseOptions;
 
@@ -30,11 +31,15 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     batch: u32,
 
+    /// Measures each layer by itself, in its place in the chain; the least of all runs counts
+    #[arg(long)]
+    layers: bool,
+
     /// How often they are run
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
 
-    /// Prints one object
+    /// Prints one object, with --layers one a layer
     #[arg(long)]
     json: bool,
 }
@@ -43,7 +48,6 @@ pub struct Args {
 pub fn run(args: Args, start: Instant) -> Result<()> {
     let base = args.base.load()?;
     base.contract().check_size(args.size)?;
-    let mut runner = base.runner(args.threads.pool()?)?;
     // Noise, so that no feature map is all zero.
     let mut state = 0x2545_f491u32;
     let pictures = args.batch as usize;
@@ -53,6 +57,10 @@ pub fn run(args: Args, start: Instant) -> Result<()> {
             (state >> 24) as u8
         })
         .collect();
+    if args.layers {
+        return layers(&args, &base, &input);
+    }
+    let mut runner = base.runner(args.threads.pool()?)?;
     runner.batch(&input, pictures, args.size)?;
     let startup_ms = start.elapsed().as_secs_f64() * 1e3;
     let mut times = Vec::with_capacity(args.runs as usize);
@@ -90,6 +98,41 @@ pub fn run(args: Args, start: Instant) -> Result<()> {
             args.threads.threads,
             peak.unwrap_or(0) as f64 / 1_048_576.0
         ))?;
+    }
+    Ok(())
+}
+
+/// One line a layer.
+fn layers(args: &Args, base: &Base, input: &[u8]) -> Result<()> {
+    let pool = args.threads.pool()?;
+    let times = base.time_layers(pool.as_deref(), input, args.size, args.runs);
+    let mut side = args.size as usize;
+    for ((layer, algorithm), time) in base.layers().zip(base.algorithms()).zip(times) {
+        let ms = time.as_secs_f64() * 1e3 / f64::from(args.batch);
+        let macs = 9 * layer.inputs * layer.outputs * side * side;
+        let gmac_per_s = macs as f64 / 1e6 / ms;
+        if args.json {
+            print_line(json!({
+                "layer": layer.name,
+                "algorithm": algorithm.name(),
+                "size": side,
+                "inputs": layer.inputs,
+                "outputs": layer.outputs,
+                "ms": round(ms),
+                "gmac_per_s": round(gmac_per_s),
+                "kernel": base.kernel().name(),
+                "threads": args.threads.threads,
+            }))?;
+        } else {
+            print_line(format_args!(
+                "{:<14}{:<10}{side:>4}x{side:<4}{:>4} to {:<4}{ms:>9.3} ms{gmac_per_s:>8.1} GMAC/s",
+                layer.name,
+                algorithm.name(),
+                layer.inputs,
+                layer.outputs
+            ))?;
+        }
+        (side, _) = layer.output_size(side, side);
     }
     Ok(())
 }

@@ -612,20 +612,23 @@ impl Seen<'_> {
         };
         let age_ms = at.map(|at| at.elapsed().as_secs_f64() * 1e3);
         let best = result.score;
-        let labels = &engine.classifier.head().labels;
+        let head = engine.classifier.head();
+        let labels = &head.labels;
         // What is said is the decision over the frames so far; with neither --smooth nor --hold it is that of this frame, bit for bit.
         result.label = label(labels, said.label).to_owned();
         result.score = said.score;
         result.scores = engine.decider.scores().to_vec();
 
-        self.print(&result, &said, still, age_ms, &name, labels, label(labels, before), output)?;
+        let background = head.is_background(&result.label);
+        self.print(&result, &said, background, still, age_ms, &name, labels, label(labels, before), output)?;
         self.publish(&result, still, age_ms, labels, engine.classifier.threshold());
         if said.changed {
             let words = format!("{} \u{2192} {}", label(labels, before), result.label);
             self.board.log("label", words, Some(said.score));
         }
 
-        let reason = if said.changed {
+        // That something has gone is no picture to train on.
+        let reason = if said.changed && !background {
             Some("changed")
         } else {
             (!still && best < args.collect_below.max(engine.classifier.threshold())).then_some("unsure")
@@ -657,6 +660,7 @@ impl Seen<'_> {
         &self,
         result: &Classification,
         said: &Said,
+        background: bool,
         still: bool,
         age_ms: Option<f64>,
         name: &str,
@@ -666,10 +670,13 @@ impl Seen<'_> {
     ) -> Result<()> {
         if output.events {
             if said.changed {
-                let event = json!({
+                let mut event = json!({
                     "event": "label", "time": time(), "frame": self.number, "source": name,
                     "from": before, "to": result.label, "score": result.score,
                 });
+                if background {
+                    event["background"] = true.into();
+                }
                 output.event(event, &format!("{name}\t{before}\t{}\t{:.3}", result.label, result.score))?;
             }
             return Ok(());
@@ -677,6 +684,7 @@ impl Seen<'_> {
         let mut line = FrameResult::new(self.number, name, labels, result);
         line.age_ms = age_ms.map(|age| (age * 1e3).round() / 1e3);
         line.still = still;
+        line.background = background;
         if output.json {
             print_line(line.to_json())?;
         } else if output.status_line {

@@ -7,13 +7,15 @@ use shared::Head;
 use shared::cli::{note, print_line};
 
 use crate::options::{BaseOptions, ExtractOptions};
+use crate::report::{self, ReportOptions};
 use crate::{PROGRAM, data, metrics};
 
 /// Measures a head on labelled pictures
 ///
 /// Prints accuracy, loss, precision, recall and F1 a class, and the confusion matrix. Of a split folder the validation part is taken.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  host evaluate --head head.postcard photos/test --json")]
+#[command(after_help = "Examples:\n  host evaluate --head head.postcard photos/test --json\n  \
+    host evaluate --head head.postcard photos --report report --float vgg16.onnx")]
 pub struct Args {
     /// Folder with a sub-folder of pictures a class
     data: PathBuf,
@@ -32,6 +34,9 @@ pub struct Args {
     #[command(flatten)]
     extract: ExtractOptions,
 
+    #[command(flatten)]
+    report: ReportOptions,
+
     /// Prints one object with accuracy, loss, confusion, per_class
     #[arg(long)]
     json: bool,
@@ -42,6 +47,7 @@ pub fn run(args: Args) -> Result<()> {
     let head = Head::load(&args.head)?;
     let base = args.base.load()?;
     head.check_base(&base)?;
+    let order = args.report.prepare(&base)?;
     let (path, folder) = data::open_for_evaluation(&args.data, args.split.as_deref(), &head.labels)?;
     note(PROGRAM, format_args!("evaluating on {}", path.display()));
     let features = crate::extract::extract(&base, &head.preprocess, &folder.items, &args.extract)?;
@@ -51,6 +57,20 @@ pub fn run(args: Args) -> Result<()> {
     let rows: Vec<usize> = (0..features.items.len()).collect();
     let truth: Vec<usize> = features.items.iter().map(|&item| folder.items[item].class).collect();
     let evaluation = metrics::evaluate(&head, &features, &rows, &truth);
+    if let Some(order) = &order {
+        let name = path.file_name().filter(|_| path != args.data);
+        let name = name.map_or("evaluation".into(), |name| name.to_string_lossy().into_owned());
+        let made = report::Made {
+            data: &args.data,
+            head: &head,
+            head_file: &args.head,
+            history: None,
+            evaluation: &evaluation,
+            features: &features,
+            items: &folder.items,
+        };
+        made.report(order, vec![report::Part { name, rows }])?;
+    }
     if args.json {
         let mut json = evaluation.to_json(&head.labels);
         json["skipped"] = features.skipped.len().into();

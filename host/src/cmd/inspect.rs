@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde_json::json;
 use shared::Head;
 use shared::cli::print_line;
-use shared::head::FORMAT;
+use shared::head::{MAX_BYTES, format_of};
 
 /// Shows what is in a head file; needs no base
 #[derive(clap::Args)]
@@ -23,16 +23,20 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
     let head = Head::load(&args.head)?;
+    let format = format_of(&shared::fs::read_limited(&args.head, MAX_BYTES)?);
     let layers: Vec<String> =
         head.layers.iter().map(|l| format!("{} -> {} ({:?})", l.inputs, l.outputs, l.activation)).collect();
     let record = &head.training;
+    let background: Vec<&str> = head.background.iter().map(|&label| &*head.labels[label as usize]).collect();
     if args.json {
         print_line(json!({
-            "format": FORMAT,
+            "format": format,
             "base": head.base.to_string(),
             "size": head.preprocess.size,
             "preprocess": head.preprocess.to_string(),
             "labels": head.labels,
+            "pool": head.pool.name(),
+            "background": background,
             "layers": layers,
             "output": format!("{:?}", head.output),
             "temperature": head.decision.temperature,
@@ -57,9 +61,10 @@ pub fn run(args: Args) -> Result<()> {
     }
     let metrics = record.metrics;
     let mut lines = vec![
-        format!("head        {} (format {FORMAT})", args.head.display()),
+        format!("head        {} (format {})", args.head.display(), format.unwrap_or_default()),
         format!("base        {}", head.base),
         format!("input       {}", head.preprocess),
+        format!("pool        {}", head.pool.name()),
         format!("layers      {}", layers.join(", ")),
         format!(
             "output      {:?}, temperature {}, threshold {}",
@@ -76,6 +81,9 @@ pub fn run(args: Args) -> Result<()> {
     ];
     if let (Some(accuracy), Some(loss)) = (metrics.val_accuracy, metrics.val_loss) {
         lines.push(format!("validation  accuracy {accuracy:.4}, loss {loss:.4}"));
+    }
+    if !background.is_empty() {
+        lines.push(format!("background  {}", background.join(", ")));
     }
     if let Some(data) = record.data {
         lines.push(format!("data        {data}"));

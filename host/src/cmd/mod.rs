@@ -4,6 +4,7 @@ pub mod base;
 pub mod classify;
 pub mod evaluate;
 pub mod extract;
+pub mod head_options;
 pub mod inspect;
 pub mod summary;
 pub mod train;

@@ -1,24 +1,32 @@
 //! `host train`: a folder of pictures to a head.
 
+mod fine_tune;
+
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use serde_json::json;
-use shared::Fingerprint;
 use shared::cli::{Interrupted, UsageError, interrupted, note, print_line};
 use shared::contract::Preprocess;
-use shared::head::{Activation, Decision, Dense, Head, Metrics, Output, TrainingRecord};
+use shared::head::{Activation, Decision, Dense, Head, Metrics, Output, TrainingRecord, is_background_name};
 use shared::options::FitName;
 use shared::resize::Filter;
+use shared::{Base, Fingerprint};
 
+use self::fine_tune::FineTuneOptions;
+use super::head_options::HeadOptions;
 use crate::PROGRAM;
-use crate::data;
-use crate::extract::{Rows, extract};
+use crate::checkpoint::{Checkpoint, Key};
+use crate::data::{self, Item};
+use crate::extract::{Features, Rows, extract};
+use crate::folds::{self, FoldResult, Summary};
 use crate::metrics;
 use crate::options::{BaseOptions, ExtractOptions};
-use crate::trainer::{self, Dataset, EpochStats, Optimizer, TrainConfig};
+use crate::report::{self, Order, ReportOptions};
+use crate::trainer::{self, Dataset, DenseWeights, EpochStats, Optimizer, Progress, State, TrainConfig, TrainedHead};
 
 /// Trains a head on a folder of pictures
 ///
@@ -27,6 +35,10 @@ use crate::trainer::{self, Dataset, EpochStats, Optimizer, TrainConfig};
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  host train photos -o head.postcard\n  \
     host train photos -o head.postcard --size 128 --units 512 --cache ~/.cache/vgg-edge\n  \
+    host train photos -o head.postcard --size 224 --pool avg --units 256,128 --batch-norm --lr-schedule cosine\n  \
+    host train photos -o head.postcard --folds 5 --class-weights balanced\n  \
+    host train photos -o head.postcard --resume   # after Ctrl-C\n  \
+    host train photos -o head.postcard --report report   # and look at report/report.html\n  \
     host train cats_and_dogs -o head.postcard --recipe seed   # the Keras tutorial's values")]
 pub struct Args {
     /// Folder of pictures
@@ -41,6 +53,12 @@ pub struct Args {
 
     #[command(flatten)]
     extract: ExtractOptions,
+
+    #[command(flatten)]
+    shape: HeadOptions,
+
+    #[command(flatten)]
+    fine_tune: FineTuneOptions,
 
     /// Height and width of the input in pixels, a multiple of 32
     #[arg(long, value_name = "PIXELS", default_value_t = 64)]
@@ -59,9 +77,9 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = Recipe::Fast)]
     recipe: Recipe,
 
-    /// Width of the hidden layer; 0 for none [fast: 256, seed: 256]
-    #[arg(long, value_name = "N")]
-    units: Option<u32>,
+    /// Width of the hidden layer, or widths of several, such as 256,128; 0 for none [fast: 256, seed: 256]
+    #[arg(long, value_name = "N,...", value_delimiter = ',')]
+    units: Option<Vec<u32>>,
 
     /// Share of hidden values set to zero while training [fast: 0.5, seed: 0.5]
     #[arg(long, value_name = "SHARE")]
@@ -103,6 +121,9 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
 
+    #[command(flatten)]
+    report: ReportOptions,
+
     /// Prints NDJSON: an object an epoch, then the result
     #[arg(long)]
     json: bool,
@@ -124,7 +145,8 @@ impl Recipe {
 
     /// What is trained with unless flags say otherwise.
     pub fn config(self, classes: usize, seed: u64) -> TrainConfig {
-        let common = TrainConfig { units: 256, dropout: 0.5, classes, seed, shuffle: true, ..TrainConfig::default() };
+        let common =
+            TrainConfig { units: vec![256], dropout: 0.5, classes, seed, shuffle: true, ..TrainConfig::default() };
         match self {
             Self::Fast => TrainConfig {
                 optimizer: Optimizer::adam(1e-3),
@@ -174,7 +196,7 @@ impl Args {
         let recipe = self.recipe.config(classes, self.seed);
         let lr = self.lr.unwrap_or(recipe.optimizer.lr());
         let config = TrainConfig {
-            units: self.units.map_or(recipe.units, |units| units as usize),
+            units: self.units.as_deref().map_or(Ok(recipe.units.clone()), HeadOptions::units)?,
             dropout: self.dropout.unwrap_or(recipe.dropout),
             optimizer: match self.optimizer.unwrap_or(self.recipe.optimizer()) {
                 OptimizerName::Rmsprop => Optimizer::rms_prop(lr),
@@ -189,6 +211,7 @@ impl Args {
             },
             ..recipe
         };
+        let config = self.shape.apply(config);
         config.validate().map_err(|e| UsageError(e.to_string()))?;
         if !(self.val_split > 0.0 && self.val_split < 1.0) {
             bail!(UsageError(format!("--val-split must lie between 0 and 1, not at {}", self.val_split)));
@@ -212,115 +235,380 @@ pub fn run(args: Args) -> Result<()> {
     let config = args.config(labels.len())?;
     // Before minutes of work rather than after.
     shared::fs::check_writable(&args.output)?;
+    args.fine_tune.check(&args.output, &base)?;
+    let order = args.report.prepare(&base)?;
 
     let ignored = splits.train.ignored + splits.val.as_ref().map_or(0, |(_, folder)| folder.ignored);
     if ignored > 0 {
         note(PROGRAM, format_args!("{ignored} files without the name of a picture are not looked at"));
     }
-    match &splits.val {
-        Some((path, _)) => note(PROGRAM, format_args!("validating on {}", path.display())),
-        None => note(PROGRAM, format_args!("setting aside {} of each class for validation", args.val_split)),
+    match (&splits.val, args.shape.folds) {
+        (_, Some(folds)) => note(PROGRAM, format_args!("cross-validating over {folds} parts of all pictures")),
+        (Some((path, _)), None) => note(PROGRAM, format_args!("validating on {}", path.display())),
+        (None, None) => note(PROGRAM, format_args!("setting aside {} of each class for validation", args.val_split)),
     }
     let pictures = splits.pool();
     let features = extract(&base, &preprocess, &pictures.items, &args.extract)?;
     let classes = pictures.classes_of(&features.items);
-    let (train_rows, val_rows) = pictures.rows(&features.items, args.val_split, args.seed);
-    let of = |rows: &[usize]| rows.iter().map(|&row| classes[row]).collect::<Vec<_>>();
-    let (train_classes, val_classes) = (of(&train_rows), of(&val_rows));
-    let counts = |classes: &[usize]| -> Vec<u32> {
-        (0..labels.len()).map(|class| classes.iter().filter(|&&c| c == class).count() as u32).collect()
+    let (train_rows, val_rows) = match args.shape.folds {
+        Some(_) => ((0..classes.len()).collect(), Vec::new()),
+        None => pictures.rows(&features.items, args.val_split, args.seed),
     };
-    if let Some(class) = counts(&train_classes).iter().position(|&count| count == 0) {
-        bail!("{}: no picture of class {} could be read", args.data.display(), labels[class]);
-    }
-
-    let train_source = Rows { features: &features, rows: &train_rows };
-    let val_source = Rows { features: &features, rows: &val_rows };
-    let train = Dataset { features: &train_source, labels: &train_classes };
-    let val = (!val_rows.is_empty()).then_some(Dataset { features: &val_source, labels: &val_classes });
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(args.extract.threads()).build()?;
-    let mut printed = Ok(());
-    let trained = pool.install(|| {
-        trainer::train(&config, &train, val.as_ref(), &mut |stats| {
-            printed = print_line(if args.json { epoch_json(stats) } else { epoch_line(stats, config.epochs) });
-            if interrupted() || printed.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })
-    });
-    printed?;
-    if interrupted() {
-        return Err(Interrupted.into());
-    }
-    let trained = trained?;
-
-    let layer_count = trained.layers.len();
-    let layers = trained.layers.into_iter().enumerate().map(|(index, layer)| Dense {
-        inputs: layer.inputs as u32,
-        outputs: layer.outputs as u32,
-        activation: if index + 1 < layer_count { Activation::Relu } else { Activation::Linear },
-        kernel: layer.kernel,
-        bias: layer.bias,
-    });
-    let mut head = Head {
+    let background = (0..labels.len()).filter(|&label| is_background_name(&labels[label]));
+    let head = Head {
         base: base.fingerprint(),
         preprocess,
         feature_scales: base.feature_scales().to_vec(),
         labels: labels.clone(),
-        layers: layers.collect(),
+        layers: Vec::new(),
         output: if labels.len() == 2 { Output::Sigmoid } else { Output::Softmax },
         decision: Decision { threshold: args.threshold, ..Decision::default() },
-        training: TrainingRecord {
+        training: TrainingRecord::default(),
+        pool: args.shape.pool.into(),
+        background: background.map(|label| label as u32).collect(),
+    };
+    let job = Job {
+        args: &args,
+        config,
+        base: &base,
+        items: &pictures.items,
+        features: &features,
+        classes: &classes,
+        head,
+        order: order.as_ref(),
+        words: String::new(),
+        pool: rayon::ThreadPoolBuilder::new().num_threads(args.extract.threads()).build()?,
+    };
+    if let Some(class) = job.counts(&train_rows).iter().position(|&count| count == 0) {
+        bail!("{}: no picture of class {} could be read", args.data.display(), labels[class]);
+    }
+    match args.shape.folds {
+        Some(folds) => job.cross_validated(folds as usize, &train_rows),
+        None => job.validated(&train_rows, &val_rows),
+    }
+}
+
+/// What all trainings of a run share.
+struct Job<'a> {
+    args: &'a Args,
+    config: TrainConfig,
+    base: &'a Base,
+    items: &'a [Item],
+    features: &'a Features,
+    /// The class of each row.
+    classes: &'a [usize],
+    /// All of the head but its layers, temperature and record.
+    head: Head,
+    pool: rayon::ThreadPool,
+    /// The report that is asked for.
+    order: Option<&'a Order>,
+    /// Added to the settings in the head's record.
+    words: String,
+}
+
+/// The folds, if there were any, and what they found.
+struct Folds {
+    results: Vec<FoldResult>,
+    summary: Summary,
+}
+
+impl Job<'_> {
+    fn of(&self, rows: &[usize]) -> Vec<usize> {
+        rows.iter().map(|&row| self.classes[row]).collect()
+    }
+
+    /// Pictures of each class.
+    fn counts(&self, rows: &[usize]) -> Vec<u32> {
+        let mut counts = vec![0; self.head.labels.len()];
+        rows.iter().for_each(|&row| counts[self.classes[row]] += 1);
+        counts
+    }
+
+    /// The configuration with the weights of the classes.
+    fn config(&self, train_rows: &[usize]) -> Result<TrainConfig> {
+        let class_weights = self.args.shape.class_weights(&self.head.labels, &self.counts(train_rows))?;
+        Ok(TrainConfig { class_weights, ..self.config.clone() })
+    }
+
+    /// Trains on some rows; without `val_rows` there is no validation set.
+    fn train(
+        &self,
+        config: &TrainConfig,
+        train_rows: &[usize],
+        val_rows: &[usize],
+        from: Option<State>,
+        on_epoch: &mut (dyn FnMut(&Progress) -> ControlFlow<()> + Send),
+    ) -> Result<TrainedHead, trainer::TrainError> {
+        let rows = |rows| Rows { features: self.features, rows, pool: self.head.pool };
+        let (train_source, val_source) = (rows(train_rows), rows(val_rows));
+        let (train_classes, val_classes) = (self.of(train_rows), self.of(val_rows));
+        let train = Dataset { features: &train_source, labels: &train_classes };
+        let val = (!val_rows.is_empty()).then_some(Dataset { features: &val_source, labels: &val_classes });
+        self.pool.install(|| trainer::train(config, &train, val.as_ref(), from, on_epoch))
+    }
+
+    /// The head with these layers.
+    fn head_of(&self, layers: Vec<DenseWeights>) -> Head {
+        let count = layers.len();
+        let layers = layers.into_iter().enumerate().map(|(index, layer)| Dense {
+            inputs: layer.inputs as u32,
+            outputs: layer.outputs as u32,
+            activation: if index + 1 < count { Activation::Relu } else { Activation::Linear },
+            kernel: layer.kernel,
+            bias: layer.bias,
+        });
+        Head { layers: layers.collect(), ..self.head.clone() }
+    }
+
+    fn print_epoch(&self, stats: &EpochStats, epochs: usize, fold: Option<usize>) -> std::io::Result<()> {
+        print_line(if self.args.json { epoch_json(stats, fold) } else { epoch_line(stats, epochs, fold) })
+    }
+
+    /// Trains with a validation set, beside a checkpoint.
+    fn validated(&self, train_rows: &[usize], val_rows: &[usize]) -> Result<()> {
+        let config = self.config(train_rows)?;
+        let rows = [train_rows, val_rows];
+        if self.resumes_tuning(&config, rows) {
+            return self.fine_tuned(&config, None, rows);
+        }
+        let key = Key {
+            base: self.head.base,
+            settings: format!("{config:?}, {:?}, {:?}", self.head.pool, self.head.preprocess),
+            data: self.rows_fingerprint(&[train_rows, val_rows]),
+        };
+        let every = Duration::from_secs(self.args.shape.checkpoint_every.into());
+        let mut checkpoint = Checkpoint::new(&self.args.output, "checkpoint", key, every);
+        let from = if self.args.shape.resume {
+            let state: State = checkpoint.load()?;
+            note(PROGRAM, format_args!("going on after epoch {}", state.epochs()));
+            Some(state)
+        } else {
+            if checkpoint.path().exists() {
+                let path = checkpoint.path().display();
+                note(PROGRAM, format_args!("{path} of an interrupted run is not used (--resume would go on from it)"));
+            }
+            None
+        };
+        let mut stopped = false;
+        let (mut printed, mut saved) = (Ok(()), Ok(()));
+        let trained = self.train(&config, train_rows, val_rows, from, &mut |progress| {
+            stopped = interrupted();
+            printed = self.print_epoch(progress.stats, config.epochs, None);
+            saved = checkpoint.save(|| progress.state(), stopped);
+            if let (Err(e), false) = (&saved, stopped) {
+                // The training is worth more than the checkpoint.
+                note(PROGRAM, format_args!("no checkpoint was written: {e:#}"));
+            }
+            if stopped || printed.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        printed?;
+        let trained = trained?;
+
+        let mut head = self.head_of(trained.layers.clone());
+        if !val_rows.is_empty() && !self.args.no_calibration {
+            let logits = metrics::logits(&head, self.features, val_rows);
+            head.decision.temperature = metrics::temperature(&logits, &self.of(val_rows));
+        }
+        self.finish(head, &trained, [train_rows, val_rows], None, stopped)?;
+        if stopped {
+            let (epoch, path) = (trained.history.len(), checkpoint.path().display());
+            match saved {
+                Ok(()) => {
+                    bail!("interrupted after epoch {epoch}: wrote the best head so far; --resume goes on from {path}")
+                }
+                Err(e) => {
+                    bail!("interrupted after epoch {epoch}: wrote the best head so far, but no checkpoint: {e:#}")
+                }
+            }
+        }
+        checkpoint.remove()?;
+        self.fine_tuned(&config, Some(&trained.layers), rows)
+    }
+
+    /// Trains on all but one of `folds` parts in turn, then on all `rows`.
+    fn cross_validated(&self, folds: usize, rows: &[usize]) -> Result<()> {
+        let labels = &self.head.labels;
+        let fold_of = folds::assign(self.classes, &self.features.hashes, labels, folds, self.args.seed)?;
+        let mut results: Vec<FoldResult> = Vec::new();
+        let (mut logits, mut truth) = (Vec::new(), Vec::new());
+        for fold in 0..folds {
+            let (val_rows, train_rows): (Vec<usize>, Vec<usize>) = rows.iter().partition(|&&row| fold_of[row] == fold);
+            let config = self.config(&train_rows)?;
+            let trained = self.train_all(&config, &train_rows, &val_rows, config.epochs, Some(fold + 1))?;
+            // Measured with the code that the device runs.
+            let head = self.head_of(trained.layers);
+            let val_classes = self.of(&val_rows);
+            let measured = metrics::evaluate(&head, self.features, &val_rows, &val_classes);
+            let (accuracy, loss) = (measured.accuracy, measured.loss);
+            let result = FoldResult { accuracy, loss, best_epoch: trained.best_epoch };
+            if self.args.json {
+                print_line(json!({
+                    "fold": fold + 1, "best_epoch": result.best_epoch, "fold_accuracy": accuracy, "fold_loss": loss,
+                    "train": train_rows.len(), "val": val_rows.len(),
+                }))?;
+            } else {
+                let best = result.best_epoch;
+                print_line(format_args!("fold {}: accuracy {accuracy:.4}  loss {loss:.4}  epoch {best}", fold + 1))?;
+            }
+            results.push(result);
+            logits.extend(metrics::logits(&head, self.features, &val_rows));
+            truth.extend(val_classes);
+        }
+        let summary = Summary::of(&results);
+        let Summary { accuracy, deviation, epochs, .. } = summary;
+        if !self.args.json {
+            print_line(format_args!("{folds} folds: accuracy {accuracy:.4} +- {deviation:.4}"))?;
+        }
+        note(PROGRAM, format_args!("training on all pictures for {epochs} epochs"));
+        let config = TrainConfig { keep_last: true, patience: None, ..self.config(rows)? };
+        let trained = self.train_all(&config, rows, &[], epochs, None)?;
+        let mut head = self.head_of(trained.layers.clone());
+        if !self.args.no_calibration {
+            head.decision.temperature = metrics::temperature(&logits, &truth);
+        }
+        self.finish(head, &trained, [rows, &[]], Some(&Folds { results, summary }), false)
+    }
+
+    /// Trains for at most `epochs`, which may be fewer than the schedule of the learning rate goes over.
+    fn train_all(
+        &self,
+        config: &TrainConfig,
+        train_rows: &[usize],
+        val_rows: &[usize],
+        epochs: usize,
+        fold: Option<usize>,
+    ) -> Result<TrainedHead> {
+        let mut printed = Ok(());
+        let trained = self.train(config, train_rows, val_rows, None, &mut |progress| {
+            printed = self.print_epoch(progress.stats, epochs, fold);
+            let done = progress.stats.epoch >= epochs;
+            if done || interrupted() || printed.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        printed?;
+        if interrupted() {
+            return Err(Interrupted.into());
+        }
+        Ok(trained?)
+    }
+
+    /// Measures, records, writes and tells of the head.
+    fn finish(
+        &self,
+        mut head: Head,
+        trained: &TrainedHead,
+        [train_rows, val_rows]: [&[usize]; 2],
+        folds: Option<&Folds>,
+        stopped: bool,
+    ) -> Result<()> {
+        let (args, features) = (self.args, self.features);
+        let mut settings = settings(&self.config) + &args.shape.words(&self.config) + &self.words;
+        if let Some(Folds { results, summary }) = folds {
+            settings += &format!(
+                ", {} folds with accuracy {:.4} +- {:.4}, then trained on all pictures for {} epochs without a validation set",
+                results.len(),
+                summary.accuracy,
+                summary.deviation,
+                summary.epochs
+            );
+        }
+        if stopped {
+            settings += &format!(", interrupted after epoch {}", trained.history.len());
+        }
+        head.training = TrainingRecord {
             date: shared::cli::date(),
             program: format!("{PROGRAM} {}", env!("CARGO_PKG_VERSION")),
             seed: args.seed,
-            settings: settings(&config),
-            train_counts: counts(&train_classes),
-            val_counts: counts(&val_classes),
+            settings,
+            train_counts: self.counts(train_rows),
+            val_counts: self.counts(val_rows),
             skipped: features.skipped.len() as u32,
-            data: Some(data_fingerprint(&features.hashes, &classes)),
+            data: Some(data_fingerprint(&features.hashes, self.classes)),
             best_epoch: trained.best_epoch as u32,
             metrics: Metrics::default(),
-        },
-    };
-    if val.is_some() && !args.no_calibration {
-        head.decision.temperature = metrics::temperature(&head, &features, &val_rows, &val_classes);
-    }
-    // Measured with the code that the device runs, not with the trainer's.
-    let on_train = metrics::evaluate(&head, &features, &train_rows, &train_classes);
-    let on_val = val.is_some().then(|| metrics::evaluate(&head, &features, &val_rows, &val_classes));
-    head.training.metrics = Metrics {
-        accuracy: on_train.accuracy,
-        loss: on_train.loss,
-        val_accuracy: on_val.as_ref().map(|e| e.accuracy),
-        val_loss: on_val.as_ref().map(|e| e.loss),
-    };
-    head.save(&args.output)?;
+        };
+        // Measured with the code that the device runs, not with the trainer's.
+        let measure = |rows: &[usize]| metrics::evaluate(&head, features, rows, &self.of(rows));
+        let on_train = measure(train_rows);
+        let on_val = (!val_rows.is_empty()).then(|| measure(val_rows));
+        head.training.metrics = Metrics {
+            accuracy: on_train.accuracy,
+            loss: on_train.loss,
+            val_accuracy: on_val.as_ref().map(|e| e.accuracy),
+            val_loss: on_val.as_ref().map(|e| e.loss),
+        };
+        head.save(&args.output)?;
+        if let Some(order) = self.order {
+            let mut parts = vec![report::Part { name: "training".into(), rows: train_rows.to_vec() }];
+            if on_val.is_some() {
+                parts.push(report::Part { name: "validation".into(), rows: val_rows.to_vec() });
+            }
+            // The state before the first epoch, which fine-tuning begins its history with, is none of the report's.
+            let epochs: Vec<EpochStats> = trained.history.iter().filter(|stats| stats.epoch > 0).copied().collect();
+            let made = report::Made {
+                data: &args.data,
+                head: &head,
+                head_file: &args.output,
+                history: Some(report::History::of(&epochs)),
+                evaluation: on_val.as_ref().unwrap_or(&on_train),
+                features,
+                items: self.items,
+            };
+            self.pool.install(|| made.report(order, parts))?;
+        }
 
-    if args.json {
-        print_line(json!({
-            "head": args.output,
-            "best_epoch": trained.best_epoch,
-            "epochs": trained.history.len(),
-            "accuracy": on_train.accuracy,
-            "loss": on_train.loss,
-            "val_accuracy": head.training.metrics.val_accuracy,
-            "val_loss": head.training.metrics.val_loss,
-            "temperature": head.decision.temperature,
-            "labels": labels,
-            "train": train_rows.len(),
-            "val": val_rows.len(),
-            "skipped": features.skipped.len(),
-            "cached": features.cached,
-        }))?;
-    } else {
-        let val = on_val.map_or(String::new(), |e| format!("  val_accuracy {:.4}  val_loss {:.4}", e.accuracy, e.loss));
-        print_line(format_args!("kept epoch {}: accuracy {:.4}{val}", trained.best_epoch, on_train.accuracy))?;
-        print_line(format_args!("wrote {}", args.output.display()))?;
+        if args.json {
+            let mut result = json!({
+                "head": args.output,
+                "best_epoch": trained.best_epoch,
+                "epochs": trained.history.len(),
+                "accuracy": on_train.accuracy,
+                "loss": on_train.loss,
+                "val_accuracy": head.training.metrics.val_accuracy,
+                "val_loss": head.training.metrics.val_loss,
+                "temperature": head.decision.temperature,
+                "labels": head.labels,
+                "train": train_rows.len(),
+                "val": val_rows.len(),
+                "skipped": features.skipped.len(),
+                "cached": features.cached,
+                "pool": head.pool.name(),
+                "settings": head.training.settings,
+                "interrupted": stopped,
+            });
+            if let Some(Folds { results, summary }) = folds {
+                result["folds"] = results.len().into();
+                result["folds_accuracy"] = summary.accuracy.into();
+                result["folds_accuracy_deviation"] = summary.deviation.into();
+                result["folds_loss"] = summary.loss.into();
+            }
+            print_line(result)?;
+        } else {
+            let val =
+                on_val.map_or(String::new(), |e| format!("  val_accuracy {:.4}  val_loss {:.4}", e.accuracy, e.loss));
+            print_line(format_args!("kept epoch {}: accuracy {:.4}{val}", trained.best_epoch, on_train.accuracy))?;
+            print_line(format_args!("wrote {}", args.output.display()))?;
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// One hash over contents, classes and order of the rows of some lists.
+    fn rows_fingerprint(&self, lists: &[&[usize]]) -> Fingerprint {
+        let mut bytes = Vec::new();
+        for rows in lists {
+            bytes.extend_from_slice(&(rows.len() as u64).to_le_bytes());
+            for &row in *rows {
+                bytes.extend_from_slice(&self.features.hashes[row].0);
+                bytes.extend_from_slice(&(self.classes[row] as u64).to_le_bytes());
+            }
+        }
+        Fingerprint::of(&bytes)
+    }
 }
 
 fn settings(config: &TrainConfig) -> String {
     let TrainConfig { units, dropout, epochs, batch_size, .. } = config;
+    let widths: Vec<String> = units.iter().map(usize::to_string).collect();
+    let units = if units.is_empty() { "0".into() } else { widths.join(",") };
     let optimizer = match config.optimizer {
         Optimizer::RmsProp { .. } => "rmsprop",
         Optimizer::Adam { .. } => "adam",
@@ -341,21 +629,26 @@ fn data_fingerprint(hashes: &[Fingerprint], classes: &[usize]) -> Fingerprint {
     Fingerprint::of_parts(parts.iter().map(Vec::as_slice))
 }
 
-fn epoch_json(stats: &EpochStats) -> String {
-    json!({
+fn epoch_json(stats: &EpochStats, fold: Option<usize>) -> String {
+    let mut line = json!({
         "epoch": stats.epoch,
         "loss": stats.loss,
         "accuracy": stats.accuracy,
         "val_loss": stats.val_loss,
         "val_accuracy": stats.val_accuracy,
-    })
-    .to_string()
+        "lr": stats.lr,
+    });
+    if let Some(fold) = fold {
+        line["fold"] = fold.into();
+    }
+    line.to_string()
 }
 
-fn epoch_line(stats: &EpochStats, epochs: usize) -> String {
-    let mut line = format!("epoch {}/{epochs}  loss {:.4}  accuracy {:.4}", stats.epoch, stats.loss, stats.accuracy);
+fn epoch_line(stats: &EpochStats, epochs: usize, fold: Option<usize>) -> String {
+    let mut line = fold.map_or(String::new(), |fold| format!("fold {fold}  "));
+    line += &format!("epoch {}/{epochs}  loss {:.4}  accuracy {:.4}", stats.epoch, stats.loss, stats.accuracy);
     if let (Some(loss), Some(accuracy)) = (stats.val_loss, stats.val_accuracy) {
         line += &format!("  val_loss {loss:.4}  val_accuracy {accuracy:.4}");
     }
-    line
+    line + &format!("  lr {:.2e}", stats.lr)
 }

@@ -124,6 +124,12 @@ pub enum TrainError {
         /// The learning rate in use.
         lr: f64,
     },
+    /// A state to go on from is of another network or other data.
+    #[error("the saved state of the training does not fit: its {what} are of another training")]
+    WrongState {
+        /// The part that does not fit.
+        what: &'static str,
+    },
     /// The tensor library failed; the trainer itself never causes this.
     #[error("the tensor backend failed: {0}")]
     Backend(String),

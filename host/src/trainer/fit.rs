@@ -3,11 +3,12 @@ use std::ops::ControlFlow;
 
 use super::data::all_finite;
 use super::head::Evaluation;
-use super::loss::cross_entropy;
-use super::network::Network;
+use super::loss::{LossRule, cross_entropy};
+use super::network::{Network, sum_of_squares};
 use super::optimizer::OptimizerState;
 use super::random::{Random, Stream};
-use super::{Dataset, DenseWeights, EpochStats, MAX_WEIGHTS, Split, TrainConfig, TrainError, TrainedHead};
+use super::state::{Best, State};
+use super::{BatchNorm, Dataset, DenseWeights, EpochStats, MAX_WEIGHTS, Split, TrainConfig, TrainError, TrainedHead};
 
 /// Rows that are evaluated at once: enough for the matrix products to run at full speed.
 const EVALUATION_ROWS: usize = 256;
@@ -15,22 +16,24 @@ const EVALUATION_ROWS: usize = 256;
 /// Trains a head.
 ///
 /// See [the module](super) for what is computed. `on_epoch` is called after each epoch; if it
-/// breaks, training stops there, that epoch included, and gives the best head so far.
+/// breaks, training stops there, that epoch included, and gives the best head so far. With `from`, training goes on where
+/// [`Progress::state`] was taken, and comes to the same bits as if it had not been away.
 ///
 /// The best epoch is the one with the highest validation accuracy, among equals the one with the
 /// lowest validation loss, and without a validation set the one with the lowest training loss;
-/// among epochs equal in that too, the first.
+/// among epochs equal in that too, the first. With `keep_last` it is the last.
 ///
 /// # Errors
 ///
 /// If a field of `config` is outside its range; if a data set is empty, has no features, not one
 /// label a row, a label that is no class or a feature that is not finite; if the two data sets
-/// differ in dimension; if training diverges, so that a loss is not finite.
+/// differ in dimension; if training diverges, so that a loss is not finite; if `from` is not of this network and these data.
 pub fn train(
     config: &TrainConfig,
     training: &Dataset,
     validation: Option<&Dataset>,
-    on_epoch: &mut dyn FnMut(&EpochStats) -> ControlFlow<()>,
+    from: Option<State>,
+    on_epoch: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
 ) -> Result<TrainedHead, TrainError> {
     config.validate()?;
     training.validate(Split::Training, config.classes)?;
@@ -45,60 +48,105 @@ pub fn train(
             });
         }
     }
-    let mut random = Random::new(config.seed);
-    let layers = initial_layers(config, dim, &mut random.weights)?;
-    fit(config, &layers, &mut random, training, validation, on_epoch)
+    let state = match from {
+        Some(state) => {
+            state.check(&widths(config, dim)?, config.batch_norm, training.labels.len())?;
+            state
+        }
+        None => {
+            let mut random = Random::new(config.seed);
+            let layers = initial_layers(config, dim, &mut random.weights)?;
+            State::new(config, layers, random, training.labels.len())
+        }
+    };
+    fit(config, state, training, validation, on_epoch)
+}
+
+/// How training stands after an epoch.
+pub struct Progress<'a> {
+    /// The epoch's figures.
+    pub stats: &'a EpochStats,
+    state: &'a State,
+    network: &'a Network,
+    optimizer: &'a OptimizerState,
+}
+
+impl Progress<'_> {
+    /// Everything that is needed to go on from here; some four times the size of the weights.
+    ///
+    /// # Errors
+    /// If the tensor library fails.
+    pub fn state(&self) -> Result<State, TrainError> {
+        let mut state = self.state.clone();
+        state.layers = self.network.weights()?;
+        state.moments = Some(self.optimizer.moments().clone());
+        Ok(state)
+    }
+}
+
+/// Widths of what goes between the layers: features, hidden layers, outputs.
+fn widths(config: &TrainConfig, dim: usize) -> Result<Vec<usize>, TrainError> {
+    let widths: Vec<usize> = [dim].into_iter().chain(config.units.iter().copied()).chain([config.outputs()]).collect();
+    for pair in widths.windows(2) {
+        let (inputs, outputs) = (pair[0], pair[1]);
+        if inputs.checked_mul(outputs).is_none_or(|weights| weights > MAX_WEIGHTS) {
+            return Err(TrainError::TooManyWeights { inputs, outputs });
+        }
+    }
+    Ok(widths)
 }
 
 /// Keras's initial weights: `glorot_uniform` kernels and biases of zero.
 fn initial_layers(config: &TrainConfig, dim: usize, stream: &mut Stream) -> Result<Vec<DenseWeights>, TrainError> {
-    let widths = match config.units {
-        0 => vec![dim, config.outputs()],
-        units => vec![dim, units, config.outputs()],
-    };
-    widths
-        .windows(2)
-        .map(|pair| {
-            let (inputs, outputs) = (pair[0], pair[1]);
-            let weights = inputs.checked_mul(outputs);
-            if weights.is_none_or(|weights| weights > MAX_WEIGHTS) {
-                return Err(TrainError::TooManyWeights { inputs, outputs });
-            }
-            Ok(DenseWeights {
-                inputs,
-                outputs,
-                kernel: stream.glorot_uniform(inputs, outputs),
-                bias: vec![0.0; outputs],
-            })
-        })
-        .collect()
+    let widths = widths(config, dim)?;
+    let layers = widths.windows(2).zip(1..).map(|(pair, number)| {
+        let (inputs, outputs) = (pair[0], pair[1]);
+        DenseWeights {
+            inputs,
+            outputs,
+            kernel: stream.glorot_uniform(inputs, outputs),
+            bias: vec![0.0; outputs],
+            norm: (config.batch_norm && number <= config.units.len()).then(|| BatchNorm::new(outputs)),
+        }
+    });
+    Ok(layers.collect())
 }
 
-/// Trains from the given weights; everything is valid.
+/// Trains from the given state; everything is valid.
 pub(super) fn fit(
     config: &TrainConfig,
-    layers: &[DenseWeights],
-    random: &mut Random,
+    mut state: State,
     training: &Dataset,
     validation: Option<&Dataset>,
-    on_epoch: &mut dyn FnMut(&EpochStats) -> ControlFlow<()>,
+    on_epoch: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
 ) -> Result<TrainedHead, TrainError> {
     keep_freed_memory();
-    let mut network = Network::new(layers);
+    let mut network = Network::new(&state.layers);
+    // The network has them now.
+    state.layers = Vec::new();
     let mut optimizer = OptimizerState::new(config.optimizer, &network.lengths());
-    let mut order: Vec<usize> = (0..training.labels.len()).collect();
-    let mut history: Vec<EpochStats> = Vec::new();
-    let mut best: Option<(EpochStats, Vec<DenseWeights>)> = None;
-    let lr = config.optimizer.lr();
+    if let Some(moments) = state.moments.take()
+        && !optimizer.restore(moments)
+    {
+        return Err(TrainError::WrongState { what: "state of the optimiser" });
+    }
+    let rule = LossRule { smoothing: config.label_smoothing, weights: &config.class_weights };
+    let samples = state.order.len();
+    let batches = samples.div_ceil(config.batch_size);
 
-    for epoch in 1..=config.epochs {
+    while state.history.len() < config.epochs && !state.out_of_patience(config) {
+        let epoch = state.history.len() + 1;
+        let mut lr = 0.0;
         if config.shuffle {
-            random.order.shuffle(&mut order);
+            state.random.order.shuffle(&mut state.order);
         }
         let (mut loss, mut correct) = (0.0, 0);
-        for (rows, batch) in order.chunks(config.batch_size).zip(1..) {
+        for (rows, batch) in state.order.chunks(config.batch_size).zip(1..) {
+            lr = state.rate.at(config, epoch, (epoch - 1) * batches + batch - 1, config.epochs * batches);
+            optimizer.set_lr(lr);
             let outcome;
-            (network, outcome) = step(config, network, &mut optimizer, &mut random.dropout, training, rows)?;
+            (network, outcome) =
+                step(config, rule, network, &mut optimizer, &mut state.random.dropout, training, rows)?;
             let Some(outcome) = outcome else {
                 return Err(TrainError::NonFiniteLoss { epoch, batch, lr });
             };
@@ -112,34 +160,42 @@ pub(super) fn fit(
             return Err(diverged);
         }
         let measured = match validation {
-            Some(validation) => Some(evaluate(&network, config.outputs(), validation)?.ok_or(diverged)?),
+            Some(validation) => {
+                // Keras weights the classes in training only.
+                let rule = LossRule { weights: &[], ..rule };
+                let mut measured = evaluate(&network, config.outputs(), validation, rule)?.ok_or(diverged)?;
+                if config.l2 > 0.0 {
+                    measured.loss += config.l2 * weights.iter().map(|layer| sum_of_squares(&layer.kernel)).sum::<f64>();
+                }
+                Some(measured)
+            }
             None => None,
         };
-        let samples = order.len() as f64;
         let stats = EpochStats {
             epoch,
-            loss: loss / samples,
-            accuracy: correct as f64 / samples,
+            loss: loss / samples as f64,
+            accuracy: correct as f64 / samples as f64,
             val_loss: measured.map(|m| m.loss),
             val_accuracy: measured.map(|m| m.accuracy),
+            lr,
         };
-        history.push(stats);
-        if best.as_ref().is_none_or(|(old, _)| is_better(&stats, old)) {
-            best = Some((stats, weights));
+        state.history.push(stats);
+        state.rate.end_epoch(config, stats.val_loss.unwrap_or(stats.loss));
+        if config.keep_last || state.best.as_ref().is_none_or(|best| is_better(&stats, &best.stats)) {
+            state.best = Some(Best { stats, layers: weights });
         }
-        let flow = on_epoch(&stats);
-        let waited = epoch - best.as_ref().map_or(epoch, |(stats, _)| stats.epoch);
-        let out_of_patience = config.patience.is_some_and(|p| waited >= p.max(1));
-        if flow.is_break() || out_of_patience {
+        let progress = Progress { stats: &stats, state: &state, network: &network, optimizer: &optimizer };
+        if on_epoch(&progress).is_break() {
             break;
         }
     }
 
-    let Some((stats, layers)) = best else {
+    let Some(Best { stats, layers }) = state.best else {
         // Not reached: there is at least one epoch, and the first is the best so far.
         return Err(TrainError::backend("no epoch was run"));
     };
-    Ok(TrainedHead { layers, best_epoch: stats.epoch, history })
+    let layers = layers.into_iter().map(DenseWeights::folded).collect();
+    Ok(TrainedHead { layers, best_epoch: stats.epoch, history: state.history })
 }
 
 /// Has glibc's `malloc` keep the memory of freed tensors for the next ones.
@@ -156,7 +212,7 @@ fn keep_freed_memory() {
 
 /// What one batch gave before its step.
 struct StepOutcome {
-    /// The samples' losses, added up.
+    /// The samples' losses and penalties, added up.
     loss: f64,
     correct: usize,
 }
@@ -164,6 +220,7 @@ struct StepOutcome {
 /// One step on the given rows; no outcome if the loss is not finite.
 fn step(
     config: &TrainConfig,
+    rule: LossRule,
     network: Network,
     optimizer: &mut OptimizerState,
     dropout: &mut Stream,
@@ -171,25 +228,32 @@ fn step(
     rows: &[usize],
 ) -> Result<(Network, Option<StepOutcome>), TrainError> {
     let (mut features, labels) = training.batch(Split::Training, rows)?;
-    let mut mask = None;
+    let mut masks = Vec::new();
     if config.dropout > 0.0 {
-        if config.units > 0 {
-            mask = Some(dropout.dropout_mask(config.dropout, rows.len() * config.units));
-        } else {
+        masks.extend(config.units.iter().map(|units| dropout.dropout_mask(config.dropout, rows.len() * units)));
+        if config.units.is_empty() {
             let factors = dropout.dropout_mask(config.dropout, features.len());
             features.iter_mut().zip(factors).for_each(|(x, f)| *x *= f);
         }
     }
-    let (gradients, outcome) = network.gradients(features, rows.len(), mask, |logits| {
-        let loss = cross_entropy(&logits, &labels, config.outputs());
+    let (gradients, outcome) = network.gradients(features, rows.len(), masks, |logits| {
+        let loss = cross_entropy(&logits, &labels, config.outputs(), rule);
         let outcome = all_finite(&logits).then_some(StepOutcome { loss: loss.sum, correct: loss.correct });
         Ok((loss.gradient, outcome))
     })?;
-    Ok((network.update(gradients, optimizer)?, outcome))
+    let (network, penalty) = network.update(gradients, optimizer, config.l2)?;
+    let with_penalty =
+        |outcome: StepOutcome| StepOutcome { loss: outcome.loss + penalty * rows.len() as f64, ..outcome };
+    Ok((network, outcome.map(with_penalty)))
 }
 
 /// Mean loss and accuracy of valid data; `None` if a logit is not finite.
-pub(super) fn evaluate(network: &Network, outputs: usize, data: &Dataset) -> Result<Option<Evaluation>, TrainError> {
+pub(super) fn evaluate(
+    network: &Network,
+    outputs: usize,
+    data: &Dataset,
+    rule: LossRule,
+) -> Result<Option<Evaluation>, TrainError> {
     let rows: Vec<usize> = (0..data.labels.len()).collect();
     let (mut loss, mut correct) = (0.0, 0);
     for rows in rows.chunks(EVALUATION_ROWS) {
@@ -198,7 +262,7 @@ pub(super) fn evaluate(network: &Network, outputs: usize, data: &Dataset) -> Res
         if !all_finite(&logits) {
             return Ok(None);
         }
-        let batch = cross_entropy(&logits, &labels, outputs);
+        let batch = cross_entropy(&logits, &labels, outputs, rule);
         loss += batch.sum;
         correct += batch.correct;
     }
@@ -206,7 +270,7 @@ pub(super) fn evaluate(network: &Network, outputs: usize, data: &Dataset) -> Res
     Ok(Some(Evaluation { loss: loss / samples, accuracy: correct as f64 / samples }))
 }
 
-fn is_better(new: &EpochStats, old: &EpochStats) -> bool {
+pub(super) fn is_better(new: &EpochStats, old: &EpochStats) -> bool {
     match (new.val_accuracy, old.val_accuracy) {
         (Some(accuracy), Some(best)) if accuracy != best => accuracy > best,
         (Some(_), Some(_)) => new.val_loss < old.val_loss,

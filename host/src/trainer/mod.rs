@@ -7,7 +7,8 @@
 //!                                        Dense(K, softmax)      for K > 2
 //! ```
 //!
-//! (without the hidden layer if `units` is 0), and [`train`] does what `model.fit` of Keras 3 does:
+//! (with any number of hidden layers, each with its dropout; with `batch_norm` these are `Dense(units, use_bias=False) ->
+//! BatchNormalization -> ReLU -> Dropout`), and [`train`] does what `model.fit` of Keras 3 does:
 //!
 //! - Kernels start `glorot_uniform`, uniform in `±sqrt(6 / (inputs + outputs))`, biases at zero.
 //! - Each epoch takes the samples in a new random order, in batches of `batch_size`; the last batch
@@ -22,7 +23,10 @@
 //!   certainty, Keras's clipping sets in: its loss stops growing and its gradient is 0, whereas
 //!   here such samples go on pulling. (Keras on TensorFlow goes back to the logits by itself and
 //!   does as it is done here.)
-//! - [`Optimizer`] gives the formulae of the steps.
+//! - [`Optimizer`] gives the formulae of the steps, [`Schedule`] how the learning rate goes on.
+//! - `l2`, `class_weights` and `label_smoothing` do what Keras does under these names; its losses, too, hold the L2 penalty and smoothed
+//!   labels in validation, and the weights of the classes in training only.
+//! - [`BatchNorm`] goes by the batch while training and by moving means otherwise; it is folded into the layer in the end.
 //!
 //! Beyond Keras, the weights of the best epoch are the ones returned; [`train`] says which it is.
 //!
@@ -37,12 +41,15 @@
 mod config;
 mod data;
 mod error;
+mod fine_tune;
 mod fit;
 mod head;
 mod loss;
 mod network;
 mod optimizer;
 mod random;
+mod schedule;
+mod state;
 #[cfg(test)]
 mod tests;
 
@@ -51,8 +58,10 @@ mod tests;
 /// for want of memory.
 const MAX_WEIGHTS: usize = 1 << 29;
 
-pub use config::{Optimizer, TrainConfig};
+pub use config::{Optimizer, Schedule, TrainConfig};
 pub use data::{Dataset, FeatureSource};
 pub use error::{Split, TrainError};
-pub use fit::train;
-pub use head::{DenseWeights, EpochStats, TrainedHead};
+pub use fine_tune::{FineTuneState, FineTuned, fine_tune};
+pub use fit::{Progress, train};
+pub use head::{BatchNorm, DenseWeights, EpochStats, TrainedHead};
+pub use state::State;

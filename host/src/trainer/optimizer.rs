@@ -1,5 +1,7 @@
 use std::array;
 
+use serde::{Deserialize, Serialize};
+
 use super::Optimizer;
 
 /// An [`Optimizer`] with the state it keeps for each tensor of weights.
@@ -12,12 +14,19 @@ use super::Optimizer;
 /// place.
 pub(super) struct OptimizerState {
     rule: Rule,
+    moments: Moments,
+}
+
+/// What an optimiser remembers of the steps so far.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Moments {
     /// `beta1^t` and `beta2^t` of Adam's current step `t`.
     beta_powers: [f64; 2],
     slots: Vec<Slot>,
 }
 
 /// Running values for each weight of a tensor; empty if the rule has no use for them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Slot {
     momentum: Vec<f32>,
     velocity: Vec<f32>,
@@ -70,20 +79,40 @@ impl OptimizerState {
                 velocity: vec![0.0; if has_velocity { len } else { 0 }],
             })
             .collect();
-        Self { rule, beta_powers: [1.0; 2], slots }
+        Self { rule, moments: Moments { beta_powers: [1.0; 2], slots } }
+    }
+
+    /// What it remembers.
+    pub(super) fn moments(&self) -> &Moments {
+        &self.moments
+    }
+
+    /// Goes on where another one was; whether the tensors are of the same lengths.
+    pub(super) fn restore(&mut self, moments: Moments) -> bool {
+        let lengths = |m: &Moments| m.slots.iter().map(|s| (s.momentum.len(), s.velocity.len())).collect::<Vec<_>>();
+        let fits = lengths(&moments) == lengths(&self.moments);
+        self.moments = moments;
+        fits
+    }
+
+    /// The learning rate of the next steps.
+    pub(super) fn set_lr(&mut self, rate: f64) {
+        match &mut self.rule {
+            Rule::RmsProp { lr, .. } | Rule::Adam { lr, .. } | Rule::Sgd { lr, .. } => *lr = rate as f32,
+        }
     }
 
     /// To be called once before the tensors are updated with the gradients of a batch.
     pub(super) fn begin_step(&mut self) {
         if let Rule::Adam { beta1, beta2, .. } = self.rule {
-            self.beta_powers[0] *= f64::from(beta1);
-            self.beta_powers[1] *= f64::from(beta2);
+            self.moments.beta_powers[0] *= f64::from(beta1);
+            self.moments.beta_powers[1] *= f64::from(beta2);
         }
     }
 
     /// Steps the tensor `index`. All three have the length that was given for it.
     pub(super) fn update(&mut self, index: usize, weights: &mut [f32], gradient: &[f32]) {
-        let Slot { momentum, velocity } = &mut self.slots[index];
+        let Slot { momentum, velocity } = &mut self.moments.slots[index];
         let (momentum, velocity) = (momentum.as_mut_slice(), velocity.as_mut_slice());
         match self.rule {
             Rule::RmsProp { lr, rho, one_minus_rho, epsilon, momentum: decay } => {
@@ -108,7 +137,7 @@ impl OptimizerState {
             }
             Rule::Adam { lr, one_minus_beta1, one_minus_beta2, epsilon, .. } => {
                 // Keras rounds the powers to f32 before it subtracts them from 1.
-                let [power1, power2] = self.beta_powers.map(|power| power as f32);
+                let [power1, power2] = self.moments.beta_powers.map(|power| power as f32);
                 let alpha = lr * (1.0 - power2).sqrt() / (1.0 - power1);
                 in_chunks(weights, gradient, [momentum, velocity], &|w, g, [m, v]| {
                     for (((w, &g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {

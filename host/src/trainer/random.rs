@@ -1,5 +1,6 @@
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
+use serde::{Deserialize, Serialize};
 
 /// The trainer's random numbers, in three streams that never overlap.
 ///
@@ -7,6 +8,7 @@ use rand_xoshiro::rand_core::{Rng, SeedableRng};
 /// generator: that one is shared by the whole process, so that another thread could change the
 /// outcome. The draws are spelled out rather than left to `rand`, whose algorithms may change
 /// between versions, and with them the weights that a seed gives.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Random {
     pub(super) weights: Stream,
     pub(super) order: Stream,
@@ -26,6 +28,7 @@ impl Random {
     }
 }
 
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Stream(Xoshiro256PlusPlus);
 
 /// Random numbers are made of 24 bits, all that an `f32` below 1 holds.

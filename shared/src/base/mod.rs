@@ -7,11 +7,12 @@ mod tests;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tract_onnx::prelude::*;
 
 use crate::contract::{self, BaseContract, ChannelOrder};
-use crate::conv::{Algorithm, ConvLayer, Kernel, Stack};
+use crate::conv::{Algorithm, Arena, ConvLayer, Kernel, Stack};
 use crate::resize::Filter;
 use crate::{Error, Fingerprint, Result};
 
@@ -89,6 +90,36 @@ impl Base {
         })
     }
 
+    /// The first `layers` layers as a base of their own, whose feature map is the output of the last of them: for what trains the others
+    /// anew. Its fingerprint is that of this base and the number of layers.
+    ///
+    /// # Panics
+    /// If there are not as many layers, or none shall stay.
+    pub fn truncated(&self, layers: usize) -> Self {
+        let all: Vec<ConvLayer> = self.layers().cloned().collect();
+        assert!(0 < layers && layers <= all.len());
+        let kept = &all[..layers];
+        let pools = |layers: &[ConvLayer]| layers.iter().filter(|layer| layer.pool).count();
+        let channels = kept[layers - 1].outputs;
+        let feature_scales = match layers == all.len() {
+            true => self.feature_scales.clone(),
+            false => vec![self.scales[layers - 1]; channels],
+        };
+        Self {
+            path: self.path.clone(),
+            fingerprint: Fingerprint::of_parts([&self.fingerprint.0[..], &(layers as u64).to_le_bytes()]),
+            contract: BaseContract {
+                channels: channels as u32,
+                stride: self.contract.stride >> (pools(&all) - pools(kept)),
+                ..self.contract.clone()
+            },
+            scales: self.scales[..layers].to_vec(),
+            feature_scales,
+            metadata: self.metadata.clone(),
+            stack: Arc::new(Stack::new(kept.to_vec(), self.stack.kernel())),
+        }
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
@@ -126,6 +157,43 @@ impl Base {
     /// The convolutions, in order.
     pub fn layers(&self) -> impl ExactSizeIterator<Item = &ConvLayer> {
         self.stack.layers()
+    }
+
+    /// The least time that each layer takes of some passes over `inputs` (`[pictures, 3, size, size]`), each in its place after the one
+    /// before, with what that leaves in the caches. A first pass is not counted.
+    ///
+    /// # Panics
+    /// If `inputs` has another length, or `size` is not one of the base's.
+    pub fn time_layers(
+        &self,
+        pool: Option<&rayon::ThreadPool>,
+        inputs: &[u8],
+        size: u32,
+        passes: u32,
+    ) -> Vec<Duration> {
+        let size = size as usize;
+        let (outputs, height, width) = self.stack.output_shape(size, size);
+        let pictures = inputs.len() / (3 * size * size).max(1);
+        let mut out = vec![0; pictures * outputs * height * width];
+        let mut arena = Arena::default();
+        let mut least = vec![Duration::MAX; self.stack.layers().len()];
+        let mut run = || {
+            for pass in 0..=passes {
+                let mut start = Instant::now();
+                self.stack.run_watched(&mut arena, inputs, size, size, pool.is_some(), &mut out, &mut |layer| {
+                    let end = Instant::now();
+                    if pass > 0 {
+                        least[layer] = least[layer].min(end - start);
+                    }
+                    start = end;
+                });
+            }
+        };
+        match pool {
+            Some(pool) => pool.install(run),
+            None => run(),
+        }
+        least
     }
 
     /// How each of them is computed by [`Base::kernel`].

@@ -8,7 +8,7 @@ use super::map::{BLOCK, Map};
 use super::{ConvLayer, Packed, each_chunk};
 
 /// Pixels that the widest tile computes at once.
-const PIXELS: usize = 4;
+pub(super) const PIXELS: usize = 4;
 
 /// Weights of one block of inputs and one of outputs: `[tap][channel / 4][output][channel % 4]`.
 pub(super) type Weights = [[i8; BLOCK * BLOCK]; 9];

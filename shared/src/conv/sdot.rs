@@ -5,7 +5,7 @@ use std::arch::aarch64::{
 };
 use std::arch::asm;
 
-use super::dot::{Dot, Weights};
+use super::dot::{Dot, PIXELS as MOST, Weights};
 use super::map::BLOCK;
 
 /// Proof that the CPU has the extension.
@@ -65,21 +65,19 @@ unsafe fn tile<const P: usize>(
     let mut acc = [[vdupq_n_s32(0); 4]; P];
     let half = vdupq_n_u8(128);
     for (block, weights) in weights.iter().enumerate() {
-        for (tap, weights) in weights.iter().enumerate() {
-            let at = block * plane + tap / 3 * stride + tap % 3 * BLOCK;
-            let mut values = [vreinterpretq_s8_u8(half); P];
-            for (pixel, values) in values.iter_mut().enumerate() {
-                // SAFETY: at + (pixel + 1) * BLOCK is within what the caller vouches for.
-                let q = unsafe { vld1q_u8(input.as_ptr().add(at + pixel * BLOCK)) };
-                *values = vreinterpretq_s8_u8(veorq_u8(q, half));
+        // The three taps of a row share its pixels.
+        for (row, weights) in weights.as_chunks::<3>().0.iter().enumerate() {
+            // SAFETY: as for the pixels.
+            let input = unsafe { input.as_ptr().add(block * plane + row * stride) };
+            let mut pixels = [vreinterpretq_s8_u8(half); MOST + 2];
+            for (x, pixel) in pixels.iter_mut().enumerate().take(P + 2) {
+                // SAFETY: x is below P + 2, so that this is within what the caller vouches for.
+                let q = unsafe { vld1q_u8(input.add(x * BLOCK)) };
+                *pixel = vreinterpretq_s8_u8(veorq_u8(q, half));
             }
-            let weights = weights.as_ptr();
-            // SAFETY: there are sixteen vectors of weights.
-            let load = |index: usize| unsafe { vld1q_s8(weights.add(index * BLOCK)) };
-            step::<0, P>(&mut acc, values, load);
-            step::<1, P>(&mut acc, values, load);
-            step::<2, P>(&mut acc, values, load);
-            step::<3, P>(&mut acc, values, load);
+            tap::<0, P>(&mut acc, &pixels, &weights[0]);
+            tap::<1, P>(&mut acc, &pixels, &weights[1]);
+            tap::<2, P>(&mut acc, &pixels, &weights[2]);
         }
     }
     for (sums, acc) in sums.iter_mut().zip(acc) {
@@ -90,18 +88,35 @@ unsafe fn tile<const P: usize>(
     }
 }
 
-/// Four channels of `P` pixels against sixteen outputs.
+/// Sixteen channels of `P` pixels, from the one at `X` on, against sixteen outputs.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
-fn step<const LANE: usize, const P: usize>(
+fn tap<const X: usize, const P: usize>(
     acc: &mut [[int32x4_t; 4]; P],
-    values: [int8x16_t; P],
-    load: impl Fn(usize) -> int8x16_t,
+    pixels: &[int8x16_t; MOST + 2],
+    weights: &[i8; BLOCK * BLOCK],
 ) {
-    let weights = [load(4 * LANE), load(4 * LANE + 1), load(4 * LANE + 2), load(4 * LANE + 3)];
-    for (acc, values) in acc.iter_mut().zip(values) {
+    step::<X, 0, P>(acc, pixels, weights);
+    step::<X, 1, P>(acc, pixels, weights);
+    step::<X, 2, P>(acc, pixels, weights);
+    step::<X, 3, P>(acc, pixels, weights);
+}
+
+/// Four of those channels.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn step<const X: usize, const LANE: usize, const P: usize>(
+    acc: &mut [[int32x4_t; 4]; P],
+    pixels: &[int8x16_t; MOST + 2],
+    weights: &[i8; BLOCK * BLOCK],
+) {
+    let weights = weights.as_chunks::<BLOCK>().0;
+    // SAFETY: each of the sixteen vectors is one of i8.
+    let load = |index: usize| unsafe { vld1q_s8(weights[4 * LANE + index].as_ptr()) };
+    let weights = [load(0), load(1), load(2), load(3)];
+    for (acc, pixel) in acc.iter_mut().zip(&pixels[X..]) {
         for (acc, weights) in acc.iter_mut().zip(weights) {
-            sdot::<LANE>(acc, weights, values);
+            sdot::<LANE>(acc, weights, *pixel);
         }
     }
 }

@@ -107,6 +107,21 @@ impl Stack {
     /// # Panics
     /// If `input` or `out` have other lengths.
     pub fn run(&self, arena: &mut Arena, input: &[u8], height: usize, width: usize, parallel: bool, out: &mut [u8]) {
+        self.run_watched(arena, input, height, width, parallel, out, &mut |_| ());
+    }
+
+    /// As [`Stack::run`]; `done` is called after each layer with its index.
+    #[allow(clippy::too_many_arguments, reason = "as `run`")]
+    pub(crate) fn run_watched(
+        &self,
+        arena: &mut Arena,
+        input: &[u8],
+        height: usize,
+        width: usize,
+        parallel: bool,
+        out: &mut [u8],
+        done: &mut dyn FnMut(usize),
+    ) {
         let Some(first) = self.layers.first() else { return };
         let pictures = input.len() / (first.layer.inputs * height * width).max(1);
         assert_eq!(input.len(), pictures * first.layer.inputs * height * width);
@@ -143,6 +158,7 @@ impl Stack {
                     }
                 }
             }
+            done(index);
             from = to;
             std::mem::swap(&mut source, &mut target);
         }

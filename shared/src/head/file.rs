@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use super::Head;
+use serde::Deserialize;
+
+use super::{Decision, Dense, Head, Output, Pool, TrainingRecord};
+use crate::contract::Preprocess;
 use crate::error::HeadFileError;
 use crate::{Error, Fingerprint, Result};
 
@@ -10,8 +13,37 @@ const MAGIC: &[u8; 8] = b"VGGEHEAD";
 const HEADER: usize = 8 + 4 + 8;
 const CHECKSUM: usize = 32;
 
-/// Format version that is written and read.
-pub const FORMAT: u32 = 2;
+/// Format version that is written.
+pub const FORMAT: u32 = 3;
+
+/// Oldest format version that is read.
+pub const OLDEST: u32 = 2;
+
+/// Format version of the bytes of a head file; `None` if they are not those of one.
+pub fn format_of(bytes: &[u8]) -> Option<u32> {
+    bytes.strip_prefix(MAGIC)?.first_chunk().map(|version| u32::from_le_bytes(*version))
+}
+
+/// The payload of format 2, which knew neither pooling nor background classes.
+#[derive(Deserialize)]
+struct Format2 {
+    base: Fingerprint,
+    preprocess: Preprocess,
+    feature_scales: Vec<f32>,
+    labels: Vec<String>,
+    layers: Vec<Dense>,
+    output: Output,
+    decision: Decision,
+    training: TrainingRecord,
+}
+
+impl From<Format2> for Head {
+    fn from(old: Format2) -> Self {
+        let Format2 { base, preprocess, feature_scales, labels, layers, output, decision, training } = old;
+        let (pool, background) = (Pool::Flatten, Vec::new());
+        Self { base, preprocess, feature_scales, labels, layers, output, decision, training, pool, background }
+    }
+}
 
 /// Largest head file, in bytes: a hidden layer of 1,024 units at 224 px takes 98 MiB.
 pub const MAX_BYTES: u64 = 512 << 20;
@@ -50,7 +82,7 @@ impl Head {
         let cut = |expected: u64| HeadFileError::Length { expected, found };
         let header: &[u8; HEADER] = bytes.first_chunk().ok_or(cut((HEADER + CHECKSUM) as u64))?;
         let version = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
-        if version != FORMAT {
+        if !(OLDEST..=FORMAT).contains(&version) {
             return Err(HeadFileError::Version { found: version, wanted: FORMAT });
         }
         let length = header.last_chunk().map_or(0, |length| u64::from_le_bytes(*length));
@@ -66,7 +98,12 @@ impl Head {
             return Err(HeadFileError::Checksum);
         }
         let inconsistent = |e: postcard::Error| HeadFileError::Inconsistent(e.to_string());
-        let (head, rest): (Self, _) = postcard::take_from_bytes(&content[HEADER..]).map_err(inconsistent)?;
+        let payload = &content[HEADER..];
+        let (head, rest) = match version {
+            2 => postcard::take_from_bytes::<Format2>(payload).map(|(old, rest)| (old.into(), rest)),
+            _ => postcard::take_from_bytes::<Self>(payload),
+        }
+        .map_err(inconsistent)?;
         if !rest.is_empty() {
             return Err(HeadFileError::Inconsistent(format!("{} bytes are left over", rest.len())));
         }
@@ -141,6 +178,26 @@ mod tests {
         let length = (trailing.len() - HEADER - CHECKSUM) as u64;
         trailing[12..20].copy_from_slice(&length.to_le_bytes());
         assert!(error(&sealed(trailing)).to_string().contains("left over"));
+    }
+
+    /// `format2.postcard` was written by version 0.1.0 as it was before format 3: `host train samples/surfaces --size 32 --units 0
+    /// --epochs 1 --no-calibration --lr 0.0002`; so were the scores.
+    #[test]
+    fn format_2_is_still_read() {
+        let old = include_bytes!("format2.postcard");
+        assert_eq!(format_of(old), Some(2));
+        let head = Head::from_bytes(old).unwrap();
+        assert_eq!((head.pool, head.background.len(), head.labels.len()), (Pool::Flatten, 0, 3));
+        assert_eq!(head.training.date, "2023-11-14");
+        let new = head.to_bytes().unwrap();
+        assert_eq!(format_of(&new), Some(FORMAT));
+        assert_eq!(Head::from_bytes(&new).unwrap(), head);
+        // What is new stands behind what was there.
+        let payload = |bytes: &[u8]| bytes[HEADER..bytes.len() - CHECKSUM].to_vec();
+        assert_eq!(payload(&new), [payload(old), vec![0, 0]].concat());
+        let mut relabelled = old.to_vec();
+        relabelled[8] = FORMAT as u8;
+        assert!(matches!(Head::from_bytes(&sealed(relabelled)), Err(HeadFileError::Inconsistent(_))));
     }
 
     proptest! {

@@ -1,13 +1,15 @@
 //! The head: dense layers on the feature map, to scores and a decision. The same code on host and device.
 
 mod file;
+mod pool;
 
 use serde::{Deserialize, Serialize};
 
 use crate::contract::Preprocess;
 use crate::{Base, Error, Fingerprint, Result};
 
-pub use file::{FORMAT, MAX_BYTES};
+pub use file::{FORMAT, MAX_BYTES, format_of};
+pub use pool::Pool;
 
 /// What is said when no score reaches the threshold.
 pub const UNKNOWN: &str = "unknown";
@@ -34,6 +36,15 @@ pub struct Head {
     pub decision: Decision,
     /// How it came into being.
     pub training: TrainingRecord,
+    /// What the layers see of the feature map.
+    pub pool: Pool,
+    /// Indices of the labels that mean that nothing of interest is there ([`is_background_name`]), ascending.
+    pub background: Vec<u32>,
+}
+
+/// Whether a class of that name stands for nothing of interest: `none`, `background` or `unknown`, in any case.
+pub fn is_background_name(name: &str) -> bool {
+    ["none", "background", UNKNOWN].iter().any(|known| name.eq_ignore_ascii_case(known))
 }
 
 /// A dense layer: `y = activation(x * kernel + bias)`.
@@ -182,8 +193,23 @@ impl Head {
 
     /// The logits of a quantised feature map, before the temperature.
     pub fn logits(&self, features: &[u8]) -> Vec<f32> {
+        match self.pool {
+            Pool::Flatten => self.dense(dequantise(features, &self.feature_scales)),
+            pool => {
+                let mut pooled = vec![0.0; self.feature_scales.len()];
+                pool.features(features, &self.feature_scales, &mut pooled);
+                self.dense(pooled.into_iter())
+            }
+        }
+    }
+
+    /// The logits of a feature map in f32, channels last, before the temperature: what an f32 base would give.
+    pub fn logits_of(&self, features: &[f32]) -> Vec<f32> {
+        self.dense(self.pool.real(features, self.feature_scales.len()).into_iter())
+    }
+
+    fn dense(&self, features: impl Iterator<Item = f32>) -> Vec<f32> {
         let mut layers = self.layers.iter();
-        let features = dequantise(features, &self.feature_scales);
         let Some(first) = layers.next() else { return Vec::new() };
         layers.fold(first.forward(features), |values, layer| layer.forward(values.into_iter()))
     }
@@ -221,6 +247,11 @@ impl Head {
         (best, if sure { &self.labels[best] } else { UNKNOWN })
     }
 
+    /// Whether that label means that nothing of interest is there.
+    pub fn is_background(&self, label: &str) -> bool {
+        self.background.iter().any(|&index| self.labels.get(index as usize).is_some_and(|name| name == label))
+    }
+
     /// Holds all parts against each other.
     ///
     /// # Errors
@@ -250,7 +281,12 @@ impl Head {
         if sorted[0].is_empty() || sorted.windows(2).any(|pair| pair[0] == pair[1]) {
             return Err("a label is empty or occurs twice".into());
         }
-        let mut width = self.preprocess.feature_len() as u64;
+        if self.background.iter().any(|&label| label as usize >= self.labels.len())
+            || self.background.windows(2).any(|pair| pair[0] >= pair[1])
+        {
+            return Err("a background class is not one of its labels".into());
+        }
+        let mut width = self.pool.len(&self.preprocess) as u64;
         for (index, layer) in self.layers.iter().enumerate() {
             let (inputs, outputs) = (u64::from(layer.inputs), u64::from(layer.outputs));
             if inputs != width || outputs == 0 {
@@ -307,6 +343,8 @@ pub(crate) mod tests {
             output: if labels.len() == 2 { Output::Sigmoid } else { Output::Softmax },
             decision: Decision::default(),
             training: TrainingRecord::default(),
+            pool: Pool::Flatten,
+            background: Vec::new(),
         }
     }
 
@@ -355,6 +393,33 @@ pub(crate) mod tests {
         assert_eq!(bits(&["a", "b", "c", "d"]), [1040266802, 1061536789, 999412613, 1036408252]);
     }
 
+    /// The same, of 2 x 2 places that are pooled to one.
+    #[test]
+    fn pooled_scores_have_these_bits() {
+        let map: Vec<u8> = (0..4 * 512).map(|i| (i * 37 % 251) as u8).collect();
+        let bits = |pool: Pool| -> Vec<u32> {
+            let mut head = example(&["a", "b", "c", "d"]);
+            head.preprocess.size = 64;
+            head.pool = pool;
+            head.feature_scales.fill(0.0005);
+            head.check().unwrap();
+            head.scores(&map).iter().map(|s| s.to_bits()).collect()
+        };
+        assert_eq!(bits(Pool::Avg), [1040771114, 1061414486, 999611657, 1036365605]);
+        assert_eq!(bits(Pool::Max), [1035167970, 1063064186, 978881466, 1027908715]);
+    }
+
+    #[test]
+    fn background_goes_by_the_name() {
+        for (name, is) in [("none", true), ("Background", true), ("UNKNOWN", true), ("nonesuch", false), ("", false)] {
+            assert_eq!(is_background_name(name), is, "{name}");
+        }
+        let mut head = example(&["a", "none", "c"]);
+        head.background = vec![1];
+        head.check().unwrap();
+        assert_eq!(["a", "none", UNKNOWN].map(|label| head.is_background(label)), [false, true, false]);
+    }
+
     #[test]
     fn large_logits_do_not_overflow() {
         let mut head = example(&["a", "b", "c"]);
@@ -393,5 +458,8 @@ pub(crate) mod tests {
         assert!(broken(|h| h.decision.temperature = 0.0).contains("temperature"));
         assert!(broken(|h| h.decision.threshold = f32::NAN).contains("threshold"));
         assert!(broken(|h| h.preprocess.base.stride = 0).contains("no features"));
+        assert!(broken(|h| h.background = vec![3]).contains("background"));
+        assert!(broken(|h| h.background = vec![1, 1]).contains("background"));
+        assert!(broken(|h| h.layers[0].inputs = 2048).contains("but 512 come in"));
     }
 }

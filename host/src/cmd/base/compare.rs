@@ -13,6 +13,7 @@ use shared::Base;
 use shared::cli::{Interrupted, interrupted, note, print_line};
 use shared::contract::{Fit, Preprocess};
 use shared::conv::Kernel;
+use shared::head::Pool;
 
 use crate::PROGRAM;
 use crate::cmd::train::Recipe;
@@ -233,7 +234,7 @@ fn heads(
         let (train_labels, val_labels) = (labels(&train_rows), labels(&val_rows));
         let dim = integers.dim;
         let float_of = |rows| FloatRows { data: &floats, dim, rows };
-        let int_of = |rows| Rows { features: &integers, rows };
+        let int_of = |rows| Rows { features: &integers, rows, pool: Pool::Flatten };
         let (float_train, float_val) = (float_of(&train_rows), float_of(&val_rows));
         let (int_train, int_val) = (int_of(&train_rows), int_of(&val_rows));
         let run = |train: &dyn FeatureSource, val: &dyn FeatureSource| {
@@ -254,7 +255,7 @@ fn heads(
 /// The best validation accuracy of a head with the defaults of `host train`.
 fn accuracy(classes: usize, seed: u64, train: &Dataset<'_>, val: &Dataset<'_>) -> Result<f64> {
     let config = Recipe::Fast.config(classes, seed);
-    let trained = trainer::train(&config, train, Some(val), &mut |_| {
+    let trained = trainer::train(&config, train, Some(val), None, &mut |_| {
         if interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     if interrupted() {

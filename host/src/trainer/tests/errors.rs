@@ -61,6 +61,15 @@ fn bad_configurations_are_refused() {
         (TrainConfig { dropout: 1.0, ..small_config() }, "dropout"),
         (TrainConfig { dropout: -0.1, ..small_config() }, "dropout"),
         (TrainConfig { dropout: f32::NAN, ..small_config() }, "dropout"),
+        (TrainConfig { units: vec![8, 0], ..small_config() }, "units"),
+        (TrainConfig { batch_norm: true, batch_size: 1, ..small_config() }, "batch_size"),
+        (TrainConfig { l2: -0.1, ..small_config() }, "l2"),
+        (TrainConfig { l2: f64::NAN, ..small_config() }, "l2"),
+        (TrainConfig { label_smoothing: 1.0, ..small_config() }, "label_smoothing"),
+        (TrainConfig { class_weights: vec![1.0], ..small_config() }, "class_weights"),
+        (TrainConfig { class_weights: vec![1.0, -1.0], ..small_config() }, "class_weights"),
+        (TrainConfig { schedule: Schedule::Step { epochs: 0 }, ..small_config() }, "schedule.epochs"),
+        (TrainConfig { schedule: Schedule::Plateau { patience: 0 }, ..small_config() }, "schedule.patience"),
         (with(Optimizer::rms_prop(0.0)), "optimizer.lr"),
         (with(Optimizer::adam(-1.0)), "optimizer.lr"),
         (with(Optimizer::sgd(f64::NAN)), "optimizer.lr"),
@@ -88,7 +97,7 @@ fn bad_configurations_are_refused() {
 
 #[test]
 fn absurd_widths_are_refused() {
-    let config = TrainConfig { units: usize::MAX / 3, ..small_config() };
+    let config = TrainConfig { units: vec![usize::MAX / 3], ..small_config() };
     let found = error(&config, &good(), None);
     assert!(matches!(found, TrainError::TooManyWeights { inputs: 6, .. }), "{found}");
 }
@@ -109,7 +118,7 @@ fn divergence_in_the_last_step_shows() {
     let mut samples = good();
     samples.features.values.iter_mut().for_each(|v| *v *= 1e10);
     let config = TrainConfig {
-        units: 0,
+        units: vec![],
         dropout: 0.0,
         batch_size: 20,
         epochs: 1,

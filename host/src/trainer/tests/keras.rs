@@ -1,6 +1,6 @@
 //! Compares with what Keras 3 did; `record_keras.py` recorded it.
 
-use super::super::{fit::fit, random::Random};
+use super::super::{fit::fit, loss::LossRule, random::Random};
 use super::keras_fixture::{BATCH, BATCHES, FEATURES, FITS, STEPS};
 use super::*;
 
@@ -43,7 +43,7 @@ pub(super) struct FitCase {
 
 const TOLERANCE: f64 = 1e-5;
 
-fn assert_close(actual: f64, expected: f64, what: &str) {
+pub(super) fn assert_close(actual: f64, expected: f64, what: &str) {
     let difference = (actual - expected).abs();
     assert!(difference < TOLERANCE, "{what}: {actual}, Keras {expected}");
 }
@@ -56,6 +56,7 @@ fn layers(tensors: &[&[f32]]) -> Vec<DenseWeights> {
             outputs: pair[1].len(),
             kernel: pair[0].to_vec(),
             bias: pair[1].to_vec(),
+            norm: None,
         })
         .collect()
 }
@@ -88,12 +89,12 @@ fn first_steps_match() {
             let rows: Vec<usize> = ((number - 1) * BATCH..number * BATCH).collect();
             let (features, labels) = samples.dataset().batch(Split::Training, &rows).unwrap();
             let (gradients, (loss, correct)) = network
-                .gradients(features, BATCH, None, |logits| {
-                    let loss = loss::cross_entropy(&logits, &labels, outputs);
+                .gradients(features, BATCH, Vec::new(), |logits| {
+                    let loss = loss::cross_entropy(&logits, &labels, outputs, LossRule::default());
                     Ok((loss.gradient, (loss.sum, loss.correct)))
                 })
                 .unwrap();
-            network = network.update(gradients, &mut state).unwrap();
+            (network, _) = network.update(gradients, &mut state, 0.0).unwrap();
             // The values of single losses agree better than the weights.
             let loss = loss / BATCH as f64;
             assert!((loss - step.loss).abs() < 1e-6, "{what}: {loss}, {}", step.loss);
@@ -118,7 +119,7 @@ fn epoch_statistics_match() {
         let validation = Samples::new(FEATURES, case.val_features, case.val_labels);
         assert_ne!(training.labels.len() % BATCH, 0);
         let config = TrainConfig {
-            units: case.units,
+            units: if case.units > 0 { vec![case.units] } else { vec![] },
             dropout: 0.0,
             classes: case.classes,
             optimizer: case.optimizer,
@@ -129,8 +130,7 @@ fn epoch_statistics_match() {
         };
         let head = fit(
             &config,
-            &layers(case.start),
-            &mut Random::new(0),
+            State::new(&config, layers(case.start), Random::new(0), training.labels.len()),
             &training.dataset(),
             Some(&validation.dataset()),
             &mut |_| ControlFlow::Continue(()),

@@ -1,6 +1,9 @@
 mod errors;
+mod fine_tune;
 mod keras;
 mod keras_fixture;
+mod keras_options;
+mod keras_options_fixture;
 mod training;
 
 use std::ops::ControlFlow;
@@ -70,7 +73,7 @@ impl Samples {
 /// Small and quick.
 fn small_config() -> TrainConfig {
     TrainConfig {
-        units: 8,
+        units: vec![8],
         dropout: 0.3,
         optimizer: Optimizer::rms_prop(0.005),
         epochs: 6,
@@ -82,7 +85,7 @@ fn small_config() -> TrainConfig {
 
 fn run(config: &TrainConfig, training: &Samples, validation: Option<&Samples>) -> Result<TrainedHead, TrainError> {
     let validation = validation.map(Samples::dataset);
-    train(config, &training.dataset(), validation.as_ref(), &mut |_| ControlFlow::Continue(()))
+    train(config, &training.dataset(), validation.as_ref(), None, &mut |_| ControlFlow::Continue(()))
 }
 
 /// The weights as bits, since -0.0 equals 0.0 and NaN nothing.

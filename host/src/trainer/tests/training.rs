@@ -29,7 +29,7 @@ proptest! {
         let training = Samples::separable(90, 20, classes, 1);
         let validation = Samples::separable(40, 20, classes, 2);
         // A hidden layer as narrow as the classes are many may lose one of them.
-        let units = if units == 0 { 0 } else { units + 2 * classes };
+        let units = if units == 0 { vec![] } else { vec![units + 2 * classes] };
         let config = TrainConfig {
             units, dropout, classes, optimizer, epochs: 40, batch_size: 16, seed,
             ..TrainConfig::default()
@@ -47,16 +47,17 @@ proptest! {
     fn repeats_itself(
         rows in 1_usize..40,
         dim in 1_usize..20,
-        units in 0_usize..20,
+        units in prop::collection::vec(1_usize..20, 0..4),
+        batch_norm: bool,
         classes in 2_usize..5,
-        batch_size in 1_usize..50,
+        batch_size in 2_usize..50,
         optimizer in optimizers(),
         dropout in 0.0_f32..0.9,
         seed: u64,
     ) {
         let training = Samples::separable(rows, dim, classes, 1);
         let config = TrainConfig {
-            units, dropout, classes, optimizer, batch_size, seed, epochs: 2,
+            units: units.clone(), batch_norm, dropout, classes, optimizer, batch_size, seed, epochs: 2,
             ..TrainConfig::default()
         };
         let head = run(&config, &training, Some(&training)).unwrap();
@@ -68,10 +69,8 @@ proptest! {
 
         let outputs = if classes == 2 { 1 } else { classes };
         let widths: Vec<_> = head.layers.iter().map(|l| (l.inputs, l.outputs)).collect();
-        let expected = match units {
-            0 => vec![(dim, outputs)],
-            _ => vec![(dim, units), (units, outputs)],
-        };
+        let ends: Vec<_> = [dim].into_iter().chain(units).chain([outputs]).collect();
+        let expected: Vec<_> = ends.windows(2).map(|pair| (pair[0], pair[1])).collect();
         prop_assert_eq!(widths, expected);
         for layer in &head.layers {
             prop_assert_eq!(layer.kernel.len(), layer.inputs * layer.outputs);
@@ -110,8 +109,15 @@ fn threads_make_no_difference() {
     let training = Samples::separable(130, 700, 3, 1);
     let validation = Samples::separable(300, 700, 3, 2);
     for optimizer in [Optimizer::rms_prop(0.001), Optimizer::adam(0.001), Optimizer::sgd(0.01)] {
-        let config =
-            TrainConfig { units: 200, classes: 3, optimizer, epochs: 2, batch_size: 60, ..TrainConfig::default() };
+        let config = TrainConfig {
+            units: vec![200, 40],
+            batch_norm: optimizer == Optimizer::rms_prop(0.001),
+            classes: 3,
+            optimizer,
+            epochs: 2,
+            batch_size: 60,
+            ..TrainConfig::default()
+        };
         let train = |threads| {
             let head = in_pool(threads, || run(&config, &training, Some(&validation)));
             let head = head.unwrap();
@@ -180,13 +186,13 @@ fn every_epoch_takes_every_sample_once() {
     let source = Counting { inner: &samples.features, seen: std::sync::Mutex::default() };
     let data = Dataset { features: &source, labels: &samples.labels };
     let mut orders = Vec::new();
-    let mut on_epoch = |_: &EpochStats| {
+    let mut on_epoch = |_: &Progress| {
         let batches = std::mem::take(&mut *source.seen.lock().unwrap());
         assert_eq!(batches.iter().map(Vec::len).collect::<Vec<_>>(), [8, 8, 5]);
         orders.push(batches.concat());
         ControlFlow::Continue(())
     };
-    train(&small_config(), &data, None, &mut on_epoch).unwrap();
+    train(&small_config(), &data, None, None, &mut on_epoch).unwrap();
     for (i, order) in orders.iter().enumerate() {
         let mut sorted = order.clone();
         sorted.sort_unstable();
@@ -199,9 +205,9 @@ fn every_epoch_takes_every_sample_once() {
 fn the_callback_sees_and_stops() {
     let training = Samples::separable(30, 6, 2, 1);
     let mut seen = Vec::new();
-    let head = train(&small_config(), &training.dataset(), None, &mut |stats| {
-        seen.push(*stats);
-        if stats.epoch == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    let head = train(&small_config(), &training.dataset(), None, None, &mut |progress| {
+        seen.push(*progress.stats);
+        if progress.stats.epoch == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })
     .unwrap();
     assert_eq!(seen.iter().map(|s| s.epoch).collect::<Vec<_>>(), [1, 2, 3]);
@@ -225,10 +231,111 @@ fn patience_stops_after_epochs_without_improvement() {
 #[test]
 fn dropout_acts_only_while_training() {
     let training = Samples::separable(200, 12, 2, 1);
-    for units in [0, 16] {
+    for units in [vec![], vec![16], vec![16, 12]] {
         let config = TrainConfig { units, dropout: 0.8, epochs: 30, ..small_config() };
         let head = run(&config, &training, Some(&training)).unwrap();
         let last = head.history[29];
         assert!(last.val_loss.unwrap() < 0.7 * last.loss, "{last:?}");
     }
+}
+
+/// A training that goes on from a state that was written and read comes to the same bits and history as one that was never away.
+#[test]
+fn going_on_changes_no_bit() {
+    let training = Samples::separable(50, 9, 3, 1);
+    let validation = Samples::separable(20, 9, 3, 2);
+    let schedules =
+        [Schedule::Constant, Schedule::Cosine, Schedule::Step { epochs: 2 }, Schedule::Plateau { patience: 1 }];
+    let optimizers = [Optimizer::adam(0.01), Optimizer::rms_prop(0.005), Optimizer::Sgd { lr: 0.05, momentum: 0.9 }];
+    for ((schedule, optimizer), batch_norm) in
+        schedules.into_iter().zip(optimizers.into_iter().cycle()).zip([false, true].into_iter().cycle())
+    {
+        let config = TrainConfig {
+            units: vec![8, 6],
+            classes: 3,
+            epochs: 12,
+            patience: Some(5),
+            l2: 0.001,
+            schedule,
+            optimizer,
+            batch_norm,
+            ..small_config()
+        };
+        let data = (training.dataset(), validation.dataset());
+        let whole = run(&config, &training, Some(&validation)).unwrap();
+        for away_after in [1, 4, whole.history.len()] {
+            let mut left = None;
+            train(&config, &data.0, Some(&data.1), None, &mut |progress| {
+                if progress.stats.epoch < away_after {
+                    return ControlFlow::Continue(());
+                }
+                left = Some(postcard::to_stdvec(&progress.state().unwrap()).unwrap());
+                ControlFlow::Break(())
+            })
+            .unwrap();
+            let state: State = postcard::from_bytes(&left.unwrap()).unwrap();
+            assert_eq!(state.epochs(), away_after);
+            let mut again = Vec::new();
+            let resumed = train(&config, &data.0, Some(&data.1), Some(state), &mut |progress| {
+                again.push(progress.stats.epoch);
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+            assert_eq!(again, (away_after + 1..=whole.history.len()).collect::<Vec<_>>());
+            assert!(bits(&resumed) == bits(&whole), "{schedule:?}, {optimizer:?}");
+            assert_eq!(resumed, whole);
+        }
+    }
+}
+
+/// A state of another network or of other data is refused, not run into.
+#[test]
+fn states_that_do_not_fit_are_refused() {
+    let training = Samples::separable(30, 9, 3, 1);
+    let config = TrainConfig { classes: 3, ..small_config() };
+    let mut state = None;
+    train(&config, &training.dataset(), None, None, &mut |progress| {
+        state = Some(progress.state().unwrap());
+        ControlFlow::Break(())
+    })
+    .unwrap();
+    let state = state.unwrap();
+    let fewer = Samples::separable(29, 9, 3, 1);
+    let other = |config: &TrainConfig, data: &Samples| {
+        train(config, &data.dataset(), None, Some(state.clone()), &mut |_| ControlFlow::Continue(())).map(drop)
+    };
+    for (config, data) in [
+        (TrainConfig { units: vec![9], ..config.clone() }, &training),
+        (TrainConfig { batch_norm: true, ..config.clone() }, &training),
+        (TrainConfig { optimizer: Optimizer::adam(0.1), ..config.clone() }, &training),
+        (config.clone(), &fewer),
+    ] {
+        assert!(matches!(other(&config, data), Err(TrainError::WrongState { .. })), "{config:?}");
+    }
+    assert_eq!(other(&config, &training), Ok(()));
+}
+
+#[test]
+fn the_last_epoch_is_kept_if_asked_for() {
+    let training = Samples::separable(40, 6, 2, 1);
+    let config = TrainConfig { keep_last: true, optimizer: Optimizer::sgd(0.5), ..small_config() };
+    let head = run(&config, &training, Some(&training)).unwrap();
+    assert_eq!(head.best_epoch, head.history.len());
+}
+
+/// A class that weighs nothing has no part in training: its samples might as well be others.
+#[test]
+fn weightless_classes_have_no_say() {
+    let training = Samples::separable(40, 6, 3, 1);
+    let config = TrainConfig { classes: 3, class_weights: vec![1.0, 1.0, 0.0], dropout: 0.0, ..small_config() };
+    let mut changed = Samples::separable(40, 6, 3, 1);
+    for (row, &label) in training.labels.iter().enumerate() {
+        if label == 2 {
+            changed.features.values[row * 6..][..6].fill(0.25);
+        }
+    }
+    let train = |config: &TrainConfig, samples: &Samples| bits(&run(config, samples, None).unwrap());
+    assert_eq!(train(&config, &training), train(&config, &changed));
+    let even = TrainConfig { class_weights: vec![], ..config };
+    assert_ne!(train(&even, &training), train(&even, &changed));
 }

@@ -1,0 +1,304 @@
+//! `host train --fine-tune`: the last layers of the base, trained with the head after the head has converged.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use quant::float::Map;
+use quant::tail::{Tail, replace, tail};
+use shared::cli::{Interrupted, UsageError, interrupted, note};
+use shared::contract::Preprocess;
+use shared::{Base, Fingerprint, Head};
+
+use super::Job;
+use crate::PROGRAM;
+use crate::checkpoint::{Checkpoint, Key};
+use crate::extract::{Features, Rows, extract};
+use crate::metrics;
+use crate::options::ExtractOptions;
+use crate::report::Order;
+use crate::trainer::{self, Dataset, DenseWeights, FineTuneState, FineTuned, Optimizer, TrainConfig, TrainedHead};
+
+/// Training pictures that the new layers are calibrated with.
+const CALIBRATION: usize = 500;
+
+/// Flags of fine-tuning.
+#[derive(clap::Args)]
+pub struct FineTuneOptions {
+    /// When the head has converged, trains the last layers of the base too, from this block or layer on (block5, block5_conv3), and
+    /// writes them as a new int8 base with the head that belongs to it
+    #[arg(long = "fine-tune", value_name = "LAYER", conflicts_with = "folds")]
+    pub first: Option<String>,
+
+    /// Where the new base goes [default: HEAD with the ending .onnx]
+    #[arg(long, value_name = "FILE", requires = "first")]
+    pub tuned_base: Option<PathBuf>,
+
+    /// Learning rate of fine-tuning (RMSprop)
+    #[arg(long, value_name = "RATE", default_value_t = 1e-5)]
+    pub fine_tune_lr: f64,
+
+    /// Most passes over the pictures
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub fine_tune_epochs: u32,
+
+    /// Stops after so many epochs without a better one; 0 runs all
+    #[arg(long, value_name = "EPOCHS", default_value_t = 5)]
+    pub fine_tune_patience: u32,
+}
+
+impl FineTuneOptions {
+    /// Where the base goes that belongs to the head at `head`.
+    pub fn path(&self, head: &Path) -> PathBuf {
+        self.tuned_base.clone().unwrap_or_else(|| head.with_extension("onnx"))
+    }
+
+    /// What the head's configuration becomes.
+    pub fn config(&self, head: &TrainConfig) -> TrainConfig {
+        TrainConfig {
+            optimizer: Optimizer::rms_prop(self.fine_tune_lr),
+            epochs: self.fine_tune_epochs as usize,
+            patience: (self.fine_tune_patience > 0).then_some(self.fine_tune_patience as usize),
+            batch_size: head.batch_size.min(32),
+            ..head.clone()
+        }
+    }
+
+    /// What is wrong with the flags, before anything is done.
+    pub fn check(&self, head: &Path, base: &Base) -> Result<()> {
+        let Some(first) = &self.first else { return Ok(()) };
+        tail(&bytes_of(base)?, first).map_err(|e| UsageError(format!("--fine-tune: {e}")))?;
+        let path = self.path(head);
+        if path == head || path == base.path() {
+            bail!(UsageError(format!("--tuned-base: {} is taken; name another file", path.display())));
+        }
+        Ok(shared::fs::check_writable(&path)?)
+    }
+}
+
+/// The file of a base, which must still be the one that was loaded.
+fn bytes_of(base: &Base) -> Result<Vec<u8>> {
+    let bytes = std::fs::read(base.path()).with_context(|| format!("{}: cannot read", base.path().display()))?;
+    if Fingerprint::of(&bytes) != base.fingerprint() {
+        bail!("{}: it has changed since it was loaded; start again", base.path().display());
+    }
+    Ok(bytes)
+}
+
+impl Job<'_> {
+    /// The checkpoint of fine-tuning.
+    fn tuning_checkpoint(&self, config: &TrainConfig, rows: [&[usize]; 2]) -> Checkpoint {
+        let head = &self.head;
+        let key = Key {
+            base: head.base,
+            settings: format!("{:?}, {config:?}, {:?}, {:?}", self.args.fine_tune.first, head.pool, head.preprocess),
+            data: self.rows_fingerprint(&rows),
+        };
+        let every = Duration::from_secs(self.args.shape.checkpoint_every.into());
+        Checkpoint::new(&self.args.output, "fine-tune.checkpoint", key, every)
+    }
+
+    /// Whether an interrupted run has left fine-tuning to go on with.
+    pub(super) fn resumes_tuning(&self, config: &TrainConfig, rows: [&[usize]; 2]) -> bool {
+        self.args.shape.resume
+            && self.args.fine_tune.first.is_some()
+            && self.tuning_checkpoint(&self.args.fine_tune.config(config), rows).path().exists()
+    }
+
+    /// Trains the last layers with the head (`None` if a checkpoint has both), then writes the new base and its head. The head of the frozen base
+    /// has been written; it stays if nothing better comes of it.
+    pub(super) fn fine_tuned(
+        &self,
+        config: &TrainConfig,
+        frozen: Option<&[DenseWeights]>,
+        rows: [&[usize]; 2],
+    ) -> Result<()> {
+        let options = &self.args.fine_tune;
+        let Some(first) = &options.first else { return Ok(()) };
+        let model = bytes_of(self.base)?;
+        let old = tail(&model, first)?;
+        let config = options.config(config);
+        let mut checkpoint = self.tuning_checkpoint(&config, rows);
+        let from: Option<FineTuneState> = match frozen {
+            Some(_) => None,
+            None => Some(checkpoint.load()?),
+        };
+        if let Some(state) = &from {
+            note(PROGRAM, format_args!("going on with fine-tuning after epoch {}", state.epochs()));
+        }
+        let part = self.base.truncated(old.frozen);
+        let preprocess = Preprocess { base: part.contract().clone(), ..self.head.preprocess.clone() };
+        let layer = part.layers().last().map_or("", |layer| layer.name.as_str());
+        note(PROGRAM, format_args!("fine-tuning from {first} on; outputs of the frozen part, up to {layer}:"));
+        let maps = self.features_of(&part, &preprocess, &self.args.extract)?;
+
+        let tuned = self.train_tail(
+            &config,
+            &old,
+            frozen.unwrap_or_default(),
+            &maps,
+            &preprocess,
+            rows,
+            from,
+            &mut checkpoint,
+        )?;
+        if tuned.best_epoch == 0 {
+            note(PROGRAM, "fine-tuning found nothing better: the frozen base and its head stay as they are");
+            return Ok(checkpoint.remove()?);
+        }
+        let tail = Tail { layers: tuned.tail.clone(), ..old };
+        let bytes = self.quantised(&model, &tail, &maps, &preprocess, rows[0], first)?;
+        self.write_tuned(&bytes, &tuned, rows)?;
+        Ok(checkpoint.remove()?)
+    }
+
+    /// Features by another base; of the same pictures as before, or none.
+    fn features_of(&self, base: &Base, preprocess: &Preprocess, options: &ExtractOptions) -> Result<Features> {
+        let features = extract(base, preprocess, self.items, options)?;
+        if features.hashes != self.features.hashes {
+            bail!("{}: pictures have changed since they were first read; start again", self.args.data.display());
+        }
+        Ok(features)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "what training takes, one step further down")]
+    fn train_tail(
+        &self,
+        config: &TrainConfig,
+        old: &Tail,
+        frozen: &[DenseWeights],
+        maps: &Features,
+        preprocess: &Preprocess,
+        [train_rows, val_rows]: [&[usize]; 2],
+        from: Option<FineTuneState>,
+        checkpoint: &mut Checkpoint,
+    ) -> Result<FineTuned> {
+        let source = |rows| Rows { features: maps, rows, pool: shared::head::Pool::Flatten };
+        let (train_source, val_source) = (source(train_rows), source(val_rows));
+        let (train_classes, val_classes) = (self.of(train_rows), self.of(val_rows));
+        let train = Dataset { features: &train_source, labels: &train_classes };
+        let val = (!val_rows.is_empty()).then_some(Dataset { features: &val_source, labels: &val_classes });
+        let side = (preprocess.size / preprocess.base.stride) as usize;
+        let place = ([side, side, preprocess.base.channels as usize], self.head.pool);
+        let (mut printed, mut saved) = (Ok(()), Ok(()));
+        let tuned = self.pool.install(|| {
+            trainer::fine_tune(config, &old.layers, frozen, place, &train, val.as_ref(), from, &mut |progress| {
+                printed = self.print_epoch(progress.stats, config.epochs, None);
+                saved = checkpoint.save(|| progress.state(), interrupted());
+                if interrupted() || printed.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })
+        });
+        printed?;
+        let tuned = tuned?;
+        if interrupted() {
+            let path = checkpoint.path().display();
+            match saved {
+                Ok(()) => bail!(
+                    "interrupted while fine-tuning: the head of the frozen base is written; --resume goes on from {path}"
+                ),
+                Err(e) => bail!(
+                    "interrupted while fine-tuning: the head of the frozen base is written, but no checkpoint: {e:#}"
+                ),
+            }
+        }
+        Ok(tuned)
+    }
+
+    /// The file of the new base, quantised with training pictures.
+    fn quantised(
+        &self,
+        model: &[u8],
+        tail: &Tail,
+        maps: &Features,
+        preprocess: &Preprocess,
+        train_rows: &[usize],
+        first: &str,
+    ) -> Result<Vec<u8>> {
+        let side = (preprocess.size / preprocess.base.stride) as usize;
+        let step = train_rows.len().div_ceil(CALIBRATION).max(1);
+        let inputs: Vec<Map<u8>> = train_rows
+            .iter()
+            .step_by(step)
+            .map(|&row| Map {
+                height: side,
+                width: side,
+                channels: preprocess.base.channels as usize,
+                data: maps.row(row).to_vec(),
+            })
+            .collect();
+        let how = format!("fine-tuned from {first} on, {} px", preprocess.size);
+        note(PROGRAM, format_args!("quantising {} layers with {} training pictures", tail.layers.len(), inputs.len()));
+        let options = quant::quantize::Options::default();
+        let progress = |_: &str| if interrupted() { Err(quant::Error::Interrupted) } else { Ok(()) };
+        match self.pool.install(|| replace(model, tail, inputs, &options, self.base.kernel(), &how, progress)) {
+            Err(quant::Error::Interrupted) => Err(Interrupted.into()),
+            other => Ok(other?),
+        }
+    }
+
+    /// Measures the head on the new base, and writes both if they are no worse than what is there.
+    fn write_tuned(&self, bytes: &[u8], tuned: &FineTuned, rows: [&[usize]; 2]) -> Result<()> {
+        let path = self.args.fine_tune.path(&self.args.output);
+        let base = &Base::from_bytes(&path, bytes, self.base.kernel())?;
+        let preprocess = Preprocess { base: base.contract().clone(), ..self.head.preprocess.clone() };
+        // Features of this base are used once, so they are not worth a place in the cache.
+        let options = ExtractOptions { cache: None, ..self.args.extract.clone() };
+        let features = self.features_of(base, &preprocess, &options)?;
+        let words = format!(
+            ", then fine-tuned from {} on with rmsprop at {}, best of {} epochs",
+            self.args.fine_tune.first.as_deref().unwrap_or_default(),
+            self.args.fine_tune.fine_tune_lr,
+            tuned.history.len() - 1
+        );
+        let head = Head {
+            base: base.fingerprint(),
+            preprocess,
+            feature_scales: base.feature_scales().to_vec(),
+            ..self.head.clone()
+        };
+        // The f32 weights that the report compares with are those of the frozen base.
+        let order = self.order.map(|order| Order { folder: order.folder.clone(), float: None });
+        let job = Job {
+            args: self.args,
+            config: self.config.clone(),
+            base,
+            items: self.items,
+            features: &features,
+            classes: self.classes,
+            head,
+            pool: rayon::ThreadPoolBuilder::new().num_threads(self.args.extract.threads()).build()?,
+            order: order.as_ref(),
+            words,
+        };
+        let mut head = job.head_of(tuned.head.clone());
+        let [_, val_rows] = rows;
+        if !val_rows.is_empty() {
+            let truth = job.of(val_rows);
+            if !self.args.no_calibration {
+                head.decision.temperature = metrics::temperature(&metrics::logits(&head, &features, val_rows), &truth);
+            }
+            let best = tuned.history.iter().find(|stats| stats.epoch == tuned.best_epoch);
+            let float = best.and_then(|stats| stats.val_accuracy).unwrap_or_default();
+            let before = tuned.history[0].val_accuracy.unwrap_or_default();
+            let after = metrics::evaluate(&head, &features, val_rows, &truth).accuracy;
+            note(
+                PROGRAM,
+                format_args!(
+                    "validation accuracy {before:.4} frozen, {float:.4} fine-tuned in f32, {after:.4} in int8"
+                ),
+            );
+            if after < before {
+                note(PROGRAM, "what was gained is lost in int8: the frozen base and its head stay as they are");
+                return Ok(());
+            }
+        }
+        // The base first: the head that is there belongs to the old one, and goes on doing so until it is replaced.
+        shared::fs::write_bytes(&path, bytes)?;
+        let trained =
+            TrainedHead { layers: tuned.head.clone(), best_epoch: tuned.best_epoch, history: tuned.history.clone() };
+        job.finish(head, &trained, rows, None, false)?;
+        note(PROGRAM, format_args!("wrote {}: give it to edge and host with --base", path.display()));
+        Ok(())
+    }
+}
