@@ -7,11 +7,14 @@ use tests::{data_folder, fail, host, ndjson, root, run, succeed};
 
 const SAMPLES: &str = "samples/surfaces";
 
-/// Trains on the samples at 32 px for two epochs and gives the head's bytes and what was printed.
+/// Trains on the samples at 32 px, for two epochs if not told otherwise, and gives the head's bytes and what was printed.
 fn train(folder: &Path, extra: &[&str]) -> (Vec<u8>, Vec<serde_json::Value>) {
     let (head, cache) = (folder.join("head.postcard"), folder.join("cache"));
     let mut command = host();
-    command.args(["train", SAMPLES, "--json", "--size", "32", "--units", "16", "--epochs", "2"]);
+    command.args(["train", SAMPLES, "--json", "--size", "32", "--units", "16"]);
+    if !extra.contains(&"--epochs") {
+        command.args(["--epochs", "2"]);
+    }
     let out = succeed(command.arg("--cache").arg(cache).arg("-o").arg(&head).args(extra));
     (std::fs::read(head).unwrap(), ndjson(&out))
 }
@@ -32,7 +35,8 @@ fn variants_are_trained_on_and_are_the_same_again() {
     assert_eq!(result["cached"].as_u64().unwrap(), result["train"].as_u64().unwrap() + result["val"].as_u64().unwrap());
 
     // One flag beside the set changes that part only.
-    let (other, lines) = train(folder.path(), &["--augment", "--rotation", "0", "--horizontal-flip=false", "--fill", "wrap"]);
+    let (other, lines) =
+        train(folder.path(), &["--augment", "--rotation", "0", "--horizontal-flip=false", "--fill", "wrap"]);
     assert_ne!(other, augmented);
     let settings = lines.last().unwrap()["settings"].as_str().unwrap();
     let words = "augmented (width shift 0.2, height shift 0.2, shear 0.2, zoom 0.2, fill wrap) anew";
@@ -73,7 +77,19 @@ fn an_interrupted_training_goes_on_with_the_same_variants() {
     data_folder(&data, &[("red", 30), ("green", 30)]);
     let command = |head: &Path, extra: &[&str]| {
         let mut command = host();
-        command.args(["train", "--size", "32", "--units", "8", "--augment", "--epochs", "8", "--patience", "0", "--json"]);
+        command.args([
+            "train",
+            "--size",
+            "32",
+            "--units",
+            "8",
+            "--augment",
+            "--epochs",
+            "8",
+            "--patience",
+            "0",
+            "--json",
+        ]);
         command.arg(&data).arg("-o").arg(head).args(extra);
         command
     };

@@ -108,7 +108,7 @@ proptest! {
         let all = Augmentation { vertical_flip: true, brightness: Some((0.5, 1.5)), fill, ..Augmentation::TUTORIAL };
         let make = |epoch: u64| all.variant(seed, epoch, &Fingerprint::of(&rgb), &rgb, width);
         let serial: Vec<_> = (0..16).map(make).collect();
-        let parallel: Vec<_> = (0..16u64).into_par_iter().rev().map(make).collect();
+        let parallel: Vec<_> = (0..16u32).into_par_iter().rev().map(|epoch| make(epoch.into())).collect();
         prop_assert!(serial.iter().rev().eq(&parallel));
     }
 
@@ -138,15 +138,15 @@ fn shifts_move_along_their_own_axis() {
     };
     assert_eq!(place(Transform { tx: 2.0, ..IDENTITY }), (2, 2));
     assert_eq!(place(Transform { ty: -1.0, ..IDENTITY }), (4, 3));
-    assert_eq!(place(Transform { theta: 180.0, tx: 1.0, ..IDENTITY }), (5, 2));
+    // The shift is along the axes of the variant, not of the picture: the rotation is applied to places after it.
+    assert_eq!(place(Transform { theta: 180.0, tx: 1.0, ..IDENTITY }), (3, 2));
     assert_eq!(place(Transform { flip_horizontal: true, tx: 2.0, ..IDENTITY }), (6, 2));
 }
 
 #[test]
 fn draws_fill_their_ranges() {
     let all = Augmentation { vertical_flip: true, brightness: Some((0.5, 1.5)), ..Augmentation::TUTORIAL };
-    let draws: Vec<Transform> =
-        (0..2000).map(|epoch| all.draw(7, epoch, &Fingerprint::of(b"x"), 100, 50)).collect();
+    let draws: Vec<Transform> = (0..2000).map(|epoch| all.draw(7, epoch, &Fingerprint::of(b"x"), 100, 50)).collect();
     let check = |value: fn(&Transform) -> f64, low: f64, high: f64| {
         let values: Vec<f64> = draws.iter().map(value).collect();
         let width = high - low;
@@ -162,7 +162,8 @@ fn draws_fill_their_ranges() {
     check(|t| t.zx, 0.8, 1.2);
     check(|t| t.zy, 0.8, 1.2);
     check(|t| t.brightness.unwrap(), 0.5, 1.5);
-    for flips in [draws.iter().filter(|t| t.flip_horizontal).count(), draws.iter().filter(|t| t.flip_vertical).count()] {
+    for flips in [draws.iter().filter(|t| t.flip_horizontal).count(), draws.iter().filter(|t| t.flip_vertical).count()]
+    {
         assert!((900..1100).contains(&flips), "{flips}");
     }
     let other = |seed, epoch, content: &[u8]| all.draw(seed, epoch, &Fingerprint::of(content), 100, 50);

@@ -43,7 +43,8 @@ impl VariantsOptions {
     pub fn resolve(&self) -> anyhow::Result<Option<Augmentation>> {
         let augmentation = self.augment.resolve()?;
         if self.variants.is_some() && augmentation.is_none() {
-            let words = "--variants says how many variants are made; add --augment or one of its parts, such as --rotation";
+            let words =
+                "--variants says how many variants are made; add --augment or one of its parts, such as --rotation";
             anyhow::bail!(shared::cli::UsageError(words.into()));
         }
         Ok(augmentation)

@@ -113,7 +113,8 @@ impl Transform {
             let corners = [(corner(y0, x0), (1.0 - dy) * (1.0 - dx)), (corner(y0, x1), (1.0 - dy) * dx)];
             let lower = [(corner(y1, x0), dy * (1.0 - dx)), (corner(y1, x1), dy * dx)];
             for (c, out) in pixel.iter_mut().enumerate() {
-                let sum = |two: &[(&[u8], f64); 2]| f64::from(two[0].0[c]) * two[0].1 + f64::from(two[1].0[c]) * two[1].1;
+                let sum =
+                    |two: &[(&[u8], f64); 2]| f64::from(two[0].0[c]) * two[0].1 + f64::from(two[1].0[c]) * two[1].1;
                 *out = (sum(&corners) + sum(&lower)) as f32;
             }
         }

@@ -28,7 +28,8 @@ use crate::metrics;
 use crate::options::{BaseOptions, ExtractOptions};
 use crate::report::{self, Order, ReportOptions};
 use crate::trainer::{
-    self, Dataset, DenseWeights, EpochStats, FeatureSource, Optimizer, Progress, State, TrainConfig, TrainError, TrainedHead,
+    self, Dataset, DenseWeights, EpochStats, FeatureSource, Optimizer, Progress, State, TrainConfig, TrainError,
+    TrainedHead,
 };
 
 /// Trains a head on a folder of pictures
@@ -399,7 +400,12 @@ impl Job<'_> {
         }
         let key = Key {
             base: self.head.base,
-            settings: format!("{config:?}, {:?}, {:?}{}", self.head.pool, self.head.preprocess, self.args.augment.words()),
+            settings: format!(
+                "{config:?}, {:?}, {:?}{}",
+                self.head.pool,
+                self.head.preprocess,
+                self.args.augment.words()
+            ),
             data: self.rows_fingerprint(&[train_rows, val_rows]),
         };
         let every = Duration::from_secs(self.args.shape.checkpoint_every.into());
