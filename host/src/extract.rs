@@ -78,7 +78,7 @@ impl FeatureSource for Rows<'_> {
 }
 
 /// Pictures that a worker runs together: as many as make the work of one of 256 px, if each worker has some.
-fn batch(size: u32, each: usize) -> usize {
+pub fn batch(size: u32, each: usize) -> usize {
     let fit = (256 / size.max(1)).pow(2) as usize;
     fit.min(each / 4).max(1)
 }

@@ -19,6 +19,7 @@ use shared::{Base, Fingerprint};
 use self::fine_tune::FineTuneOptions;
 use super::head_options::HeadOptions;
 use crate::PROGRAM;
+use crate::augment::{Augmentation, Variants, VariantsOptions};
 use crate::checkpoint::{Checkpoint, Key};
 use crate::data::{self, Item};
 use crate::extract::{Features, Rows, extract};
@@ -26,7 +27,10 @@ use crate::folds::{self, FoldResult, Summary};
 use crate::metrics;
 use crate::options::{BaseOptions, ExtractOptions};
 use crate::report::{self, Order, ReportOptions};
-use crate::trainer::{self, Dataset, DenseWeights, EpochStats, Optimizer, Progress, State, TrainConfig, TrainedHead};
+use crate::trainer::{
+    self, Dataset, DenseWeights, EpochStats, FeatureSource, Optimizer, Progress, State, TrainConfig, TrainError,
+    TrainedHead,
+};
 
 /// Ending of the checkpoint of a head in training.
 const CHECKPOINT: &str = "checkpoint";
@@ -39,6 +43,7 @@ const CHECKPOINT: &str = "checkpoint";
 #[command(after_help = "Examples:\n  host train photos -o head.postcard\n  \
     host train photos -o head.postcard --size 128 --units 512 --cache ~/.cache/vgg-edge\n  \
     host train photos -o head.postcard --size 224 --pool avg --units 256,128 --batch-norm --lr-schedule cosine\n  \
+    host train photos -o head.postcard --augment   # on random variants; look at some with host augment\n  \
     host train photos -o head.postcard --folds 5 --class-weights balanced\n  \
     host train photos -o head.postcard --resume   # after Ctrl-C\n  \
     host train photos -o head.postcard --report report   # and look at report/report.html\n  \
@@ -62,6 +67,9 @@ pub struct Args {
 
     #[command(flatten)]
     fine_tune: FineTuneOptions,
+
+    #[command(flatten)]
+    augment: VariantsOptions,
 
     /// Height and width of the input in pixels, a multiple of 32
     #[arg(long, value_name = "PIXELS", default_value_t = 64)]
@@ -231,6 +239,11 @@ impl Args {
 pub fn run(args: Args) -> Result<()> {
     // The command line is looked at whole before anything is read.
     args.config(2)?;
+    let augmentation = args.augment.resolve()?;
+    if augmentation.is_some() && args.fine_tune.first.is_some() {
+        let words = "--fine-tune trains on the pictures as they are; leave it or the flags of augmentation out";
+        bail!(UsageError(words.into()));
+    }
     let base = args.base.load()?;
     let resize = args.resize.map_or(base.contract().resize, Into::into);
     let preprocess = Preprocess::new(base.contract().clone(), args.size, args.fit.into(), resize)?;
@@ -281,6 +294,7 @@ pub fn run(args: Args) -> Result<()> {
     };
     let job = Job {
         args: &args,
+        augmentation,
         config,
         base: &base,
         items: &pictures.items,
@@ -288,7 +302,7 @@ pub fn run(args: Args) -> Result<()> {
         classes: &classes,
         head,
         order: order.as_ref(),
-        words: String::new(),
+        words: args.augment.words(),
         pool: rayon::ThreadPoolBuilder::new().num_threads(args.extract.threads()).build()?,
     };
     if let Some(class) = job.counts(&train_rows).iter().position(|&count| count == 0) {
@@ -312,6 +326,7 @@ enum Stage {
 /// What all trainings of a run share.
 struct Job<'a> {
     args: &'a Args,
+    augmentation: Option<Augmentation>,
     config: TrainConfig,
     base: &'a Base,
     items: &'a [Item],
@@ -359,11 +374,23 @@ impl Job<'_> {
         val_rows: &[usize],
         from: Option<State>,
         on_epoch: &mut (dyn FnMut(&Progress) -> ControlFlow<()> + Send),
-    ) -> Result<TrainedHead, trainer::TrainError> {
+    ) -> Result<TrainedHead, TrainError> {
         let rows = |rows| Rows { features: self.features, rows, pool: self.head.pool };
         let (train_source, val_source) = (rows(train_rows), rows(val_rows));
         let (train_classes, val_classes) = (self.of(train_rows), self.of(val_rows));
-        let train = Dataset { features: &train_source, labels: &train_classes };
+        let variants;
+        let train_source: &dyn FeatureSource = match &self.augmentation {
+            None => &train_source,
+            Some(augmentation) => {
+                let (count, seed, threads) = (self.args.augment.variants, config.seed, self.args.extract.threads());
+                let (base, preprocess) = (self.base, &self.head.preprocess);
+                let augmentation = augmentation.clone();
+                variants =
+                    Variants::new(augmentation, count, seed, base, preprocess, self.items, train_source, threads);
+                &variants
+            }
+        };
+        let train = Dataset { features: train_source, labels: &train_classes };
         let val = (!val_rows.is_empty()).then_some(Dataset { features: &val_source, labels: &val_classes });
         self.pool.install(|| trainer::train(config, &train, val.as_ref(), from, on_epoch))
     }
@@ -394,7 +421,12 @@ impl Job<'_> {
         }
         let key = Key {
             base: self.head.base,
-            settings: format!("{config:?}, {:?}, {:?}", self.head.pool, self.head.preprocess),
+            settings: format!(
+                "{config:?}, {:?}, {:?}{}",
+                self.head.pool,
+                self.head.preprocess,
+                self.args.augment.words()
+            ),
             data: self.rows_fingerprint(&[train_rows, val_rows]),
         };
         let every = Duration::from_secs(self.args.shape.checkpoint_every.into());
@@ -414,7 +446,9 @@ impl Job<'_> {
         let (mut printed, mut saved) = (Ok(()), Ok(()));
         let trained = self.train(&config, train_rows, val_rows, from, &mut |progress| {
             stopped = interrupted();
-            printed = self.print_epoch(progress.stats, config.epochs, Stage::Head);
+            if !progress.ended {
+                printed = self.print_epoch(progress.stats, config.epochs, Stage::Head);
+            }
             saved = checkpoint.save(|| progress.state(), stopped);
             if let (Err(e), false) = (&saved, stopped) {
                 // The training is worth more than the checkpoint.
@@ -423,7 +457,11 @@ impl Job<'_> {
             if stopped || printed.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         printed?;
-        let mut trained = trained?;
+        let mut trained = match trained {
+            // Ctrl-C while the first variants were made.
+            Err(TrainError::Stopped) => return Err(Interrupted.into()),
+            trained => trained?,
+        };
 
         let layers = std::mem::take(&mut trained.layers);
         let frozen = self.args.fine_tune.first.is_some().then(|| layers.clone());
@@ -506,7 +544,9 @@ impl Job<'_> {
     ) -> Result<TrainedHead> {
         let mut printed = Ok(());
         let trained = self.train(config, train_rows, val_rows, None, &mut |progress| {
-            printed = self.print_epoch(progress.stats, epochs, fold.map_or(Stage::Head, Stage::Fold));
+            if !progress.ended {
+                printed = self.print_epoch(progress.stats, epochs, fold.map_or(Stage::Head, Stage::Fold));
+            }
             let done = progress.stats.epoch >= epochs;
             if done || interrupted() || printed.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });

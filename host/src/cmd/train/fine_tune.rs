@@ -264,6 +264,7 @@ impl Job<'_> {
         let order = self.order.map(|order| Order { folder: order.folder.clone(), float: None });
         let job = Job {
             args: self.args,
+            augmentation: None,
             config: self.config.clone(),
             base,
             items: self.items,
