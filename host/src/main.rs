@@ -36,7 +36,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Train(cmd::train::Args),
+    Train(Box<cmd::train::Args>),
     Augment(cmd::augment::Args),
     Extract(cmd::extract::Args),
     Evaluate(cmd::evaluate::Args),
@@ -49,7 +49,7 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = shared::cli::catch_interrupts(false).map_err(anyhow::Error::from).and_then(|()| match cli.command {
-        Command::Train(args) => cmd::train::run(args),
+        Command::Train(args) => cmd::train::run(*args),
         Command::Augment(args) => cmd::augment::run(args),
         Command::Extract(args) => cmd::extract::run(args),
         Command::Evaluate(args) => cmd::evaluate::run(args),
