@@ -18,7 +18,9 @@ use crate::extract::{Features, Rows, extract};
 use crate::metrics;
 use crate::options::ExtractOptions;
 use crate::report::Order;
-use crate::trainer::{self, Dataset, DenseWeights, FineTuneState, FineTuned, Optimizer, TrainConfig, TrainedHead};
+use crate::trainer::{
+    self, Dataset, DenseWeights, FineTuneState, FineTuned, Model, Optimizer, TrainConfig, TrainedHead,
+};
 
 /// Ending of the checkpoint of fine-tuning.
 pub(super) const CHECKPOINT: &str = "fine-tune.checkpoint";
@@ -183,10 +185,15 @@ impl Job<'_> {
         let train = Dataset { features: &train_source, labels: &train_classes };
         let val = (!val_rows.is_empty()).then_some(Dataset { features: &val_source, labels: &val_classes });
         let side = (preprocess.size / preprocess.base.stride) as usize;
-        let place = ([side, side, preprocess.base.channels as usize], self.head.pool);
+        let model = Model {
+            tail: &old.layers,
+            head: frozen,
+            shape: [side, side, preprocess.base.channels as usize],
+            pool: self.head.pool,
+        };
         let (mut printed, mut saved) = (Ok(()), Ok(()));
         let tuned = self.pool.install(|| {
-            trainer::fine_tune(config, &old.layers, frozen, place, &train, val.as_ref(), from, &mut |progress| {
+            trainer::fine_tune(config, model, &train, val.as_ref(), from, &mut |progress| {
                 printed = self.print_epoch(progress.stats, config.epochs, Stage::FineTune);
                 saved = checkpoint.save(|| progress.state(), interrupted());
                 if interrupted() || printed.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

@@ -58,7 +58,14 @@ fn tune(
 ) -> Result<FineTuned, TrainError> {
     let (training, validation) = (samples(1), samples(2));
     let validation = validate.then(|| validation.dataset());
-    fine_tune(config, tail, head, (SHAPE, pool), &training.dataset(), validation.as_ref(), from, on_epoch)
+    fine_tune(
+        config,
+        Model { tail, head, shape: SHAPE, pool },
+        &training.dataset(),
+        validation.as_ref(),
+        from,
+        on_epoch,
+    )
 }
 
 fn all(_: &FineTuneProgress) -> ControlFlow<()> {
