@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::{Result, anyhow, bail};
-use serde_json::{Value, json};
+use serde_json::json;
 use shared::Head;
 use shared::cli::{UsageError, note, print_line};
 
@@ -97,7 +97,7 @@ pub fn run(args: Args) -> Result<()> {
         number("rejected"),
         number("left")
     ))?;
-    if summary["sorted"] != Value::from(0) {
+    if number("sorted") > 0 {
         note(PROGRAM, format_args!("train on them: host train {} -o head.postcard", data.display()));
     }
     Ok(())

@@ -279,6 +279,7 @@ impl Desk {
             Choice::Class(_) | Choice::Reject => match self.move_out(&name, &choice) {
                 Ok(placed) => Some(placed),
                 Err(_) if !self.inbox.has(&name) => {
+                    self.tidy(&choice);
                     self.items[id].status = Status::Gone;
                     return Err(self.gone(&shown));
                 }
