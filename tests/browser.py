@@ -15,7 +15,10 @@ A step is answered by a line on stdout, `ok` with what was found or `failed: ` w
     screenshot FILE    of the window; FILE is a PNG. The page must not be wider than the window
     down, up           between them the browser may complain about the network
     click ID           with the mouse
+    key NAME           on the keyboard: a letter or digit, Enter, Space, Tab, Escape
+    type TEXT          into what has the focus
     eval EXPRESSION    JavaScript
+    until EXPRESSION   waits until it is true
     calm               no error or warning so far
 
 The browser is driven over a pipe (`--remote-debugging-pipe`), which needs no websocket. Exits with 1 if something is wrong.
@@ -226,6 +229,21 @@ class Browser:
         x, y = self.evaluate(f"(({{ x, y, width, height }}) => [x + width / 2, y + height / 2])({place})")
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def do_key(self, name):
+        key = {"Space": " "}.get(name, name)
+        code = {"Enter": 13, "Tab": 9, "Escape": 27}.get(name) or ord(key.upper())
+        text = {"text": "\r" if name == "Enter" else key} if len(key) == 1 or name == "Enter" else {}
+        letter = f"Key{key.upper()}" if key.isalpha() else f"Digit{key}"
+        details = {"key": key, "code": letter if len(name) == 1 else name, "windowsVirtualKeyCode": code}
+        self.call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", **details, **text)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **details)
+
+    def do_type(self, text):
+        self.call("Input.insertText", text=text)
+
+    def do_until(self, expression):
+        return json.dumps(self.wait(expression, bool))
 
     def do_down(self, _):
         self.down = True

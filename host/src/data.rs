@@ -125,13 +125,23 @@ impl Pool {
     }
 }
 
+/// The folder to train on within a data folder that is split; `None` if it is not.
+pub fn training_folder(path: &Path) -> Option<PathBuf> {
+    TRAIN.iter().map(|name| path.join(name)).find(|folder| folder.is_dir())
+}
+
+/// Whether a folder of this name makes a data folder a split one.
+pub fn is_training_name(name: &str) -> bool {
+    TRAIN.contains(&name)
+}
+
 /// Lists a data folder: `DATA/class/...` or `DATA/train/class/...` and `DATA/val/class/...`.
 ///
 /// # Errors
 /// [`DataError`].
 pub fn open(path: &Path) -> Result<Splits, DataError> {
     let find = |names: &[&str]| names.iter().map(|name| path.join(name)).find(|folder| folder.is_dir());
-    let Some(train_path) = find(TRAIN) else {
+    let Some(train_path) = training_folder(path) else {
         return Ok(Splits { train: list(path, None)?, val: None });
     };
     let train = list(&train_path, None)?;

@@ -7,6 +7,7 @@ mod cmd;
 mod data;
 mod extract;
 mod folds;
+mod label;
 mod metrics;
 mod npz;
 mod options;
@@ -41,6 +42,7 @@ enum Command {
     Extract(cmd::extract::Args),
     Evaluate(cmd::evaluate::Args),
     Classify(cmd::classify::Args),
+    Label(cmd::label::Args),
     Summary(cmd::summary::Args),
     Inspect(cmd::inspect::Args),
     Base(cmd::base::Args),
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
         Command::Extract(args) => cmd::extract::run(args),
         Command::Evaluate(args) => cmd::evaluate::run(args),
         Command::Classify(args) => cmd::classify::run(args),
+        Command::Label(args) => cmd::label::run(args),
         Command::Summary(args) => cmd::summary::run(args),
         Command::Inspect(args) => cmd::inspect::run(args),
         Command::Base(args) => cmd::base::run(args),

@@ -7,5 +7,6 @@ pub mod evaluate;
 pub mod extract;
 pub mod head_options;
 pub mod inspect;
+pub mod label;
 pub mod summary;
 pub mod train;
