@@ -11,6 +11,7 @@ mod npz;
 mod options;
 mod progress;
 mod report;
+mod store;
 mod trainer;
 
 use std::process::ExitCode;

@@ -1,0 +1,155 @@
+//! Many pictures: features in a file instead of in memory are the same to the bit, and leave nothing behind.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use tests::{data_folder, fail, host, ndjson, root, succeed};
+
+/// A bound that 300 pictures of 512 bytes of features exceed.
+const BOUND: &str = "1000";
+const VARIABLE: &str = "VGG_EDGE_FEATURES_IN_MEMORY";
+
+/// Pictures in three classes, one of them twice, and a file that is none.
+fn data() -> &'static Path {
+    static DATA: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
+    let (_, path) = DATA.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        data_folder(&data, &[("red", 100), ("green", 100), ("blue", 100)]);
+        fs::copy(data.join("red/7.bmp"), data.join("red/twin.bmp")).unwrap();
+        fs::write(data.join("green/5.bmp"), "junk").unwrap();
+        (dir, data)
+    });
+    path
+}
+
+fn on_data(command: &str, output: &Path, options: &str) -> Command {
+    let mut program = host();
+    program
+        .args([command, "--json", "--size", "32"])
+        .arg(data())
+        .arg("-o")
+        .arg(output)
+        .args(options.split_whitespace());
+    program
+}
+
+fn train(head: &Path) -> Command {
+    on_data("train", head, "--units 16 --epochs 3")
+}
+
+fn count(folder: &Path) -> usize {
+    fs::read_dir(folder).unwrap().count()
+}
+
+#[test]
+fn features_in_a_file_give_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (head, npz, cache, temporary) =
+        (dir.path().join("head"), dir.path().join("npz"), dir.path().join("cache"), dir.path().join("temporary"));
+    fs::create_dir(&temporary).unwrap();
+    // The host as it is, or with features in a file.
+    let bounded = |mut program: Command| {
+        program.env(VARIABLE, BOUND).env("TMPDIR", &temporary);
+        program
+    };
+    // The result and the head, or whatever was written.
+    let outcome = |mut program: Command, output: &Path| {
+        let result = ndjson(&succeed(&mut program)).pop().unwrap();
+        (result["cached"].as_u64().unwrap(), fs::read(output).unwrap())
+    };
+    let (cached, bytes) = outcome(train(&head), &head);
+    assert_eq!(cached, 0);
+    for (options, from_cache) in [("", 0), ("--threads 1", 0)] {
+        let mut program = bounded(train(&head));
+        program.args(options.split_whitespace());
+        assert!(outcome(program, &head) == (from_cache, bytes.clone()), "{options}: other bytes");
+    }
+    // The first run fills the cache, the second takes all of it; then as much is read into memory.
+    for expected in [0, 300] {
+        let mut program = bounded(train(&head));
+        program.arg("--cache").arg(&cache);
+        let (cached, from_cache) = outcome(program, &head);
+        assert!(from_cache == bytes, "{expected} from the cache: other bytes");
+        // Both of the twins may have been on the way at once, or one after the other.
+        assert!(cached == expected || (expected == 0 && cached == 1), "{cached}");
+    }
+    let mut program = train(&head);
+    program.arg("--cache").arg(&cache);
+    assert!(outcome(program, &head) == (300, bytes.clone()));
+    // Features are stored once: 301 records at most, of the feature map, a key of 32 bytes and a checksum of 8.
+    let file = fs::read_dir(&cache).unwrap().next().unwrap().unwrap().path();
+    assert!(count(&cache) == 1 && fs::metadata(file).unwrap().len() <= 52 + 301 * (512 + 40));
+
+    // Folds and reports read all rows again.
+    let folds = |mut program: Command| {
+        program.args(["--folds", "3", "--pool", "max", "--report"]).arg(dir.path().join("report"));
+        let (_, bytes) = outcome(program, &head);
+        (bytes, fs::read(dir.path().join("report/report.html")).unwrap())
+    };
+    assert!(folds(train(&head)) == folds(bounded(train(&head))));
+
+    let figures = |mut program: Command| succeed(program.args(["evaluate", "--json", "--head"]).arg(&head).arg(data()));
+    assert_eq!(figures(host()), figures(bounded(host())));
+
+    for options in ["", "--quantised"] {
+        let in_memory = outcome(on_data("extract", &npz, options), &npz);
+        assert!(outcome(bounded(on_data("extract", &npz, options)), &npz) == in_memory, "{options}");
+    }
+    assert_eq!(count(&temporary), 0);
+}
+
+#[test]
+fn a_full_disk_is_one_line_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (temporary, cache, output) = (dir.path().join("temporary"), dir.path().join("cache"), dir.path().join("out"));
+    fs::create_dir(&temporary).unwrap();
+    fs::create_dir(&output).unwrap();
+    // A limit on the size of files stands in for the full disk, as in bad_input.rs: 64 KiB of 150.
+    let limited = |command: Command| {
+        let mut limited = Command::new("bash");
+        limited.args(["-c", "trap '' XFSZ; ulimit -f 64; exec \"$@\"", "bash"]).arg(command.get_program());
+        limited.args(command.get_args()).current_dir(root()).env(VARIABLE, BOUND).env("TMPDIR", &temporary);
+        limited
+    };
+    let head = output.join("head");
+    let errors = fail(&mut limited(train(&head)), 1, "of features go into a temporary file there");
+    assert!(errors.contains("temporary: cannot write") && errors.contains("TMPDIR"), "{errors}");
+    let mut program = train(&head);
+    program.arg("--cache").arg(&cache);
+    fail(&mut limited(program), 1, ".features: cannot write");
+    assert_eq!((count(&temporary), count(&output)), (0, 0));
+    // What is in the cache is whole.
+    let mut program = train(&head);
+    program.arg("--cache").arg(&cache).env(VARIABLE, BOUND);
+    succeed(&mut program);
+
+    fail(train(&head).env(VARIABLE, BOUND).env("TMPDIR", "/nonexistent"), 1, "/nonexistent: cannot write");
+    fail(train(&head).env(VARIABLE, "much"), 2, "VGG_EDGE_FEATURES_IN_MEMORY must be a number of bytes, not much");
+}
+
+#[test]
+fn the_temporary_file_goes_with_a_killed_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let temporary = dir.path().join("temporary");
+    fs::create_dir(&temporary).unwrap();
+    let mut program = on_data("train", &dir.path().join("head"), "--units 16 --epochs 100000 --patience 0");
+    program.env(VARIABLE, BOUND).env("TMPDIR", &temporary);
+    let mut child = program.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let descriptors = format!("/proc/{}/fd", child.id());
+    let holds_it = || {
+        let links = fs::read_dir(&descriptors).unwrap().filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        links.into_iter().any(|link| link.starts_with(&temporary))
+    };
+    while !holds_it() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended without a file");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(count(&temporary), 0, "the file has no name");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(count(&temporary), 0);
+}
