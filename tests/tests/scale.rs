@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tests::{data_folder, fail, host, ndjson, root, succeed};
 
-/// A bound that 300 pictures of 512 bytes of features exceed.
+/// A bound that 150 pictures of 512 bytes of features exceed.
 const BOUND: &str = "1000";
 const VARIABLE: &str = "VGG_EDGE_FEATURES_IN_MEMORY";
 
@@ -18,7 +18,7 @@ fn data() -> &'static Path {
     let (_, path) = DATA.get_or_init(|| {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
-        data_folder(&data, &[("red", 100), ("green", 100), ("blue", 100)]);
+        data_folder(&data, &[("red", 50), ("green", 50), ("blue", 50)]);
         fs::copy(data.join("red/7.bmp"), data.join("red/twin.bmp")).unwrap();
         fs::write(data.join("green/5.bmp"), "junk").unwrap();
         (dir, data)
@@ -56,49 +56,48 @@ fn features_in_a_file_give_the_same_bytes() {
         program.env(VARIABLE, BOUND).env("TMPDIR", &temporary);
         program
     };
-    // The result and the head, or whatever was written.
+    // How many pictures came from the cache, and what was written.
     let outcome = |mut program: Command, output: &Path| {
         let result = ndjson(&succeed(&mut program)).pop().unwrap();
         (result["cached"].as_u64().unwrap(), fs::read(output).unwrap())
     };
-    let (cached, bytes) = outcome(train(&head), &head);
-    assert_eq!(cached, 0);
-    for (options, from_cache) in [("", 0), ("--threads 1", 0)] {
-        let mut program = bounded(train(&head));
-        program.args(options.split_whitespace());
-        assert!(outcome(program, &head) == (from_cache, bytes.clone()), "{options}: other bytes");
-    }
-    // The first run fills the cache, the second takes all of it; then as much is read into memory.
-    for expected in [0, 300] {
-        let mut program = bounded(train(&head));
+    let cached = |mut program: Command| {
         program.arg("--cache").arg(&cache);
-        let (cached, from_cache) = outcome(program, &head);
-        assert!(from_cache == bytes, "{expected} from the cache: other bytes");
-        // Both of the twins may have been on the way at once, or one after the other.
-        assert!(cached == expected || (expected == 0 && cached == 1), "{cached}");
-    }
-    let mut program = train(&head);
-    program.arg("--cache").arg(&cache);
-    assert!(outcome(program, &head) == (300, bytes.clone()));
-    // Features are stored once: 301 records at most, of the feature map, a key of 32 bytes and a checksum of 8.
+        program
+    };
+    let in_memory = outcome(train(&head), &head);
+    assert_eq!(in_memory.0, 0);
+    let bytes = in_memory.1;
+    assert!(outcome(bounded(train(&head)), &head) == (0, bytes.clone()), "a temporary file: other bytes");
+    // The first run fills the cache, the second takes all of it.
+    assert!(outcome(bounded(cached(train(&head))), &head).1 == bytes, "a new cache: other bytes");
+    let mut program = bounded(cached(train(&head)));
+    program.args(["--threads", "1"]);
+    assert!(outcome(program, &head) == (150, bytes.clone()), "a full cache, one thread: other bytes");
+    assert!(outcome(cached(train(&head)), &head) == (150, bytes), "out of the cache into memory: other bytes");
+    // Features are stored once: 151 records at most, of the feature map, a key of 32 bytes and a checksum of 8.
     let file = fs::read_dir(&cache).unwrap().next().unwrap().unwrap().path();
-    assert!(count(&cache) == 1 && fs::metadata(file).unwrap().len() <= 52 + 301 * (512 + 40));
+    assert!(count(&cache) == 1 && fs::metadata(file).unwrap().len() <= 52 + 151 * (512 + 40));
 
     // Folds and reports read all rows again.
     let folds = |mut program: Command| {
         program.args(["--folds", "3", "--pool", "max", "--report"]).arg(dir.path().join("report"));
-        let (_, bytes) = outcome(program, &head);
-        (bytes, fs::read(dir.path().join("report/report.html")).unwrap())
+        (outcome(program, &head), fs::read(dir.path().join("report/report.html")).unwrap())
     };
-    assert!(folds(train(&head)) == folds(bounded(train(&head))));
+    assert!(folds(cached(train(&head))) == folds(bounded(cached(train(&head)))));
 
-    let figures = |mut program: Command| succeed(program.args(["evaluate", "--json", "--head"]).arg(&head).arg(data()));
-    assert_eq!(figures(host()), figures(bounded(host())));
+    let evaluate = || {
+        let mut program = host();
+        program.args(["evaluate", "--json", "--head"]).arg(&head).arg(data());
+        program
+    };
+    assert_eq!(succeed(&mut cached(evaluate())), succeed(&mut bounded(evaluate())));
 
-    for options in ["", "--quantised"] {
-        let in_memory = outcome(on_data("extract", &npz, options), &npz);
-        assert!(outcome(bounded(on_data("extract", &npz, options)), &npz) == in_memory, "{options}");
-    }
+    let extract = |options: &str| on_data("extract", &npz, options);
+    let in_memory = outcome(cached(extract("")), &npz).1;
+    assert!(outcome(bounded(extract("")), &npz).1 == in_memory);
+    let in_memory = outcome(cached(extract("--quantised")), &npz);
+    assert!(outcome(bounded(cached(extract("--quantised"))), &npz) == in_memory);
     assert_eq!(count(&temporary), 0);
 }
 
@@ -108,10 +107,10 @@ fn a_full_disk_is_one_line_and_leaves_nothing() {
     let (temporary, cache, output) = (dir.path().join("temporary"), dir.path().join("cache"), dir.path().join("out"));
     fs::create_dir(&temporary).unwrap();
     fs::create_dir(&output).unwrap();
-    // A limit on the size of files stands in for the full disk, as in bad_input.rs: 64 KiB of 150.
+    // A limit on the size of files stands in for the full disk, as in bad_input.rs: 32 KiB of 75.
     let limited = |command: Command| {
         let mut limited = Command::new("bash");
-        limited.args(["-c", "trap '' XFSZ; ulimit -f 64; exec \"$@\"", "bash"]).arg(command.get_program());
+        limited.args(["-c", "trap '' XFSZ; ulimit -f 32; exec \"$@\"", "bash"]).arg(command.get_program());
         limited.args(command.get_args()).current_dir(root()).env(VARIABLE, BOUND).env("TMPDIR", &temporary);
         limited
     };
