@@ -102,6 +102,23 @@ fn features_in_a_file_give_the_same_bytes() {
 }
 
 #[test]
+fn fine_tuning_from_a_file_gives_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, head) = (dir.path().join("data"), dir.path().join("head"));
+    data_folder(&data, &[("red", 12), ("green", 12)]);
+    let tuned = |bound: Option<&str>| {
+        let mut program = host();
+        program.args(["train", "--size", "32", "--units", "16", "--epochs", "3", "--fine-tune", "block5_conv3"]);
+        program.args(["--fine-tune-epochs", "2", "--fine-tune-lr", "1e-4"]).arg(&data).arg("-o").arg(&head);
+        program.env("TMPDIR", dir.path()).envs(bound.map(|bound| (VARIABLE, bound)));
+        let words = succeed(&mut program);
+        // The new base, if it was any better, or the head that stayed.
+        (words, fs::read(&head).unwrap(), fs::read(dir.path().join("head.onnx")).ok())
+    };
+    assert!(tuned(None) == tuned(Some(BOUND)));
+}
+
+#[test]
 fn a_full_disk_is_one_line_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (temporary, cache, output) = (dir.path().join("temporary"), dir.path().join("cache"), dir.path().join("out"));
