@@ -57,10 +57,20 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// The checkpoint of the head that goes to `head`, with another ending for another kind of state; nothing is written yet.
     pub fn new(head: &Path, ending: &str, key: Key, every: Duration) -> Self {
-        let mut path = head.as_os_str().to_owned();
-        path.push(".");
-        path.push(ending);
-        Self { path: path.into(), key, every, last: Instant::now() }
+        Self { path: path_of(head, ending), key, every, last: Instant::now() }
+    }
+
+    /// Looks whether a head has a checkpoint with one of these endings, before any work is done for it.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Content`] if there is none.
+    pub fn check_exists(head: &Path, endings: &[&str]) -> Result<(), CheckpointError> {
+        if endings.iter().any(|ending| path_of(head, ending).is_file()) {
+            return Ok(());
+        }
+        let path = path_of(head, endings[0]);
+        let what = "there is no checkpoint to go on from (--resume)".into();
+        Err(CheckpointError::Content { path, what })
     }
 
     /// The file.
@@ -115,6 +125,13 @@ impl Checkpoint {
             _ => Ok(()),
         }
     }
+}
+
+fn path_of(head: &Path, ending: &str) -> PathBuf {
+    let mut path = head.as_os_str().to_owned();
+    path.push(".");
+    path.push(ending);
+    path.into()
 }
 
 fn encode(key: &Key, state: &impl Serialize) -> anyhow::Result<Vec<u8>> {

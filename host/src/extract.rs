@@ -72,21 +72,34 @@ impl FeatureSource for Rows<'_> {
     }
 
     fn gather(&self, rows: &[usize], out: &mut [f32]) -> io::Result<()> {
-        // On all threads: rows that are not in the page cache are asked of the disk at the same time.
-        let rows = rows.par_iter().with_min_len(GATHER).zip(out.par_chunks_exact_mut(self.dim().max(1)));
-        rows.try_for_each(|(&row, out)| {
-            let map = self.features.row(self.rows[row]).map_err(io::Error::other)?;
-            self.pool.features(&map, &self.features.scales, out);
-            Ok(())
-        })
+        gather(rows, out, self, |row| self.features.row(self.rows[row]))
     }
 }
 
 /// Rows that are worth a thread's while.
 const GATHER: usize = 4;
 
+/// [`FeatureSource::gather`] of quantised maps that `map` gives, seen as `like` sees its own.
+///
+/// On all threads: rows that are not in the page cache are asked of the disk at the same time.
+///
+/// # Errors
+/// Those of `map`.
+pub fn gather<'m>(
+    rows: &[usize],
+    out: &mut [f32],
+    like: &Rows<'_>,
+    map: impl Fn(usize) -> shared::Result<Cow<'m, [u8]>> + Sync,
+) -> io::Result<()> {
+    rows.par_iter().with_min_len(GATHER).zip(out.par_chunks_exact_mut(like.dim().max(1))).try_for_each(|(&row, out)| {
+        let map = map(row).map_err(io::Error::other)?;
+        like.pool.features(&map, &like.features.scales, out);
+        Ok(())
+    })
+}
+
 /// Pictures that a worker runs together: as many as make the work of one of 256 px, if each worker has some.
-fn batch(size: u32, each: usize) -> usize {
+pub fn batch(size: u32, each: usize) -> usize {
     let fit = (256 / size.max(1)).pow(2) as usize;
     fit.min(each / 4).max(1)
 }

@@ -18,6 +18,19 @@ pub struct TooFew {
     pub folds: usize,
 }
 
+/// What [`assign`] would refuse, as far as it shows before contents are known.
+///
+/// # Errors
+/// [`TooFew`].
+pub fn check_counts(classes: impl Iterator<Item = usize>, labels: &[String], folds: usize) -> Result<(), TooFew> {
+    let mut counts = vec![0; labels.len()];
+    classes.for_each(|class| counts[class] += 1);
+    match counts.iter().position(|&count| count < folds) {
+        Some(class) => Err(TooFew { label: labels[class].clone(), found: counts[class], folds }),
+        None => Ok(()),
+    }
+}
+
 /// Deals the rows out to `folds` parts of nearly equal size in each class; gives the part of each row.
 ///
 /// Rows of equal content (`hashes`) go to the same part, whatever their classes. The outcome depends on the seed and on the order of

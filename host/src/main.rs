@@ -1,5 +1,6 @@
 //! `host`: trains classifiers on the frozen, quantised VGG16 base.
 
+mod augment;
 mod cache;
 mod checkpoint;
 mod cmd;
@@ -36,7 +37,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Train(cmd::train::Args),
+    Train(Box<cmd::train::Args>),
+    Augment(cmd::augment::Args),
     Extract(cmd::extract::Args),
     Evaluate(cmd::evaluate::Args),
     Classify(cmd::classify::Args),
@@ -48,7 +50,8 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = shared::cli::catch_interrupts(false).map_err(anyhow::Error::from).and_then(|()| match cli.command {
-        Command::Train(args) => cmd::train::run(args),
+        Command::Train(args) => cmd::train::run(*args),
+        Command::Augment(args) => cmd::augment::run(args),
         Command::Extract(args) => cmd::extract::run(args),
         Command::Evaluate(args) => cmd::evaluate::run(args),
         Command::Classify(args) => cmd::classify::run(args),

@@ -272,8 +272,16 @@ impl Quantiser {
     /// # Panics
     /// If the picture has nothing of the part that is looked at.
     pub fn quantise(&self, pixels: &dyn Pixels) -> Vec<u8> {
-        let size = self.settings.size as usize;
         let (rgb, target) = self.resized(pixels);
+        self.quantise_resized(&rgb, target)
+    }
+
+    /// The second half of [`Quantiser::quantise`]: takes what [`Quantiser::resized`] gives, or something made of it.
+    ///
+    /// # Panics
+    /// If `target` does not lie in the square.
+    pub fn quantise_resized(&self, rgb: &[u8], target: Rect) -> Vec<u8> {
+        let size = self.settings.size as usize;
         let mut out = vec![self.settings.base.zero_point; 3 * size * size];
         for ((plane, table), place) in out.chunks_exact_mut(size * size).zip(&self.tables).zip(self.order) {
             for (y, row) in rgb.chunks_exact(3 * target.width).enumerate() {
@@ -286,8 +294,11 @@ impl Quantiser {
         out
     }
 
-    /// RGB8 of the part that is looked at, and where in the square it goes.
-    fn resized(&self, pixels: &dyn Pixels) -> (Vec<u8>, Rect) {
+    /// RGB8 of the part that is looked at, resized, and where in the square of the input it goes.
+    ///
+    /// # Panics
+    /// If the picture has nothing of the part that is looked at.
+    pub fn resized(&self, pixels: &dyn Pixels) -> (Vec<u8>, Rect) {
         let Preprocess { size, fit, resize: filter, .. } = self.settings;
         #[allow(clippy::expect_used, reason = "the documented panic")]
         let source = self.source(pixels.width(), pixels.height()).expect("the crop lies within the picture");

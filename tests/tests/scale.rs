@@ -119,6 +119,22 @@ fn fine_tuning_from_a_file_gives_the_same_bytes() {
 }
 
 #[test]
+fn variants_from_a_file_give_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, head) = (dir.path().join("data"), dir.path().join("head"));
+    data_folder(&data, &[("red", 8), ("green", 8)]);
+    for options in ["--epochs 2 --augment", "--epochs 4 --augment --variants 2"] {
+        let train = |bound: Option<&str>| {
+            let mut program = host();
+            program.args(["train", "--size", "32", "--units", "8"]).args(options.split_whitespace()).arg(&data);
+            succeed(program.arg("-o").arg(&head).env("TMPDIR", dir.path()).envs(bound.map(|bound| (VARIABLE, bound))));
+            fs::read(&head).unwrap()
+        };
+        assert!(train(None) == train(Some(BOUND)), "{options}");
+    }
+}
+
+#[test]
 fn a_full_disk_is_one_line_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (temporary, cache, output) = (dir.path().join("temporary"), dir.path().join("cache"), dir.path().join("out"));

@@ -1,5 +1,6 @@
 //! One file a command: its arguments and what it does.
 
+pub mod augment;
 pub mod base;
 pub mod classify;
 pub mod evaluate;

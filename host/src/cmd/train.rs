@@ -19,6 +19,7 @@ use shared::{Base, Fingerprint};
 use self::fine_tune::FineTuneOptions;
 use super::head_options::HeadOptions;
 use crate::PROGRAM;
+use crate::augment::{Augmentation, Variants, VariantsOptions};
 use crate::checkpoint::{Checkpoint, Key};
 use crate::data::{self, Item};
 use crate::extract::{Features, Rows, extract};
@@ -26,7 +27,13 @@ use crate::folds::{self, FoldResult, Summary};
 use crate::metrics;
 use crate::options::{BaseOptions, ExtractOptions};
 use crate::report::{self, Order, ReportOptions};
-use crate::trainer::{self, Dataset, DenseWeights, EpochStats, Optimizer, Progress, State, TrainConfig, TrainedHead};
+use crate::trainer::{
+    self, Dataset, DenseWeights, EpochStats, FeatureSource, Optimizer, Progress, State, TrainConfig, TrainError,
+    TrainedHead,
+};
+
+/// Ending of the checkpoint of a head in training.
+const CHECKPOINT: &str = "checkpoint";
 
 /// Trains a head on a folder of pictures
 ///
@@ -36,6 +43,7 @@ use crate::trainer::{self, Dataset, DenseWeights, EpochStats, Optimizer, Progres
 #[command(after_help = "Examples:\n  host train photos -o head.postcard\n  \
     host train photos -o head.postcard --size 128 --units 512 --cache ~/.cache/vgg-edge\n  \
     host train photos -o head.postcard --size 224 --pool avg --units 256,128 --batch-norm --lr-schedule cosine\n  \
+    host train photos -o head.postcard --augment   # on random variants; look at some with host augment\n  \
     host train photos -o head.postcard --folds 5 --class-weights balanced\n  \
     host train photos -o head.postcard --resume   # after Ctrl-C\n  \
     host train photos -o head.postcard --report report   # and look at report/report.html\n  \
@@ -44,7 +52,7 @@ pub struct Args {
     /// Folder of pictures
     data: PathBuf,
 
-    /// Where the head goes; replaced only when training is done
+    /// Where the head goes; replaced when training is done, or by the best head so far at Ctrl-C
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
 
@@ -59,6 +67,9 @@ pub struct Args {
 
     #[command(flatten)]
     fine_tune: FineTuneOptions,
+
+    #[command(flatten)]
+    augment: VariantsOptions,
 
     /// Height and width of the input in pixels, a multiple of 32
     #[arg(long, value_name = "PIXELS", default_value_t = 64)]
@@ -213,6 +224,7 @@ impl Args {
         };
         let config = self.shape.apply(config);
         config.validate().map_err(|e| UsageError(e.to_string()))?;
+        self.fine_tune.config(&config).validate().map_err(|e| UsageError(format!("fine-tuning: {e}")))?;
         if !(self.val_split > 0.0 && self.val_split < 1.0) {
             bail!(UsageError(format!("--val-split must lie between 0 and 1, not at {}", self.val_split)));
         }
@@ -227,6 +239,11 @@ impl Args {
 pub fn run(args: Args) -> Result<()> {
     // The command line is looked at whole before anything is read.
     args.config(2)?;
+    let augmentation = args.augment.resolve()?;
+    if augmentation.is_some() && args.fine_tune.first.is_some() {
+        let words = "--fine-tune trains on the pictures as they are; leave it or the flags of augmentation out";
+        bail!(UsageError(words.into()));
+    }
     let base = args.base.load()?;
     let resize = args.resize.map_or(base.contract().resize, Into::into);
     let preprocess = Preprocess::new(base.contract().clone(), args.size, args.fit.into(), resize)?;
@@ -237,6 +254,11 @@ pub fn run(args: Args) -> Result<()> {
     shared::fs::check_writable(&args.output)?;
     args.fine_tune.check(&args.output, &base)?;
     let order = args.report.prepare(&base)?;
+    args.shape.class_weights(&labels, &vec![1; labels.len()])?;
+    if args.shape.resume {
+        let endings = [CHECKPOINT, fine_tune::CHECKPOINT];
+        Checkpoint::check_exists(&args.output, &endings[..1 + usize::from(args.fine_tune.first.is_some())])?;
+    }
 
     let ignored = splits.train.ignored + splits.val.as_ref().map_or(0, |(_, folder)| folder.ignored);
     if ignored > 0 {
@@ -248,6 +270,9 @@ pub fn run(args: Args) -> Result<()> {
         (None, None) => note(PROGRAM, format_args!("setting aside {} of each class for validation", args.val_split)),
     }
     let pictures = splits.pool();
+    if let Some(folds) = args.shape.folds {
+        folds::check_counts(pictures.items.iter().map(|item| item.class), &labels, folds as usize)?;
+    }
     let features = extract(&base, &preprocess, &pictures.items, &args.extract)?;
     let classes = pictures.classes_of(&features.items);
     let (train_rows, val_rows) = match args.shape.folds {
@@ -269,6 +294,7 @@ pub fn run(args: Args) -> Result<()> {
     };
     let job = Job {
         args: &args,
+        augmentation,
         config,
         base: &base,
         items: &pictures.items,
@@ -276,7 +302,7 @@ pub fn run(args: Args) -> Result<()> {
         classes: &classes,
         head,
         order: order.as_ref(),
-        words: String::new(),
+        words: args.augment.words(),
         pool: rayon::ThreadPoolBuilder::new().num_threads(args.extract.threads()).build()?,
     };
     if let Some(class) = job.counts(&train_rows).iter().position(|&count| count == 0) {
@@ -288,9 +314,19 @@ pub fn run(args: Args) -> Result<()> {
     }
 }
 
+/// What is being trained, for the lines of its epochs.
+#[derive(Clone, Copy)]
+enum Stage {
+    Head,
+    /// Of a cross-validation, from 1.
+    Fold(usize),
+    FineTune,
+}
+
 /// What all trainings of a run share.
 struct Job<'a> {
     args: &'a Args,
+    augmentation: Option<Augmentation>,
     config: TrainConfig,
     base: &'a Base,
     items: &'a [Item],
@@ -338,11 +374,23 @@ impl Job<'_> {
         val_rows: &[usize],
         from: Option<State>,
         on_epoch: &mut (dyn FnMut(&Progress) -> ControlFlow<()> + Send),
-    ) -> Result<TrainedHead, trainer::TrainError> {
+    ) -> Result<TrainedHead, TrainError> {
         let rows = |rows| Rows { features: self.features, rows, pool: self.head.pool };
         let (train_source, val_source) = (rows(train_rows), rows(val_rows));
         let (train_classes, val_classes) = (self.of(train_rows), self.of(val_rows));
-        let train = Dataset { features: &train_source, labels: &train_classes };
+        let variants;
+        let train_source: &dyn FeatureSource = match &self.augmentation {
+            None => &train_source,
+            Some(augmentation) => {
+                let (count, seed, threads) = (self.args.augment.variants, config.seed, self.args.extract.threads());
+                let (base, preprocess) = (self.base, &self.head.preprocess);
+                let augmentation = augmentation.clone();
+                variants =
+                    Variants::new(augmentation, count, seed, base, preprocess, self.items, train_source, threads);
+                &variants
+            }
+        };
+        let train = Dataset { features: train_source, labels: &train_classes };
         let val = (!val_rows.is_empty()).then_some(Dataset { features: &val_source, labels: &val_classes });
         self.pool.install(|| trainer::train(config, &train, val.as_ref(), from, on_epoch))
     }
@@ -360,8 +408,8 @@ impl Job<'_> {
         Head { layers: layers.collect(), ..self.head.clone() }
     }
 
-    fn print_epoch(&self, stats: &EpochStats, epochs: usize, fold: Option<usize>) -> std::io::Result<()> {
-        print_line(if self.args.json { epoch_json(stats, fold) } else { epoch_line(stats, epochs, fold) })
+    fn print_epoch(&self, stats: &EpochStats, epochs: usize, stage: Stage) -> std::io::Result<()> {
+        print_line(if self.args.json { epoch_json(stats, stage) } else { epoch_line(stats, epochs, stage) })
     }
 
     /// Trains with a validation set, beside a checkpoint.
@@ -373,11 +421,16 @@ impl Job<'_> {
         }
         let key = Key {
             base: self.head.base,
-            settings: format!("{config:?}, {:?}, {:?}", self.head.pool, self.head.preprocess),
+            settings: format!(
+                "{config:?}, {:?}, {:?}{}",
+                self.head.pool,
+                self.head.preprocess,
+                self.args.augment.words()
+            ),
             data: self.rows_fingerprint(&[train_rows, val_rows]),
         };
         let every = Duration::from_secs(self.args.shape.checkpoint_every.into());
-        let mut checkpoint = Checkpoint::new(&self.args.output, "checkpoint", key, every);
+        let mut checkpoint = Checkpoint::new(&self.args.output, CHECKPOINT, key, every);
         let from = if self.args.shape.resume {
             let state: State = checkpoint.load()?;
             note(PROGRAM, format_args!("going on after epoch {}", state.epochs()));
@@ -393,7 +446,9 @@ impl Job<'_> {
         let (mut printed, mut saved) = (Ok(()), Ok(()));
         let trained = self.train(&config, train_rows, val_rows, from, &mut |progress| {
             stopped = interrupted();
-            printed = self.print_epoch(progress.stats, config.epochs, None);
+            if !progress.ended {
+                printed = self.print_epoch(progress.stats, config.epochs, Stage::Head);
+            }
             saved = checkpoint.save(|| progress.state(), stopped);
             if let (Err(e), false) = (&saved, stopped) {
                 // The training is worth more than the checkpoint.
@@ -402,9 +457,15 @@ impl Job<'_> {
             if stopped || printed.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         printed?;
-        let trained = trained?;
+        let mut trained = match trained {
+            // Ctrl-C while the first variants were made.
+            Err(TrainError::Stopped) => return Err(Interrupted.into()),
+            trained => trained?,
+        };
 
-        let mut head = self.head_of(trained.layers.clone());
+        let layers = std::mem::take(&mut trained.layers);
+        let frozen = self.args.fine_tune.first.is_some().then(|| layers.clone());
+        let mut head = self.head_of(layers);
         if !val_rows.is_empty() && !self.args.no_calibration {
             let logits = metrics::logits(&head, self.features, val_rows)?;
             head.decision.temperature = metrics::temperature(&logits, &self.of(val_rows));
@@ -422,7 +483,10 @@ impl Job<'_> {
             }
         }
         checkpoint.remove()?;
-        self.fine_tuned(&config, Some(&trained.layers), rows)
+        match frozen {
+            Some(layers) => self.fine_tuned(&config, Some(&layers), rows),
+            None => Ok(()),
+        }
     }
 
     /// Trains on all but one of `folds` parts in turn, then on all `rows`.
@@ -461,8 +525,8 @@ impl Job<'_> {
         }
         note(PROGRAM, format_args!("training on all pictures for {epochs} epochs"));
         let config = TrainConfig { keep_last: true, patience: None, ..self.config(rows)? };
-        let trained = self.train_all(&config, rows, &[], epochs, None)?;
-        let mut head = self.head_of(trained.layers.clone());
+        let mut trained = self.train_all(&config, rows, &[], epochs, None)?;
+        let mut head = self.head_of(std::mem::take(&mut trained.layers));
         if !self.args.no_calibration {
             head.decision.temperature = metrics::temperature(&logits, &truth);
         }
@@ -480,7 +544,9 @@ impl Job<'_> {
     ) -> Result<TrainedHead> {
         let mut printed = Ok(());
         let trained = self.train(config, train_rows, val_rows, None, &mut |progress| {
-            printed = self.print_epoch(progress.stats, epochs, fold);
+            if !progress.ended {
+                printed = self.print_epoch(progress.stats, epochs, fold.map_or(Stage::Head, Stage::Fold));
+            }
             let done = progress.stats.epoch >= epochs;
             if done || interrupted() || printed.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
@@ -629,7 +695,7 @@ fn data_fingerprint(hashes: &[Fingerprint], classes: &[usize]) -> Fingerprint {
     Fingerprint::of_parts(parts.iter().map(Vec::as_slice))
 }
 
-fn epoch_json(stats: &EpochStats, fold: Option<usize>) -> String {
+fn epoch_json(stats: &EpochStats, stage: Stage) -> String {
     let mut line = json!({
         "epoch": stats.epoch,
         "loss": stats.loss,
@@ -638,14 +704,20 @@ fn epoch_json(stats: &EpochStats, fold: Option<usize>) -> String {
         "val_accuracy": stats.val_accuracy,
         "lr": stats.lr,
     });
-    if let Some(fold) = fold {
-        line["fold"] = fold.into();
+    match stage {
+        Stage::Head => {}
+        Stage::Fold(fold) => line["fold"] = fold.into(),
+        Stage::FineTune => line["fine_tune"] = true.into(),
     }
     line.to_string()
 }
 
-fn epoch_line(stats: &EpochStats, epochs: usize, fold: Option<usize>) -> String {
-    let mut line = fold.map_or(String::new(), |fold| format!("fold {fold}  "));
+fn epoch_line(stats: &EpochStats, epochs: usize, stage: Stage) -> String {
+    let mut line = match stage {
+        Stage::Head => String::new(),
+        Stage::Fold(fold) => format!("fold {fold}  "),
+        Stage::FineTune => "fine-tune  ".to_owned(),
+    };
     line += &format!("epoch {}/{epochs}  loss {:.4}  accuracy {:.4}", stats.epoch, stats.loss, stats.accuracy);
     if let (Some(loss), Some(accuracy)) = (stats.val_loss, stats.val_accuracy) {
         line += &format!("  val_loss {loss:.4}  val_accuracy {accuracy:.4}");

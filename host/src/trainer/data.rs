@@ -1,12 +1,22 @@
 use std::io;
+use std::ops::ControlFlow;
 
 use super::{Split, TrainError};
 
 /// A table of features, one row a sample, from which batches are gathered.
 ///
 /// Rows may be kept in any form, for instance quantised in a mapped file; a row must give the same
-/// values whenever it is gathered, or training is not reproducible.
+/// values whenever it is gathered within an epoch, or training is not reproducible.
 pub trait FeatureSource: Sync {
+    /// Makes the rows of an epoch (from 1) ready, if they differ from epoch to epoch; they must depend on its number only, not on the epochs
+    /// before. A break ends the training before that epoch. The trainer calls this for the training set only.
+    ///
+    /// # Errors
+    /// What is wrong, in one line; it becomes [`TrainError::Source`].
+    fn prepare(&self, _epoch: usize) -> Result<ControlFlow<()>, String> {
+        Ok(ControlFlow::Continue(()))
+    }
+
     /// How many rows there are.
     fn len(&self) -> usize;
 

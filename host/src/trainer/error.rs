@@ -138,6 +138,17 @@ pub enum TrainError {
         /// The part that does not fit.
         what: &'static str,
     },
+    /// The rows of an epoch could not be made.
+    #[error("epoch {epoch}: {reason}")]
+    Source {
+        /// The epoch, from 1.
+        epoch: usize,
+        /// What the source of the rows says.
+        reason: String,
+    },
+    /// The source of the rows ended the training before its first epoch.
+    #[error("training was stopped before the end of its first epoch")]
+    Stopped,
     /// The tensor library failed; the trainer itself never causes this.
     #[error("the tensor backend failed: {0}")]
     Backend(String),

@@ -40,6 +40,19 @@ pub struct FineTuned {
 /// Shape of the maps that come in: height, width, channels.
 pub type MapShape = [usize; 3];
 
+/// What is trained.
+#[derive(Clone, Copy)]
+pub struct Model<'a> {
+    /// The convolutions.
+    pub tail: &'a [FloatLayer],
+    /// The head after them.
+    pub head: &'a [DenseWeights],
+    /// Of the maps that come in.
+    pub shape: MapShape,
+    /// What stands between both.
+    pub pool: Pool,
+}
+
 /// Kernels and biases of the convolutions, and the head.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Weights {
@@ -118,20 +131,18 @@ impl FineTuneProgress<'_> {
     }
 }
 
-/// Trains `tail` and `head` further on `training`, whose rows are maps of `shape`, channels last; `pool` is what stands between both.
+/// Trains a model further on `training`, whose rows are maps of its shape, channels last.
 ///
-/// Dropout acts on the outputs of hidden layers. Of `config` counts what is not about the head's shape and is not a penalty: classes and their weights, dropout, label smoothing, optimiser (at a
-/// constant rate), epochs, batch size, seed, patience. The best epoch is chosen as by [`train`](super::train), the state before training
-/// among them: fine-tuning never gives what measures worse. `from` is where an earlier call stopped. `on_epoch` hears of each epoch, and ends
-/// training by breaking.
+/// Of `config` counts what is not about the head's shape and is not a penalty: classes and their weights, dropout (on the outputs of hidden
+/// layers), label smoothing, optimiser (at a constant rate), epochs, batch size, seed, patience. The best epoch is chosen as by
+/// [`train`](super::train), the state before training among them: fine-tuning never gives what measures worse. `from` is where an earlier call
+/// stopped. `on_epoch` hears of each epoch, and ends training by breaking.
 ///
 /// # Errors
 /// As [`train`](super::train).
 pub fn fine_tune(
     config: &TrainConfig,
-    tail: &[FloatLayer],
-    head: &[DenseWeights],
-    (shape, pool): (MapShape, Pool),
+    Model { tail, head, shape, pool }: Model,
     training: &Dataset,
     validation: Option<&Dataset>,
     from: Option<FineTuneState>,
@@ -163,6 +174,18 @@ pub fn fine_tune(
     });
     if !fresh {
         state.check(tail, samples)?;
+    }
+    let [mut height, mut width, mut channels] = shape;
+    for layer in tail {
+        if layer.inputs != channels {
+            return Err(TrainError::WrongState { what: "channels of the layers" });
+        }
+        channels = layer.outputs;
+        (height, width) = if layer.pool { (height / 2, width / 2) } else { (height, width) };
+    }
+    let features = if pool == Pool::Flatten { height * width * channels } else { channels };
+    if state.weights.head.first().is_none_or(|layer| layer.inputs != features) {
+        return Err(TrainError::WrongState { what: "inputs of the head" });
     }
     let weights = std::mem::replace(&mut state.weights, Weights { tail: Vec::new(), head: Vec::new() });
     let hidden: Vec<usize> = weights.head.iter().rev().skip(1).rev().map(|layer| layer.outputs).collect();

@@ -66,6 +66,8 @@ pub fn train(
 pub struct Progress<'a> {
     /// The epoch's figures.
     pub stats: &'a EpochStats,
+    /// Whether this epoch has been told before, and the source of the training set has ended the training since.
+    pub ended: bool,
     state: &'a State,
     network: &'a Network,
     optimizer: &'a OptimizerState,
@@ -136,6 +138,14 @@ pub(super) fn fit(
 
     while state.history.len() < config.epochs && !state.out_of_patience(config) {
         let epoch = state.history.len() + 1;
+        if training.features.prepare(epoch).map_err(|reason| TrainError::Source { epoch, reason })?.is_break() {
+            if let Some(stats) = state.history.last().copied() {
+                let (state, network, optimizer) = (&state, &network, &optimizer);
+                // There is nothing left to break off.
+                let _ = on_epoch(&Progress { stats: &stats, ended: true, state, network, optimizer });
+            }
+            break;
+        }
         let mut lr = 0.0;
         if config.shuffle {
             state.random.order.shuffle(&mut state.order);
@@ -184,15 +194,16 @@ pub(super) fn fit(
         if config.keep_last || state.best.as_ref().is_none_or(|best| is_better(&stats, &best.stats)) {
             state.best = Some(Best { stats, layers: weights });
         }
-        let progress = Progress { stats: &stats, state: &state, network: &network, optimizer: &optimizer };
+        let (state, network, optimizer) = (&state, &network, &optimizer);
+        let progress = Progress { stats: &stats, ended: false, state, network, optimizer };
         if on_epoch(&progress).is_break() {
             break;
         }
     }
 
     let Some(Best { stats, layers }) = state.best else {
-        // Not reached: there is at least one epoch, and the first is the best so far.
-        return Err(TrainError::backend("no epoch was run"));
+        // There is at least one epoch, and the first is the best so far, unless the source ended it.
+        return Err(TrainError::Stopped);
     };
     let layers = layers.into_iter().map(DenseWeights::folded).collect();
     Ok(TrainedHead { layers, best_epoch: stats.epoch, history: state.history })

@@ -61,7 +61,7 @@ const MAX_WEIGHTS: usize = 1 << 29;
 pub use config::{Optimizer, Schedule, TrainConfig};
 pub use data::{Dataset, FeatureSource};
 pub use error::{Split, TrainError};
-pub use fine_tune::{FineTuneState, FineTuned, fine_tune};
+pub use fine_tune::{FineTuneState, FineTuned, Model, fine_tune};
 pub use fit::{Progress, train};
 pub use head::{BatchNorm, DenseWeights, EpochStats, TrainedHead};
 pub use state::State;

@@ -11,14 +11,19 @@ use shared::cli::{Interrupted, UsageError, interrupted, note};
 use shared::contract::Preprocess;
 use shared::{Base, Fingerprint, Head};
 
-use super::Job;
+use super::{Job, Stage};
 use crate::PROGRAM;
 use crate::checkpoint::{Checkpoint, Key};
 use crate::extract::{Features, Rows, extract};
 use crate::metrics;
 use crate::options::ExtractOptions;
 use crate::report::Order;
-use crate::trainer::{self, Dataset, DenseWeights, FineTuneState, FineTuned, Optimizer, TrainConfig, TrainedHead};
+use crate::trainer::{
+    self, Dataset, DenseWeights, FineTuneState, FineTuned, Model, Optimizer, TrainConfig, TrainedHead,
+};
+
+/// Ending of the checkpoint of fine-tuning.
+pub(super) const CHECKPOINT: &str = "fine-tune.checkpoint";
 
 /// Training pictures that the new layers are calibrated with.
 const CALIBRATION: usize = 500;
@@ -36,7 +41,7 @@ pub struct FineTuneOptions {
     pub tuned_base: Option<PathBuf>,
 
     /// Learning rate of fine-tuning (RMSprop)
-    #[arg(long, value_name = "RATE", default_value_t = 1e-5)]
+    #[arg(long, value_name = "RATE", default_value_t = 1e-5, allow_negative_numbers = true)]
     pub fine_tune_lr: f64,
 
     /// Most passes over the pictures
@@ -96,7 +101,7 @@ impl Job<'_> {
             data: self.rows_fingerprint(&rows),
         };
         let every = Duration::from_secs(self.args.shape.checkpoint_every.into());
-        Checkpoint::new(&self.args.output, "fine-tune.checkpoint", key, every)
+        Checkpoint::new(&self.args.output, CHECKPOINT, key, every)
     }
 
     /// Whether an interrupted run has left fine-tuning to go on with.
@@ -180,11 +185,16 @@ impl Job<'_> {
         let train = Dataset { features: &train_source, labels: &train_classes };
         let val = (!val_rows.is_empty()).then_some(Dataset { features: &val_source, labels: &val_classes });
         let side = (preprocess.size / preprocess.base.stride) as usize;
-        let place = ([side, side, preprocess.base.channels as usize], self.head.pool);
+        let model = Model {
+            tail: &old.layers,
+            head: frozen,
+            shape: [side, side, preprocess.base.channels as usize],
+            pool: self.head.pool,
+        };
         let (mut printed, mut saved) = (Ok(()), Ok(()));
         let tuned = self.pool.install(|| {
-            trainer::fine_tune(config, &old.layers, frozen, place, &train, val.as_ref(), from, &mut |progress| {
-                printed = self.print_epoch(progress.stats, config.epochs, None);
+            trainer::fine_tune(config, model, &train, val.as_ref(), from, &mut |progress| {
+                printed = self.print_epoch(progress.stats, config.epochs, Stage::FineTune);
                 saved = checkpoint.save(|| progress.state(), interrupted());
                 if interrupted() || printed.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             })
@@ -259,6 +269,7 @@ impl Job<'_> {
         let order = self.order.map(|order| Order { folder: order.folder.clone(), float: None });
         let job = Job {
             args: self.args,
+            augmentation: None,
             config: self.config.clone(),
             base,
             items: self.items,

@@ -58,7 +58,14 @@ fn tune(
 ) -> Result<FineTuned, TrainError> {
     let (training, validation) = (samples(1), samples(2));
     let validation = validate.then(|| validation.dataset());
-    fine_tune(config, tail, head, (SHAPE, pool), &training.dataset(), validation.as_ref(), from, on_epoch)
+    fine_tune(
+        config,
+        Model { tail, head, shape: SHAPE, pool },
+        &training.dataset(),
+        validation.as_ref(),
+        from,
+        on_epoch,
+    )
 }
 
 fn all(_: &FineTuneProgress) -> ControlFlow<()> {
@@ -156,8 +163,16 @@ fn a_state_of_another_network_is_refused() {
         ControlFlow::Break(())
     })
     .unwrap();
-    let mut other = flat.clone();
-    other.0.remove(0);
-    let refused = tune(&config(), &other, Pool::Flatten, true, state, &mut all).unwrap_err();
-    assert!(matches!(refused, TrainError::WrongState { .. }), "{refused}");
+    let (mut short, mut headless) = (flat.clone(), flat.clone());
+    short.0.remove(0);
+    headless.1.clear();
+    for (network, pool, state) in [
+        (&short, Pool::Flatten, state),
+        (&short, Pool::Flatten, None),
+        (&headless, Pool::Flatten, None),
+        (&flat, Pool::Avg, None),
+    ] {
+        let refused = tune(&config(), network, pool, true, state, &mut all).unwrap_err();
+        assert!(matches!(refused, TrainError::WrongState { .. }), "{refused}");
+    }
 }

@@ -1,0 +1,162 @@
+#!/usr/bin/env python3
+"""`host train` beside Keras with the same weights: the tutorial's recipe A, and fine-tuning of block 5.
+
+    pip install keras==3.15.1 tensorflow-cpu onnx pillow scikit-learn
+    benchmarks/recipes.py a ../shared/data/cats_dogs --base f32.onnx --seeds 5
+    benchmarks/recipes.py fine-tune ../shared/data/clothing --base f32.onnx --size 128 --epochs 6 --seeds 1
+
+a: features of the frozen base, then Dense 256 + Dropout 0.5 + sigmoid by RMSprop at 2e-5, 100 epochs, batches of 100. Time is that of the whole run from
+files (decode, extract, train), each program in a process of its own.
+fine-tune: a head as `host train` makes it (Dense 256, dropout 0.5, Adam at 0.001, the best epoch of 60 with patience 10), then block 5 and the head by RMSprop
+at 1e-5, batches of 32, from the features of block 4, which is the same as training the whole model with the rest frozen and in inference.
+
+Keras reads pictures with Pillow's bilinear filter, as `host` does, and subtracts the means of the weights. The seeds of both have nothing in common.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("recipe", choices=["a", "fine-tune"])
+parser.add_argument("data", help="folder with train/ and validation/")
+parser.add_argument("--host", default="target/release/host")
+parser.add_argument("--base", required=True, help="the f32 base as ONNX, for Keras's weights")
+parser.add_argument("--size", type=int, default=64)
+parser.add_argument("--seeds", type=int, default=5)
+parser.add_argument("--epochs", type=int, default=6, help="of fine-tuning")
+parser.add_argument("--only", choices=["host", "keras"])
+parser.add_argument("--keras-seed", type=int, help=argparse.SUPPRESS)
+arguments = parser.parse_args()
+
+
+def folder(part):
+    return os.path.join(arguments.data, part)
+
+
+def pictures(part):
+    import numpy as np
+    from keras.applications.vgg16 import preprocess_input
+    from PIL import Image
+
+    names = sorted(os.listdir(folder(part)))
+    files = [(os.path.join(folder(part), name, file), label) for label, name in enumerate(names) for file in sorted(os.listdir(os.path.join(folder(part), name)))]
+    side = (arguments.size, arguments.size)
+    pixels = np.stack([np.asarray(Image.open(path).convert("RGB").resize(side, Image.BILINEAR), np.float32) for path, _ in files])
+    return preprocess_input(pixels), np.array([label for _, label in files]), len(names)
+
+
+def vgg16():
+    import keras
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load(arguments.base).graph
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    base = keras.applications.VGG16(weights=None, include_top=False, input_shape=(arguments.size, arguments.size, 3))
+    layers = [layer for layer in base.layers if "conv" in layer.name]
+    assert len(convolutions) == len(layers) == 13
+    for node, layer in zip(convolutions, layers):
+        layer.set_weights([tensors[node.input[1]].transpose(2, 3, 1, 0), tensors[node.input[2]]])
+    return base
+
+
+def dense(shape, classes):
+    import keras
+
+    last = keras.layers.Dense(1, activation="sigmoid") if classes == 2 else keras.layers.Dense(classes, activation="softmax")
+    return keras.Sequential([keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(256, activation="relu"), keras.layers.Dropout(0.5), last])
+
+
+def keras_a(seed):
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    base = vgg16()
+    (x, y, classes), (vx, vy, _) = pictures("train"), pictures("validation")
+    features, val_features = base.predict(x, batch_size=32, verbose=0), base.predict(vx, batch_size=32, verbose=0)
+    model = dense(features.shape[1:], classes)
+    model.compile(optimizer=keras.optimizers.RMSprop(2e-5), loss="binary_crossentropy", metrics=["accuracy"])
+    history = model.fit(features, y, epochs=100, batch_size=100, validation_data=(val_features, vy), verbose=0).history
+    return {"last": history["val_accuracy"][-1], "best": max(history["val_accuracy"])}
+
+
+def keras_fine_tune(seed):
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    base = vgg16()
+    (x, y, classes), (vx, vy, _) = pictures("train"), pictures("validation")
+    frozen = keras.Model(base.input, base.get_layer("block4_pool").output)
+    x, vx = frozen.predict(x, batch_size=32, verbose=0), frozen.predict(vx, batch_size=32, verbose=0)
+    block = keras.Sequential([keras.Input(x.shape[1:])] + [layer for layer in base.layers if layer.name.startswith("block5")])
+    features, val_features = block.predict(x, batch_size=32, verbose=0), block.predict(vx, batch_size=32, verbose=0)
+    head = dense(features.shape[1:], classes)
+    loss = "binary_crossentropy" if classes == 2 else "sparse_categorical_crossentropy"
+    head.compile(optimizer=keras.optimizers.Adam(1e-3), loss=loss, metrics=["accuracy"])
+    stop = keras.callbacks.EarlyStopping("val_accuracy", patience=10, restore_best_weights=True)
+    head.fit(features, y, epochs=60, batch_size=32, validation_data=(val_features, vy), verbose=0, callbacks=[stop])
+    before = head.evaluate(val_features, vy, verbose=0)[1]
+    model = keras.Sequential([block, head])
+    model.compile(optimizer=keras.optimizers.RMSprop(1e-5), loss=loss, metrics=["accuracy"])
+    start = time.time()
+    history = model.fit(x, y, epochs=arguments.epochs, batch_size=32, validation_data=(vx, vy), verbose=0).history
+    return {"frozen": before, "best": max([before] + history["val_accuracy"]), "last": history["val_accuracy"][-1],
+            "epoch_s": (time.time() - start) / arguments.epochs, "val_accuracy": history["val_accuracy"]}
+
+
+def ours(seed, scratch):
+    head = os.path.join(scratch, "head.postcard")
+    command = [arguments.host, "train", arguments.data, "-o", head, "--json", "--size", str(arguments.size), "--seed", str(seed)]
+    if arguments.recipe == "a":
+        command += ["--recipe", "seed"]
+    else:
+        command += ["--fine-tune", "block5", "--fine-tune-epochs", str(arguments.epochs), "--fine-tune-patience", "0", "--cache", os.path.join(scratch, "cache")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    lines, ends = [], []
+    for line in process.stdout:
+        lines.append(json.loads(line))
+        ends.append(time.time())
+    if process.wait():
+        raise SystemExit(f"{' '.join(command)} failed")
+    results = [line for line in lines if "head" in line]
+    if arguments.recipe == "a":
+        epochs = [line["val_accuracy"] for line in lines if "epoch" in line]
+        return {"last": epochs[-1], "best": results[-1]["val_accuracy"]}
+    tuning = [(line, end) for line, end in zip(lines, ends) if line.get("fine_tune")]
+    return {"frozen": results[0]["val_accuracy"], "best": results[-1]["val_accuracy"],
+            "f32": max(line["val_accuracy"] for line, _ in tuning), "last": tuning[-1][0]["val_accuracy"],
+            "epoch_s": (tuning[-1][1] - tuning[0][1]) / max(len(tuning) - 1, 1), "val_accuracy": [line["val_accuracy"] for line, _ in tuning]}
+
+
+if arguments.keras_seed is not None:
+    print(json.dumps((keras_a if arguments.recipe == "a" else keras_fine_tune)(arguments.keras_seed)))
+    sys.exit()
+runs = {"host": [], "keras": []}
+with tempfile.TemporaryDirectory() as scratch:
+    for seed in range(arguments.seeds):
+        for name in runs:
+            if arguments.only not in (None, name):
+                continue
+            start = time.time()
+            if name == "host":
+                run = ours(seed, scratch)
+            else:
+                command = [sys.executable, __file__, *sys.argv[1:], "--keras-seed", str(seed)]
+                run = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+            run["seconds"] = time.time() - start
+            runs[name].append(run)
+            print(name, seed, json.dumps(run), flush=True)
+for name, found in runs.items():
+    if found:
+        figures = {key: [run[key] for run in found] for key in found[0] if isinstance(found[0][key], float)}
+        print(name, {key: f"{statistics.mean(values):.4f} ({min(values):.4f} to {max(values):.4f})" for key, values in figures.items()})

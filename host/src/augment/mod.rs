@@ -1,0 +1,191 @@
+//! Random variants of pictures for training, with the semantics of Keras's `ImageDataGenerator` (`keras.src.legacy.preprocessing.image`, 3.15).
+//!
+//! [`Augmentation`] holds the ranges, [`Augmentation::draw`] is `get_random_transform`, [`Transform::apply`] is `apply_transform`:
+//!
+//! 1. Affine: the place (x, y) of the variant, column and row, shows the place `C R S H Z C^-1 (x, y)` of the picture. The centre C is
+//!    `(width / 2 - 0.5, height / 2 - 0.5)`.
+//!    - R rotates by theta, uniform in +-rotation degrees.
+//!    - S shifts by tx, uniform in +-width-shift times the width, and ty, uniform in +-height-shift times the height.
+//!    - H shears by an angle uniform in +-shear **degrees**: `[[1, -sin], [0, cos]]`.
+//!    - Z scales the axes by zx and zy, each uniform in `[1 - zoom, 1 + zoom]`; above 1 the picture gets smaller.
+//!
+//!    Keras 3 swaps the axes of the matrix once more than of what goes into it, so that `height_shift_range` there moves a picture sideways,
+//!    `width_shift_range` up and down, and pictures that are not square turn about `(height / 2 - 0.5, width / 2 - 0.5)`. Here flags do what they say.
+//!    For square pictures and equal shifts, as in the tutorial, there is no difference.
+//!
+//!    Values between pixels are linear (`order=1` of `scipy.ndimage.affine_transform`); what lies outside is filled as [`Fill`] says. The picture has
+//!    been resized to the size of the base's input before. With `--fit contain` the part within its borders is the picture; the borders stay.
+//! 2. Horizontal, then vertical flip, each with probability 1/2.
+//! 3. Brightness, uniform in a range of factors: values are cut to whole numbers, multiplied in f32 and cut again, as Pillow's
+//!    `ImageEnhance.Brightness` does on Keras's `array_to_img`.
+//!
+//! The generator is not NumPy's, so a seed gives other variants than there.
+//!
+//! **Rounding.** Keras goes on in f32. The base takes u8, so a variant is rounded to the nearest whole number (ties to even) and clamped to 0 to 255,
+//! at most half a level away, then quantised as any resized picture.
+//!
+//! **Reproducibility.** Coordinates are f64 by `+`, `-`, `*` and one division by a whole number, sine and cosine come of `libm`, so a variant has the
+//! same bits on every machine. Its generator is seeded with the seed, the epoch and the SHA-256 of the picture's file: neither threads nor the order
+//! of the pictures matter.
+
+mod options;
+mod variants;
+mod warp;
+
+pub use options::AugmentOptions;
+pub use variants::{Variants, VariantsOptions};
+
+use std::fmt;
+
+use rand_xoshiro::Xoshiro256PlusPlus;
+use rand_xoshiro::rand_core::{Rng, SeedableRng};
+use shared::Fingerprint;
+
+/// What shows where a variant reaches beyond the picture, as in `scipy.ndimage` (a, b, c, d are the pixels of a row).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Fill {
+    /// `a a a | a b c d | d d d`
+    Nearest,
+    /// `c b a | a b c d | d c b`, about the edges of the outer pixels.
+    Reflect,
+    /// `b c d | a b c d | b c d`: scipy's `wrap` has a period of one pixel less than the picture, so that the last pixel is taken for the first.
+    Wrap,
+    /// This value, 0 to 255, in each channel; from the centres of the outer pixels on, without a transition.
+    Constant(f64),
+}
+
+/// The ranges that variants are drawn from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Augmentation {
+    /// Degrees, 0 to 180.
+    pub rotation: f64,
+    /// Share of the width, from 0 to below 1.
+    pub width_shift: f64,
+    /// Share of the height, from 0 to below 1.
+    pub height_shift: f64,
+    /// Degrees, from 0 to below 90.
+    pub shear: f64,
+    /// From 0 to below 1.
+    pub zoom: f64,
+    /// Whether half of the variants are mirrored left to right.
+    pub horizontal_flip: bool,
+    /// Whether half of the variants stand on their heads.
+    pub vertical_flip: bool,
+    /// Lowest and highest factor.
+    pub brightness: Option<(f64, f64)>,
+    /// What shows outside.
+    pub fill: Fill,
+}
+
+/// One variant's parameters, in the names of Keras.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Transform {
+    /// Rotation in degrees.
+    pub theta: f64,
+    /// Shift along x, in pixels; above 0 the picture moves to the left.
+    pub tx: f64,
+    /// Shift along y, in pixels; above 0 the picture moves up.
+    pub ty: f64,
+    /// Shear in degrees.
+    pub shear: f64,
+    /// Scale along x.
+    pub zx: f64,
+    /// Scale along y.
+    pub zy: f64,
+    /// Mirrored left to right.
+    pub flip_horizontal: bool,
+    /// Upside down.
+    pub flip_vertical: bool,
+    /// Factor of the brightness.
+    pub brightness: Option<f64>,
+}
+
+impl Augmentation {
+    /// Nothing but the picture itself.
+    pub const NONE: Self = Self {
+        rotation: 0.0,
+        width_shift: 0.0,
+        height_shift: 0.0,
+        shear: 0.0,
+        zoom: 0.0,
+        horizontal_flip: false,
+        vertical_flip: false,
+        brightness: None,
+        fill: Fill::Nearest,
+    };
+
+    /// The set of the Keras tutorial ("Building powerful image classification models using very little data").
+    pub const TUTORIAL: Self = Self {
+        rotation: 40.0,
+        width_shift: 0.2,
+        height_shift: 0.2,
+        shear: 0.2,
+        zoom: 0.2,
+        horizontal_flip: true,
+        ..Self::NONE
+    };
+
+    /// The parameters of the variant that the picture with that content has in that epoch; `width` and `height` in pixels.
+    pub fn draw(&self, seed: u64, epoch: u64, content: &Fingerprint, width: usize, height: usize) -> Transform {
+        let parts = [&b"augment"[..], &seed.to_le_bytes(), &epoch.to_le_bytes(), &content.0];
+        let mut random = Xoshiro256PlusPlus::from_seed(Fingerprint::of_parts(parts).0);
+        // 53 bits: all that an f64 below 1 holds.
+        let mut unit = move || (random.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64);
+        let mut within = |low: f64, high: f64| if low == high { low } else { low + (high - low) * unit() };
+        Transform {
+            theta: within(-self.rotation, self.rotation),
+            tx: within(-self.width_shift, self.width_shift) * width as f64,
+            ty: within(-self.height_shift, self.height_shift) * height as f64,
+            shear: within(-self.shear, self.shear),
+            zx: within(1.0 - self.zoom, 1.0 + self.zoom),
+            zy: within(1.0 - self.zoom, 1.0 + self.zoom),
+            flip_horizontal: within(0.0, 1.0) < 0.5 && self.horizontal_flip,
+            flip_vertical: within(0.0, 1.0) < 0.5 && self.vertical_flip,
+            brightness: self.brightness.map(|(low, high)| within(low, high)),
+        }
+    }
+
+    /// The variant of a resized picture: RGB8, `[height, width, 3]`, of the file with that content.
+    pub fn variant(&self, seed: u64, epoch: u64, content: &Fingerprint, rgb: &[u8], width: usize) -> Vec<u8> {
+        let height = rgb.len() / (3 * width).max(1);
+        let transform = self.draw(seed, epoch, content, width, height);
+        let round = |v: &f32| v.round_ties_even().clamp(0.0, 255.0) as u8;
+        transform.apply(rgb, width, self.fill).iter().map(round).collect()
+    }
+}
+
+/// In the words of the record in a head.
+impl fmt::Display for Augmentation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "augmented (")?;
+        for (name, value) in [
+            ("rotation", self.rotation),
+            ("width shift", self.width_shift),
+            ("height shift", self.height_shift),
+            ("shear", self.shear),
+            ("zoom", self.zoom),
+        ] {
+            if value > 0.0 {
+                write!(f, "{name} {value}, ")?;
+            }
+        }
+        if self.horizontal_flip {
+            write!(f, "horizontal flip, ")?;
+        }
+        if self.vertical_flip {
+            write!(f, "vertical flip, ")?;
+        }
+        if let Some((low, high)) = self.brightness {
+            write!(f, "brightness {low} to {high}, ")?;
+        }
+        match self.fill {
+            Fill::Nearest => write!(f, "fill nearest)"),
+            Fill::Reflect => write!(f, "fill reflect)"),
+            Fill::Wrap => write!(f, "fill wrap)"),
+            Fill::Constant(value) => write!(f, "fill constant {value})"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,129 @@
+//! Fine-tuning from end to end: one command gives a new int8 base and the head that belongs to it.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+use shared::conv::Kernel;
+use shared::{Base, Fingerprint};
+use tests::{Device, base, fail, host, ndjson, root, succeed};
+
+/// Trains on the samples, then their last layer too. Few pictures and a high rate, so that it is quick and changes something.
+fn train(head: &Path, options: &str) -> Command {
+    let mut host = host();
+    // A head that has learnt nothing, so that there is much to gain on every machine.
+    host.args(["train", "--json", "--size", "32", "--units", "64", "--epochs", "1", "--lr", "1e-7"]);
+    for (flag, value) in [("--fine-tune", "block5_conv3"), ("--fine-tune-lr", "0.00005"), ("--fine-tune-epochs", "3")] {
+        if !options.contains(&format!("{flag} ")) {
+            host.args([flag, value]);
+        }
+    }
+    host.args(options.split_whitespace());
+    host.arg(root().join("samples/surfaces")).arg("-o").arg(head);
+    host
+}
+
+fn load(path: &Path) -> Base {
+    Base::load(path, Kernel::detect().unwrap()).unwrap()
+}
+
+/// What a program says of some samples, less what depends on the clock.
+fn answers(program: &mut Command, head: &Path, base: &Path) -> Vec<Value> {
+    let pictures = ["brick/000", "grass/001", "gravel/002"].map(|name| format!("samples/surfaces/val/{name}.jpg"));
+    let fixed = ["classify", "--json", "--digest", "--head"];
+    let mut lines = ndjson(&succeed(program.args(fixed).arg(head).arg("--base").arg(base).args(pictures)));
+    for line in &mut lines {
+        for field in ["time", "latency_ms"] {
+            line.as_object_mut().unwrap().remove(field);
+        }
+    }
+    assert_eq!(lines.len(), 3);
+    lines
+}
+
+#[test]
+fn a_tuned_base_and_its_head_belong_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let (head, tuned) = (folder.path().join("head.postcard"), folder.path().join("head.onnx"));
+    let lines = ndjson(&succeed(&mut train(&head, "")));
+    let stage = |line: &&Value| line["fine_tune"] == true;
+    assert_eq!(lines.iter().filter(stage).count(), 4, "the state before and three epochs");
+    let result = lines.last().unwrap();
+    assert!(result["settings"].as_str().unwrap().contains("fine-tuned from block5_conv3"), "{result}");
+    assert!(result["val_accuracy"].as_f64().unwrap() > 0.6, "{result}");
+
+    // The layers before are the same, in their integers and in what they give.
+    let (old, new) = (load(&base()), load(&tuned));
+    assert_ne!(old.fingerprint(), new.fingerprint());
+    assert_eq!(new.metadata()["vgg_edge.fine_tuned_from"], old.fingerprint().to_string());
+    let same = |(a, b): (&shared::conv::ConvLayer, &shared::conv::ConvLayer)| {
+        (&a.weights, &a.bias, &a.multipliers) == (&b.weights, &b.bias, &b.multipliers)
+    };
+    let layers: Vec<bool> = old.layers().zip(new.layers()).map(same).collect();
+    assert_eq!(layers, [vec![true; 12], vec![false]].concat());
+    let input: Vec<u8> = (0..3 * 32 * 32u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let frozen = |base: &Base| base.truncated(12).runner(None).unwrap().features(&input, 32).unwrap();
+    let whole = |base: &Base| base.runner(None).unwrap().features(&input, 32).unwrap();
+    assert_eq!(frozen(&old), frozen(&new));
+    assert_ne!(whole(&old), whole(&new));
+
+    // Host and device agree on the pair, and neither takes another.
+    let found = answers(&mut host(), &head, &tuned);
+    assert_eq!(found, answers(&mut Device::Native.edge(), &head, &tuned));
+    for program in [&mut host(), &mut Device::Native.edge()] {
+        fail(program.args(["classify", "--head"]).arg(&head).arg("samples/surfaces/val/brick/000.jpg"), 1, "base");
+    }
+
+    // The same again, whatever the number of threads.
+    let again = folder.path().join("again.postcard");
+    succeed(&mut train(&again, "--threads 1"));
+    let bytes = |path: &Path| Fingerprint::of(&std::fs::read(path).unwrap());
+    assert_eq!(bytes(&tuned), bytes(&folder.path().join("again.onnx")));
+    assert_eq!(bytes(&head), bytes(&again));
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 4, "{left:?}");
+}
+
+#[test]
+fn interrupted_fine_tuning_goes_on_to_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, head) = (folder.path().join("whole.postcard"), folder.path().join("head.postcard"));
+    const OPTIONS: &str = "--fine-tune-epochs 10 --fine-tune-patience 0";
+    let lines = ndjson(&succeed(&mut train(&whole, OPTIONS)));
+
+    let mut child = train(&head, OPTIONS).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut seen = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(seen.by_ref().any(|line| line.contains("fine_tune") && line.contains("\"epoch\":2,")), "no second epoch");
+    succeed(Command::new("kill").args(["-INT", &child.id().to_string()]));
+    seen.for_each(drop);
+    let output = child.wait_with_output().unwrap();
+    let words = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{words}");
+    assert!(words.contains("interrupted while fine-tuning") && words.contains("--resume"), "{words}");
+    // What is there until then is the head of the frozen base.
+    answers(&mut host(), &head, &base());
+    assert!(folder.path().join("head.postcard.fine-tune.checkpoint").exists());
+    assert!(!folder.path().join("head.onnx").exists());
+
+    fail(&mut train(&head, "--fine-tune-epochs 9 --fine-tune-patience 0 --resume"), 1, "other settings");
+    let rest = ndjson(&succeed(&mut train(&head, &format!("{OPTIONS} --resume"))));
+    assert_eq!(rest[rest.len() - 2], lines[lines.len() - 2], "the last epoch");
+    for ending in ["postcard", "onnx"] {
+        let read = |path: &Path| std::fs::read(path.with_extension(ending)).unwrap();
+        assert!(read(&whole) == read(&head), "{ending}");
+    }
+    assert!(!folder.path().join("head.postcard.fine-tune.checkpoint").exists());
+}
+
+#[test]
+fn what_cannot_be_tuned_is_refused_before_the_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let head = folder.path().join("head.postcard");
+    fail(&mut train(&head, "--fine-tune block7"), 2, "block7");
+    fail(&mut train(&head, "--fine-tune block1"), 2, "no block or layer after the first");
+    fail(&mut train(&head, "--folds 3"), 2, "--folds");
+    fail(&mut train(&head, "--fine-tune-lr -1"), 2, "optimizer.lr");
+    fail(train(&head, "").arg("--tuned-base").arg(&head), 2, "is taken");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
