@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use shared::contract::Preprocess;
 use shared::{Error, Fingerprint, Result};
 
+use crate::store::Table;
+
 const MAGIC: &[u8; 8] = b"VGGEFEAT";
 /// Raised whenever decoding, pre-processing or the arithmetic changes on purpose.
 const VERSION: u32 = 1;
@@ -155,6 +157,20 @@ impl Cache {
         Ok(())
     }
 
+    /// The features of these pictures, read from the cache's file from now on. Records stay where they are, so other programs may go on adding
+    /// theirs.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for what is pending; a picture that was neither found nor put.
+    pub fn table(mut self, pictures: &[Fingerprint]) -> Result<Table> {
+        self.flush()?;
+        let offsets: Option<Vec<u64>> = pictures.iter().map(|picture| self.index.get(picture).copied()).collect();
+        match offsets {
+            Some(offsets) => Ok(Table::in_file(self.feature_len, self.file, self.path, offsets)),
+            None => Err(Error::io("find a picture in", &self.path)(std::io::ErrorKind::NotFound.into())),
+        }
+    }
+
     /// How many pictures it holds.
     #[cfg(test)]
     fn len(&self) -> usize {
@@ -219,6 +235,25 @@ mod tests {
         let cache = open();
         assert_eq!(cache.get(&key(0)).unwrap().unwrap(), [8; 16]);
         assert_eq!(cache.get(&key(2)).unwrap().unwrap(), [9; 16]);
+    }
+
+    #[test]
+    fn serves_as_the_table_while_others_add() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || Cache::open(dir.path(), key(0), &preprocess()).unwrap();
+        let mut cache = open();
+        for n in 0..3 {
+            cache.put(&key(n), &[n; 16]).unwrap();
+        }
+        // Nothing is flushed yet.
+        let table = cache.table(&[2, 0, 2].map(key)).unwrap();
+        let mut other = open();
+        other.put(&key(7), &[7; 16]).unwrap();
+        other.flush().unwrap();
+        for (row, n) in [2, 0, 2].into_iter().enumerate() {
+            assert_eq!(*table.row(row).unwrap(), [n; 16]);
+        }
+        assert!(open().table(&[key(9)]).err().unwrap().to_string().contains("cannot find"));
     }
 
     #[test]

@@ -173,10 +173,11 @@ mod tests {
         fn dim(&self) -> usize {
             3
         }
-        fn gather(&self, rows: &[usize], out: &mut [f32]) {
+        fn gather(&self, rows: &[usize], out: &mut [f32]) -> std::io::Result<()> {
             for (&row, out) in rows.iter().zip(out.chunks_exact_mut(3)) {
                 out.copy_from_slice(&[row as f32 * 0.1, 1.0, (row % 3) as f32]);
             }
+            Ok(())
         }
     }
 

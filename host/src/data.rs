@@ -274,8 +274,9 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
 /// on the seed and on the order of the items within their class only.
 pub fn split(classes: &[usize], count: usize, share: f64, seed: u64) -> (Vec<usize>, Vec<usize>) {
     let mut is_val = vec![false; classes.len()];
-    for class in 0..count {
-        let mut members: Vec<usize> = (0..classes.len()).filter(|&i| classes[i] == class).collect();
+    let mut members: Vec<Vec<usize>> = vec![Vec::new(); count];
+    classes.iter().enumerate().for_each(|(item, &class)| members[class].push(item));
+    for (class, mut members) in members.into_iter().enumerate() {
         if members.len() < 2 {
             continue;
         }

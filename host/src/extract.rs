@@ -1,12 +1,14 @@
 //! Pictures to quantised feature maps, on all cores, in the order of the files whatever the number of threads.
 
+use std::borrow::Cow;
+use std::io;
 use std::path::PathBuf;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc;
+use std::sync::{PoisonError, RwLock, mpsc};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use rayon::prelude::*;
 use shared::contract::Preprocess;
 use shared::decode::{MAX_FILE_BYTES, decode};
 use shared::head::Pool;
@@ -16,12 +18,13 @@ use crate::PROGRAM;
 use crate::cache::Cache;
 use crate::data::Item;
 use crate::options::ExtractOptions;
+use crate::store::{self, Draft, Table};
 use crate::trainer::FeatureSource;
 
 /// Feature maps of pictures, as u8 with a scale for each channel.
 pub struct Features {
     /// `[len, h, w, channels]`, channels last.
-    pub data: Vec<u8>,
+    table: Table,
     /// Values of one picture.
     pub dim: usize,
     /// A feature is `q * scale`, with the scale of its channel.
@@ -38,13 +41,11 @@ pub struct Features {
 
 impl Features {
     /// One picture's quantised features.
-    pub fn row(&self, row: usize) -> &[u8] {
-        &self.data[row * self.dim..][..self.dim]
-    }
-
-    /// One picture's features.
-    pub fn real(&self, row: usize) -> impl Iterator<Item = f32> {
-        shared::head::dequantise(self.row(row), &self.scales)
+    ///
+    /// # Errors
+    /// If they are in a file that cannot be read.
+    pub fn row(&self, row: usize) -> shared::Result<Cow<'_, [u8]>> {
+        self.table.row(row)
     }
 }
 
@@ -70,11 +71,31 @@ impl FeatureSource for Rows<'_> {
         }
     }
 
-    fn gather(&self, rows: &[usize], out: &mut [f32]) {
-        for (&row, out) in rows.iter().zip(out.chunks_exact_mut(self.dim().max(1))) {
-            self.pool.features(self.features.row(self.rows[row]), &self.features.scales, out);
-        }
+    fn gather(&self, rows: &[usize], out: &mut [f32]) -> io::Result<()> {
+        gather(rows, out, self, |row| self.features.row(self.rows[row]))
     }
+}
+
+/// Rows that are worth a thread's while.
+const GATHER: usize = 4;
+
+/// [`FeatureSource::gather`] of quantised maps that `map` gives, seen as `like` sees its own.
+///
+/// On all threads: rows that are not in the page cache are asked of the disk at the same time.
+///
+/// # Errors
+/// Those of `map`.
+pub fn gather<'m>(
+    rows: &[usize],
+    out: &mut [f32],
+    like: &Rows<'_>,
+    map: impl Fn(usize) -> shared::Result<Cow<'m, [u8]>> + Sync,
+) -> io::Result<()> {
+    rows.par_iter().with_min_len(GATHER).zip(out.par_chunks_exact_mut(like.dim().max(1))).try_for_each(|(&row, out)| {
+        let map = map(row).map_err(io::Error::other)?;
+        like.pool.features(&map, &like.features.scales, out);
+        Ok(())
+    })
 }
 
 /// Pictures that a worker runs together: as many as make the work of one of 256 px, if each worker has some.
@@ -103,12 +124,17 @@ enum Done {
 /// The first unreadable file with `strict`, trouble with the cache or the engine, Ctrl-C.
 pub fn extract(base: &Base, preprocess: &Preprocess, items: &[Item], options: &ExtractOptions) -> Result<Features> {
     let start = Instant::now();
+    let limit = store::in_memory()?;
     let cache = match &options.cache {
-        Some(folder) => Some(Mutex::new(Cache::open(folder, base.fingerprint(), preprocess)?)),
+        Some(folder) => Some(RwLock::new(Cache::open(folder, base.fingerprint(), preprocess)?)),
         None => None,
     };
     let dim = preprocess.feature_len();
-    let mut data = vec![0; dim * items.len()];
+    // Many rows are left to the cache, which writes them anyway.
+    let mut draft = match &cache {
+        Some(_) if !store::fits(dim, items.len(), limit) => None,
+        _ => Some(Draft::new(dim, items.len(), limit)?),
+    };
     let mut hashes: Vec<Option<Fingerprint>> = vec![None; items.len()];
     let mut skipped = Vec::new();
     let mut cached_count = 0;
@@ -135,7 +161,7 @@ pub fn extract(base: &Base, preprocess: &Preprocess, items: &[Item], options: &E
                     };
                     let hash = Fingerprint::of(&bytes);
                     if let Some(cache) = cache {
-                        match lock(cache).get(&hash) {
+                        match cache.read().unwrap_or_else(PoisonError::into_inner).get(&hash) {
                             Ok(Some(features)) => {
                                 return Err(Done::Features { hash, features, cached: true });
                             }
@@ -195,11 +221,13 @@ pub fn extract(base: &Base, preprocess: &Preprocess, items: &[Item], options: &E
                 }
                 match done {
                     Done::Features { hash, features, cached } => {
-                        data[index * dim..][..dim].copy_from_slice(&features);
+                        if let Some(draft) = &mut draft {
+                            draft.set(index, &features)?;
+                        }
                         hashes[index] = Some(hash);
                         cached_count += usize::from(cached);
                         if let (Some(cache), false) = (&cache, cached) {
-                            lock(cache).put(&hash, &features)?;
+                            cache.write().unwrap_or_else(PoisonError::into_inner).put(&hash, &features)?;
                         }
                     }
                     Done::Unreadable(reason) if options.strict => {
@@ -224,19 +252,22 @@ pub fn extract(base: &Base, preprocess: &Preprocess, items: &[Item], options: &E
         outcome
     });
     bar.finish_and_clear();
-    if let Some(cache) = &cache {
+    // The cache stays whole if a worker panics: it holds records that are complete.
+    let mut cache = cache.map(|cache| cache.into_inner().unwrap_or_else(PoisonError::into_inner));
+    if let Some(cache) = &mut cache {
         // What was computed before a failure is kept; the failure matters more than a second one here.
-        let flushed = lock(cache).flush();
+        let flushed = cache.flush();
         outcome.as_ref().ok().map_or(Ok(()), |()| flushed)?;
     }
     outcome.context("extraction")?;
 
-    // Rows move up over the pictures that were left out.
     let rows: Vec<usize> = (0..items.len()).filter(|&i| hashes[i].is_some()).collect();
-    for (to, &from) in rows.iter().enumerate() {
-        data.copy_within(from * dim..(from + 1) * dim, to * dim);
-    }
-    data.truncate(rows.len() * dim);
+    let hashes: Vec<Fingerprint> = hashes.into_iter().flatten().collect();
+    let table = match (draft, cache) {
+        (Some(draft), _) => draft.table(&rows),
+        (None, Some(cache)) => cache.table(&hashes)?,
+        (None, None) => anyhow::bail!("features have no place"),
+    };
     skipped.sort();
     let seconds = start.elapsed().as_secs_f64();
     shared::cli::note(
@@ -249,17 +280,12 @@ pub fn extract(base: &Base, preprocess: &Preprocess, items: &[Item], options: &E
         ),
     );
     Ok(Features {
-        data,
+        table,
         dim,
         scales: base.feature_scales().to_vec(),
         items: rows,
-        hashes: hashes.into_iter().flatten().collect(),
+        hashes,
         skipped,
         cached: cached_count,
     })
-}
-
-/// The cache stays whole if a worker panics: it holds records that are complete.
-fn lock(cache: &Mutex<Cache>) -> std::sync::MutexGuard<'_, Cache> {
-    cache.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -55,10 +55,11 @@ pub fn assign(
         }
         groups[group].push(row);
     }
+    let mut members: Vec<Vec<&Vec<usize>>> = vec![Vec::new(); labels.len()];
+    groups.iter().for_each(|rows| members[classes[rows[0]]].push(rows));
     let mut fold_of = vec![0; classes.len()];
     let mut sizes = vec![0; folds];
-    for (class, label) in labels.iter().enumerate() {
-        let mut members: Vec<&Vec<usize>> = groups.iter().filter(|rows| classes[rows[0]] == class).collect();
+    for (class, (label, mut members)) in labels.iter().zip(members).enumerate() {
         if members.len() < folds {
             return Err(TooFew { label: label.clone(), found: members.len(), folds });
         }

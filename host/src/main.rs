@@ -13,6 +13,7 @@ mod npz;
 mod options;
 mod progress;
 mod report;
+mod store;
 mod trainer;
 
 use std::process::ExitCode;

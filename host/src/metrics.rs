@@ -33,18 +33,21 @@ pub struct ClassFigures {
 }
 
 /// Evaluates `head` on rows of `features`; `truth` gives the class of each.
-pub fn evaluate(head: &Head, features: &Features, rows: &[usize], truth: &[usize]) -> Evaluation {
+///
+/// # Errors
+/// Features that cannot be read.
+pub fn evaluate(head: &Head, features: &Features, rows: &[usize], truth: &[usize]) -> shared::Result<Evaluation> {
     use rayon::prelude::*;
     let classes = head.labels.len();
     let answers: Vec<(usize, f64)> = rows
         .par_iter()
         .zip(truth)
         .map(|(&row, &truth)| {
-            let scores = head.scores(features.row(row));
+            let scores = head.scores(&features.row(row)?);
             let probability = f64::from(scores[truth]).clamp(EPSILON, 1.0 - EPSILON);
-            (head.decide(&scores, 0.0).0, -libm_log(probability))
+            Ok((head.decide(&scores, 0.0).0, -libm_log(probability)))
         })
-        .collect();
+        .collect::<shared::Result<_>>()?;
     let mut confusion = vec![vec![0; classes]; classes];
     let mut loss = 0.0;
     for (&(answer, nats), &truth) in answers.iter().zip(truth) {
@@ -53,33 +56,37 @@ pub fn evaluate(head: &Head, features: &Features, rows: &[usize], truth: &[usize
     }
     let right: u64 = (0..classes).map(|class| confusion[class][class]).sum();
     let count = rows.len().max(1) as f64;
-    Evaluation { accuracy: right as f64 / count, loss: loss / count, confusion }
+    Ok(Evaluation { accuracy: right as f64 / count, loss: loss / count, confusion })
 }
 
 /// The logits of `rows` as a softmax has them, one a class.
-pub fn logits(head: &Head, features: &Features, rows: &[usize]) -> Vec<Vec<f64>> {
+///
+/// # Errors
+/// Features that cannot be read.
+pub fn logits(head: &Head, features: &Features, rows: &[usize]) -> shared::Result<Vec<Vec<f32>>> {
     use rayon::prelude::*;
     rows.par_iter()
         .map(|&row| {
-            let logits: Vec<f64> = head.logits(features.row(row)).into_iter().map(f64::from).collect();
-            match head.output {
+            let logits = head.logits(&features.row(row)?);
+            Ok(match head.output {
                 // A sigmoid is a softmax over 0 and the logit.
                 Output::Sigmoid => vec![0.0, logits[0]],
                 Output::Softmax => logits,
-            }
+            })
         })
         .collect()
 }
 
 /// The temperature that makes scores mean what they say: it minimises the cross-entropy with the `logits` divided by it (Guo and others
 /// 2017, arXiv:1706.04599). A prior of the weight of one picture holds it near 1 where there are few pictures, or none that is wrong.
-pub fn temperature(logits: &[Vec<f64>], truth: &[usize]) -> f32 {
+pub fn temperature(logits: &[Vec<f32>], truth: &[usize]) -> f32 {
     let objective = |log_temperature: f64| -> f64 {
         let scale = libm::exp(-log_temperature);
         let nats = logits.iter().zip(truth).map(|(logits, &truth)| {
-            let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let sum: f64 = logits.iter().map(|logit| libm::exp((logit - largest) * scale)).sum();
-            libm_log(sum) - (logits[truth] - largest) * scale
+            let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let below = |logit: f32| f64::from(logit) - f64::from(largest);
+            let sum: f64 = logits.iter().map(|&logit| libm::exp(below(logit) * scale)).sum();
+            libm_log(sum) - below(logits[truth]) * scale
         });
         nats.sum::<f64>() + log_temperature * log_temperature
     };

@@ -1,6 +1,6 @@
 //! `features.npz` for NumPy: `npyz` writes the arrays, `zip` the archive (stored, 64-bit where needed).
 
-use std::io::{self, Seek, Write};
+use std::io::{self, BufWriter, Seek, Write};
 
 use npyz::{DType, TypeStr, WriterBuilder};
 use zip::ZipWriter;
@@ -36,10 +36,28 @@ impl<W: Write + Seek> NpzWriter<W> {
         shape: &[u64],
         values: impl Iterator<Item = T>,
     ) -> io::Result<()> {
-        self.start(name)?;
-        let mut writer = npyz::WriteOptions::new().default_dtype().shape(shape).writer(&mut self.zip).begin_nd()?;
-        writer.extend(values)?;
-        writer.finish()
+        self.rows(name, shape, std::iter::once(Ok(values)), || |e| e)
+    }
+
+    /// As [`NpzWriter::numbers`], of values that come piece by piece and may fail to; `wrong` makes an error of the system's one of the caller's.
+    ///
+    /// # Errors
+    /// The first error of `rows`; what the system says; a number of values that does not fit the shape.
+    pub fn rows<T: npyz::AutoSerialize, E, F: FnOnce(io::Error) -> E>(
+        &mut self,
+        name: &str,
+        shape: &[u64],
+        rows: impl Iterator<Item = Result<impl IntoIterator<Item = T>, E>>,
+        wrong: impl Fn() -> F,
+    ) -> Result<(), E> {
+        self.start(name).map_err(wrong())?;
+        // Without the buffer each value would be a call of the archive, and a checksum.
+        let options = npyz::WriteOptions::new().default_dtype().shape(shape);
+        let mut writer = options.writer(BufWriter::with_capacity(1 << 16, &mut self.zip)).begin_nd().map_err(wrong())?;
+        for row in rows {
+            writer.extend(row?).map_err(wrong())?;
+        }
+        writer.finish().map_err(wrong())
     }
 
     /// Adds a one-dimensional array of strings (`<U`, as wide as the longest).
@@ -103,5 +121,23 @@ mod tests {
     fn a_wrong_count_is_an_error() {
         let mut npz = NpzWriter::new(Cursor::new(Vec::new()));
         assert!(npz.numbers("x", &[3], [1f32].into_iter()).is_err());
+    }
+
+    #[test]
+    fn rows_are_one_array_and_their_errors_come_through() {
+        let archive = |rows: Vec<Result<Vec<u8>, String>>| {
+            let mut bytes = Cursor::new(Vec::new());
+            let mut npz = NpzWriter::new(&mut bytes);
+            npz.rows("x", &[2, 2], rows.into_iter(), || |e: io::Error| e.to_string())?;
+            npz.finish().unwrap();
+            Ok::<_, String>(bytes.into_inner())
+        };
+        let mut whole = Cursor::new(Vec::new());
+        let mut npz = NpzWriter::new(&mut whole);
+        npz.numbers("x", &[2, 2], 1..=4u8).unwrap();
+        npz.finish().unwrap();
+        assert_eq!(archive(vec![Ok(vec![1, 2]), Ok(vec![3, 4])]).unwrap(), whole.into_inner());
+        assert_eq!(archive(vec![Ok(vec![1, 2]), Err("gone".into())]).unwrap_err(), "gone");
+        assert!(archive(vec![Ok(vec![1, 2])]).unwrap_err().contains("shape"));
     }
 }

@@ -90,7 +90,11 @@ pub fn python() -> PathBuf {
 
 /// What the tests must not inherit.
 fn quiet(command: &mut Command) {
-    command.env_remove("VGG_EDGE_BASE").env_remove("VGG_EDGE_KERNEL").env("SOURCE_DATE_EPOCH", "1700000000");
+    command
+        .env_remove("VGG_EDGE_FEATURES_IN_MEMORY")
+        .env_remove("VGG_EDGE_BASE")
+        .env_remove("VGG_EDGE_KERNEL")
+        .env("SOURCE_DATE_EPOCH", "1700000000");
     command.current_dir(root()).stdin(Stdio::null());
 }
 

@@ -1,5 +1,6 @@
 //! The training set of each epoch: variants of the pictures, run through the frozen base.
 
+use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,14 +11,14 @@ use shared::base::Runner;
 use shared::cli::{interrupted, note, shows_progress};
 use shared::contract::{Preprocess, Quantiser};
 use shared::decode::{MAX_FILE_BYTES, decode};
-use shared::head::Pool;
 use shared::resize::Rect;
 use shared::{Base, Fingerprint};
 
 use super::{AugmentOptions, Augmentation};
 use crate::PROGRAM;
 use crate::data::Item;
-use crate::extract::{Features, Rows, batch};
+use crate::extract::{Features, Rows, batch, gather};
+use crate::store::{self, Draft, Table};
 use crate::trainer::FeatureSource;
 
 /// Resized pictures are kept up to so many bytes (87,000 of 64 px, 7,000 of 224 px); the others are decoded again in each epoch.
@@ -66,9 +67,6 @@ struct Resized {
     target: Rect,
 }
 
-/// The quantised feature maps of one set of variants, `[rows, dim]`.
-type Table = Vec<u8>;
-
 /// What an epoch is trained on.
 #[derive(Clone, Copy, PartialEq)]
 enum Current {
@@ -96,6 +94,7 @@ pub struct Variants<'a> {
     kept_bytes: AtomicUsize,
     /// They keep their memory from epoch to epoch.
     runners: Mutex<Vec<Runner>>,
+    /// The quantised feature maps of each set of variants, `[rows, dim]`.
     tables: RwLock<(Current, Vec<Option<Table>>)>,
 }
 
@@ -176,8 +175,10 @@ impl<'a> Variants<'a> {
         let batch = batch(self.preprocess.size, rows / threads);
         let template = format!("epoch {epoch}  {{bar:30}} {{pos}}/{{len}} variants  {{per_sec}}  {{eta}} left");
         let bar = crate::progress::bar(rows as u64, &template);
-        let mut table = vec![0; rows * dim];
-        let todo = Mutex::new(table.chunks_mut(batch * dim.max(1)).enumerate());
+        // All tables together are within the bound.
+        let limit = store::in_memory().map_err(|e| e.to_string())? / self.count.unwrap_or(1) as u64;
+        let draft = Mutex::new(Draft::new(dim, rows, limit).map_err(|e| e.to_string())?);
+        let next = AtomicUsize::new(0);
         let failed: Mutex<Option<String>> = Mutex::new(None);
         let work = || -> Result<(), String> {
             let runner = lock(&self.runners).pop();
@@ -188,14 +189,19 @@ impl<'a> Variants<'a> {
             let quantiser = self.preprocess.quantiser();
             let mut inputs = Vec::new();
             while !interrupted() && lock(&failed).is_none() {
-                let Some((index, out)) = lock(&todo).next() else { break };
+                let first = next.fetch_add(batch, Ordering::Relaxed);
+                if first >= rows {
+                    break;
+                }
                 inputs.clear();
-                let count = out.len() / dim.max(1);
-                for row in index * batch..index * batch + count {
+                let count = batch.min(rows - first);
+                for row in first..first + count {
                     inputs.extend(self.input(&quantiser, row, number)?);
                 }
                 let maps = runner.batch(&inputs, count, self.preprocess.size).map_err(|e| e.to_string())?;
-                out.copy_from_slice(&maps);
+                for (row, map) in (first..).zip(maps.chunks_exact(dim)) {
+                    lock(&draft).set(row, map).map_err(|e| e.to_string())?;
+                }
                 bar.inc(count as u64);
             }
             lock(&self.runners).push(runner);
@@ -222,7 +228,8 @@ impl<'a> Variants<'a> {
             let rate = rows as f64 / seconds.max(1e-9);
             note(PROGRAM, format_args!("epoch {epoch}: {rows} variants in {seconds:.2} s ({rate:.0} a second)"));
         }
-        Ok(Some(table))
+        let draft = draft.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(Some(draft.table(&(0..rows).collect::<Vec<_>>())))
     }
 }
 
@@ -262,18 +269,14 @@ impl FeatureSource for Variants<'_> {
         self.originals.dim()
     }
 
-    fn gather(&self, rows: &[usize], out: &mut [f32]) {
+    fn gather(&self, rows: &[usize], out: &mut [f32]) -> io::Result<()> {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
         let table = match tables.0 {
             Current::Originals => None,
             Current::Table(place) => tables.1[place].as_ref(),
         };
         let Some(table) = table else { return self.originals.gather(rows, out) };
-        let Features { dim, scales, .. } = self.features();
-        let pool: Pool = self.originals.pool;
-        for (&row, out) in rows.iter().zip(out.chunks_exact_mut(self.dim().max(1))) {
-            pool.features(&table[row * dim..][..*dim], scales, out);
-        }
+        gather(rows, out, &self.originals, |row| table.row(row))
     }
 }
 

@@ -56,7 +56,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     let rows: Vec<usize> = (0..features.items.len()).collect();
     let truth: Vec<usize> = features.items.iter().map(|&item| folder.items[item].class).collect();
-    let evaluation = metrics::evaluate(&head, &features, &rows, &truth);
+    let evaluation = metrics::evaluate(&head, &features, &rows, &truth)?;
     if let Some(order) = &order {
         let name = path.file_name().filter(|_| path != args.data);
         let name = name.map_or("evaluation".into(), |name| name.to_string_lossy().into_owned());

@@ -1,11 +1,13 @@
 //! `host extract`: a folder of pictures to a NumPy archive of features.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use shared::Error;
 use shared::cli::print_line;
 use shared::contract::Preprocess;
+use shared::head::dequantise;
 use shared::options::FitName;
 
 use super::train::ResizeName;
@@ -71,12 +73,13 @@ pub fn run(args: Args) -> Result<()> {
     shared::fs::write_atomic::<anyhow::Error>(&args.output, |file| {
         let wrong = || Error::io("write", &args.output);
         let mut npz = NpzWriter::new(file);
+        let rows = 0..features.items.len();
         if args.quantised {
-            npz.numbers("features", &shape, features.data.iter().copied()).map_err(wrong())?;
+            npz.rows("features", &shape, rows.map(|row| features.row(row).map(Cow::into_owned)), wrong)?;
             npz.numbers("scale", &[channels as u64], features.scales.iter().copied()).map_err(wrong())?;
         } else {
-            let values = (0..features.items.len()).flat_map(|row| features.real(row));
-            npz.numbers("features", &shape, values).map_err(wrong())?;
+            let real = |map: Cow<'_, [u8]>| dequantise(&map, &features.scales).collect::<Vec<f32>>();
+            npz.rows("features", &shape, rows.map(|row| features.row(row).map(real)), wrong)?;
         }
         npz.numbers("labels", &[names.len() as u64], kept().map(|item| item.class as i64)).map_err(wrong())?;
         npz.strings("class_names", &classes).map_err(wrong())?;

@@ -467,7 +467,7 @@ impl Job<'_> {
         let frozen = self.args.fine_tune.first.is_some().then(|| layers.clone());
         let mut head = self.head_of(layers);
         if !val_rows.is_empty() && !self.args.no_calibration {
-            let logits = metrics::logits(&head, self.features, val_rows);
+            let logits = metrics::logits(&head, self.features, val_rows)?;
             head.decision.temperature = metrics::temperature(&logits, &self.of(val_rows));
         }
         self.finish(head, &trained, [train_rows, val_rows], None, stopped)?;
@@ -502,7 +502,7 @@ impl Job<'_> {
             // Measured with the code that the device runs.
             let head = self.head_of(trained.layers);
             let val_classes = self.of(&val_rows);
-            let measured = metrics::evaluate(&head, self.features, &val_rows, &val_classes);
+            let measured = metrics::evaluate(&head, self.features, &val_rows, &val_classes)?;
             let (accuracy, loss) = (measured.accuracy, measured.loss);
             let result = FoldResult { accuracy, loss, best_epoch: trained.best_epoch };
             if self.args.json {
@@ -515,7 +515,7 @@ impl Job<'_> {
                 print_line(format_args!("fold {}: accuracy {accuracy:.4}  loss {loss:.4}  epoch {best}", fold + 1))?;
             }
             results.push(result);
-            logits.extend(metrics::logits(&head, self.features, &val_rows));
+            logits.extend(metrics::logits(&head, self.features, &val_rows)?);
             truth.extend(val_classes);
         }
         let summary = Summary::of(&results);
@@ -594,8 +594,8 @@ impl Job<'_> {
         };
         // Measured with the code that the device runs, not with the trainer's.
         let measure = |rows: &[usize]| metrics::evaluate(&head, features, rows, &self.of(rows));
-        let on_train = measure(train_rows);
-        let on_val = (!val_rows.is_empty()).then(|| measure(val_rows));
+        let on_train = measure(train_rows)?;
+        let on_val = (!val_rows.is_empty()).then(|| measure(val_rows)).transpose()?;
         head.training.metrics = Metrics {
             accuracy: on_train.accuracy,
             loss: on_train.loss,

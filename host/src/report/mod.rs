@@ -226,7 +226,7 @@ impl Made<'_> {
     /// A disk that refuses, a head file that is gone, Ctrl-C.
     pub fn report(self, order: &Order, parts: Vec<Part>) -> Result<()> {
         let measured = parts.len().saturating_sub(1);
-        let pictures = self.pictures(&parts);
+        let pictures = self.pictures(&parts)?;
         let float = match &order.float {
             Some(float) => Some(float.answers(self.head, &pictures, measured)?),
             None => None,
@@ -247,26 +247,27 @@ impl Made<'_> {
         report.write(&order.folder)
     }
 
-    fn pictures(&self, parts: &[Part]) -> Vec<Picture> {
+    fn pictures(&self, parts: &[Part]) -> Result<Vec<Picture>> {
         let Self { head, features, .. } = self;
         let rows: Vec<(usize, usize)> =
             parts.iter().enumerate().flat_map(|(part, p)| p.rows.iter().map(move |&row| (part, row))).collect();
         rows.into_par_iter()
             .map(|(part, row)| {
                 let Item { path, class } = &self.items[features.items[row]];
-                let scores = head.scores(features.row(row));
+                let map = features.row(row)?;
+                let scores = head.scores(&map);
                 let said = best(&scores);
                 let mut order: Vec<usize> = (0..scores.len()).filter(|&c| c != said).collect();
                 order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
-                Picture {
+                Ok(Picture {
                     file: path.clone(),
                     part,
                     class: *class,
                     hash: features.hashes[row],
                     top: std::iter::once(said).chain(order).take(TOP).map(|c| (c, scores[c])).collect(),
                     label_score: scores[*class],
-                    raw_score: softmax(head.output, &head.logits(features.row(row)))[said],
-                }
+                    raw_score: softmax(head.output, &head.logits(&map))[said],
+                })
             })
             .collect()
     }

@@ -1,3 +1,4 @@
+use std::io;
 use std::ops::ControlFlow;
 
 use super::{Split, TrainError};
@@ -31,7 +32,10 @@ pub trait FeatureSource: Sync {
     ///
     /// The trainer calls this with every row below [`len`](Self::len) and with
     /// `out.len() == rows.len() * dim()`. All of `out` must be written.
-    fn gather(&self, rows: &[usize], out: &mut [f32]);
+    ///
+    /// # Errors
+    /// If rows are kept in a file that cannot be read.
+    fn gather(&self, rows: &[usize], out: &mut [f32]) -> io::Result<()>;
 }
 
 /// Samples with their classes.
@@ -65,7 +69,8 @@ impl Dataset<'_> {
     pub(super) fn batch(&self, split: Split, rows: &[usize]) -> Result<(Vec<f32>, Vec<usize>), TrainError> {
         let dim = self.features.dim();
         let mut features = vec![0.0; rows.len() * dim];
-        self.features.gather(rows, &mut features);
+        let gathered = self.features.gather(rows, &mut features);
+        gathered.map_err(|e| TrainError::Unreadable { split, reason: e.to_string() })?;
         // One bad feature would spoil all weights within two steps and then look like divergence.
         if !all_finite(&features) {
             let bad = features.chunks_exact(dim).zip(rows).find(|(values, _)| !all_finite(values));

@@ -92,6 +92,14 @@ pub enum TrainError {
         /// The row that holds it.
         row: usize,
     },
+    /// Features could not be read from where they are kept.
+    #[error("the features of the {split} set cannot be read any more: {reason}")]
+    Unreadable {
+        /// The data set.
+        split: Split,
+        /// The source's reason.
+        reason: String,
+    },
     /// A layer would have more than 2^29 weights.
     #[error("a layer from {inputs} to {outputs} values has too many weights (over {})", super::MAX_WEIGHTS)]
     TooManyWeights {

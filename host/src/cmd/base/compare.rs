@@ -197,10 +197,11 @@ impl FeatureSource for FloatRows<'_> {
         self.dim
     }
 
-    fn gather(&self, rows: &[usize], out: &mut [f32]) {
+    fn gather(&self, rows: &[usize], out: &mut [f32]) -> std::io::Result<()> {
         for (&row, out) in rows.iter().zip(out.chunks_exact_mut(self.dim.max(1))) {
             out.copy_from_slice(&self.data[self.rows[row] * self.dim..][..self.dim]);
         }
+        Ok(())
     }
 }
 

@@ -230,13 +230,11 @@ impl Job<'_> {
         let inputs: Vec<Map<u8>> = train_rows
             .iter()
             .step_by(step)
-            .map(|&row| Map {
-                height: side,
-                width: side,
-                channels: preprocess.base.channels as usize,
-                data: maps.row(row).to_vec(),
+            .map(|&row| {
+                let data = maps.row(row)?.into_owned();
+                Ok(Map { height: side, width: side, channels: preprocess.base.channels as usize, data })
             })
-            .collect();
+            .collect::<Result<_>>()?;
         let how = format!("fine-tuned from {first} on, {} px", preprocess.size);
         note(PROGRAM, format_args!("quantising {} layers with {} training pictures", tail.layers.len(), inputs.len()));
         let options = quant::quantize::Options::default();
@@ -287,12 +285,13 @@ impl Job<'_> {
         if !val_rows.is_empty() {
             let truth = job.of(val_rows);
             if !self.args.no_calibration {
-                head.decision.temperature = metrics::temperature(&metrics::logits(&head, &features, val_rows), &truth);
+                let logits = metrics::logits(&head, &features, val_rows)?;
+                head.decision.temperature = metrics::temperature(&logits, &truth);
             }
             let best = tuned.history.iter().find(|stats| stats.epoch == tuned.best_epoch);
             let float = best.and_then(|stats| stats.val_accuracy).unwrap_or_default();
             let before = tuned.history[0].val_accuracy.unwrap_or_default();
-            let after = metrics::evaluate(&head, &features, val_rows, &truth).accuracy;
+            let after = metrics::evaluate(&head, &features, val_rows, &truth)?.accuracy;
             note(
                 PROGRAM,
                 format_args!(

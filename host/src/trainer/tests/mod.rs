@@ -27,11 +27,12 @@ impl FeatureSource for Matrix {
         self.dim
     }
 
-    fn gather(&self, rows: &[usize], out: &mut [f32]) {
+    fn gather(&self, rows: &[usize], out: &mut [f32]) -> std::io::Result<()> {
         assert_eq!(out.len(), rows.len() * self.dim);
         for (row, out) in rows.iter().zip(out.chunks_exact_mut(self.dim)) {
             out.copy_from_slice(&self.values[row * self.dim..][..self.dim]);
         }
+        Ok(())
     }
 }
 

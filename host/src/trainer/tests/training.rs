@@ -174,9 +174,9 @@ impl FeatureSource for Counting<'_> {
         self.inner.dim()
     }
 
-    fn gather(&self, rows: &[usize], out: &mut [f32]) {
+    fn gather(&self, rows: &[usize], out: &mut [f32]) -> std::io::Result<()> {
         self.seen.lock().unwrap().push(rows.to_vec());
-        self.inner.gather(rows, out);
+        self.inner.gather(rows, out)
     }
 }
 
