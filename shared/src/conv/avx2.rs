@@ -9,8 +9,6 @@ use std::arch::x86_64::{
     _mm256_sub_epi32,
 };
 
-use std::arch::asm;
-
 use super::isa::{I16, I32, Isa};
 use super::map::BLOCK;
 use super::winograd::{self, Aligned, Finish, Inputs, POSITIONS, Sums, TAPS, Weights};
@@ -96,24 +94,6 @@ fn requantise(sums: &[i32; BLOCK], bias: &[i32; BLOCK], multipliers: &[f32; BLOC
     W32::requantise(sums, bias, multipliers)
 }
 
-/// `sums += madd(a, b)`. In assembler, for the compiler regroups additions of many products, and then runs out of registers.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn multiply_add(sums: &mut __m256i, a: __m256i, b: __m256i) {
-    // SAFETY: the instructions touch their registers only, and the function has their target feature.
-    unsafe {
-        asm!(
-            "vpmaddwd {product}, {a}, {b}",
-            "vpaddd {sums}, {sums}, {product}",
-            product = out(ymm_reg) _,
-            sums = inout(ymm_reg) *sums,
-            a = in(ymm_reg) a,
-            b = in(ymm_reg) b,
-            options(pure, nomem, nostack, preserves_flags),
-        );
-    }
-}
-
 /// # Safety
 /// Each of `inputs` is as long as `weights`.
 #[target_feature(enable = "avx2")]
@@ -149,8 +129,8 @@ unsafe fn products<const P: usize>(
                     // SAFETY: two channels of a block for each of its pairs.
                     let input = unsafe { inputs[tile].add(2 * pair).cast::<i32>().read_unaligned() };
                     let input = _mm256_set1_epi32(input);
-                    multiply_add(&mut low[tile], input, w_low);
-                    multiply_add(&mut high[tile], input, w_high);
+                    low[tile] = _mm256_add_epi32(low[tile], _mm256_madd_epi16(input, w_low));
+                    high[tile] = _mm256_add_epi32(high[tile], _mm256_madd_epi16(input, w_high));
                 }
             }
         }
