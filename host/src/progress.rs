@@ -31,7 +31,8 @@ struct Lines {
 impl Meter {
     /// Of `len` steps, which are `unit` (pictures, batches).
     pub fn new(len: u64, unit: &'static str) -> Self {
-        let template = format!("{{bar:30}} {{human_pos}}/{{human_len}} {unit}  {{per_sec}}  {{eta}} left  {{wide_msg}}");
+        let template =
+            format!("{{bar:30}} {{human_pos}}/{{human_len}} {unit}  {{per_sec}}  {{eta}} left  {{wide_msg}}");
         let bar = bar(len, &template);
         let now = Instant::now();
         let lines = bar.is_hidden().then(|| Mutex::new(Lines { start: now, last: now, from: 0 }));

@@ -66,7 +66,7 @@ pub fn explain_interrupts(program: &'static str) {
             std::thread::sleep(Duration::from_millis(100));
         }
         std::thread::sleep(Duration::from_secs(1));
-        note(program, "stopping after the step at hand; Ctrl-C again ends at once, and saves nothing");
+        note(program, "stopping after the step at hand; Ctrl-C again ends at once, without saving");
     };
     // Without it the program works all the same.
     drop(std::thread::Builder::new().name("interrupts".into()).spawn(watch));

@@ -540,7 +540,8 @@ impl Job<'_> {
                 return error;
             }
             let path = checkpoint.path();
-            let rest = if path.exists() { format!("; --resume goes on from {}", path.display()) } else { String::new() };
+            let rest =
+                if path.exists() { format!("; --resume goes on from {}", path.display()) } else { String::new() };
             anyhow!("interrupted in {step}: there is no head yet{rest}")
         };
         for fold in done.results.len()..folds {

@@ -52,8 +52,7 @@ impl Teller {
             meter.set(done as u64);
         }
         let Some(stats) = at.stats() else { return Ok(()) };
-        let line =
-            if self.json { epoch_json(stats, self.stage) } else { epoch_line(stats, self.epochs, self.stage) };
+        let line = if self.json { epoch_json(stats, self.stage) } else { epoch_line(stats, self.epochs, self.stage) };
         self.aside(|| print_line(line))
     }
 
