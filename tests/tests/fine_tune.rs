@@ -98,9 +98,9 @@ fn interrupted_fine_tuning_goes_on_to_the_same_bytes() {
     };
 
     // Ctrl-C while the outputs of the frozen part are computed, while the block is trained, and while it is quantised.
-    let tuned = |epoch| move |line: &Value| line["fine_tune"] == true && line["epoch"] == epoch;
+    let tuned = |epoch: u64| move |line: &Value| line["fine_tune"] == true && line["epoch"] == epoch;
     let moments: [(&str, &dyn Fn(&Value) -> bool); 3] =
-        [("frozen", &|line| line["head"].is_string()), ("tuning", &tuned(2)), ("quantised", &tuned(4))];
+        [("frozen", &|line: &Value| line["head"].is_string()), ("tuning", &tuned(2)), ("quantised", &tuned(4))];
     for (step, has_come) in moments {
         let head = folder.path().join(format!("{step}.postcard"));
         let mut child = train(&head, OPTIONS).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

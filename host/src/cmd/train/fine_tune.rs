@@ -193,7 +193,7 @@ impl Job<'_> {
     ) -> Result<FineTuned> {
         let (head, from) = match start {
             Start::Head(layers) => (layers, None),
-            Start::State(state) => (&[][..], Some(*state)),
+            Start::State(state) => (Default::default(), Some(*state)),
         };
         let source = |rows| Rows { features: maps, rows, pool: shared::head::Pool::Flatten };
         let (train_source, val_source) = (source(train_rows), source(val_rows));

@@ -210,7 +210,8 @@ fn the_callback_sees_and_stops() {
     let (mut seen, mut batches) = (Vec::new(), Vec::new());
     let config = TrainConfig { epochs: 4, ..small_config() };
     let mut run = |stop: usize| {
-        (seen.clear(), batches.clear());
+        seen.clear();
+        batches.clear();
         train(&config, &training.dataset(), None, None, &mut |progress| {
             match progress.at {
                 Moment::Batch { epoch, done, all } => batches.push((epoch, done, all)),
