@@ -6,7 +6,6 @@ use std::net::TcpStream;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use image::{DynamicImage, ImageFormat};
 use serde_json::{Value, json};
@@ -127,39 +126,14 @@ fn pictures(folder: &Path, count: u32) {
     }
 }
 
-/// Has edge collect frames of the film. Each is sent when the one before has been kept, so that none is let go, however slow the disk.
-fn collect(head: &Path, dir: &Path) {
-    let film = std::fs::read(root().join("samples/surfaces.y4m")).unwrap();
-    let header = film.iter().position(|&byte| byte == b'\n').unwrap() + 1;
-    let frames: Vec<&[u8]> = film[header..].chunks_exact("FRAME\n".len() + 160 * 120 * 3 / 2).collect();
-    let mut edge = Device::Native.edge();
-    edge.args(["run", "--source", "-", "--json", "--collect-below", "1", "--head"]).arg(head).arg("--collect").arg(dir);
-    let mut child = edge.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let mut input = child.stdin.take().unwrap();
-    let mut said = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-    input.write_all(&film[..header]).unwrap();
-    let kept = || std::fs::read_to_string(dir.join("frames.ndjson")).map_or(0, |text| text.matches('\n').count());
-    let mut wanted = 0;
-    for frame in frames.iter().step_by(4) {
-        input.write_all(frame).unwrap();
-        let line: Value = serde_json::from_str(&said.next().expect("edge has ended")).unwrap();
-        wanted += usize::from(line["score"].as_f64().unwrap() < 1.0);
-        let start = Instant::now();
-        while kept() < wanted {
-            assert!(start.elapsed() < Duration::from_secs(60), "{line} is not kept");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-    drop(input);
-    assert!(child.wait().unwrap().success());
-}
-
 #[test]
 fn collected_frames_are_sorted_by_keyboard_and_trained_on() {
     let folder = tempfile::tempdir().unwrap();
     let (head, dir) = (folder.path().join("head.postcard"), folder.path().join("collected"));
     succeed(host().args(["train", "samples/surfaces", "--size", "32", "--epochs", "4", "-o"]).arg(&head));
-    collect(&head, &dir);
+    let mut edge = Device::Native.edge();
+    edge.args(["run", "--source", "samples/surfaces.y4m", "--fps", "8", "--collect-below", "1", "--head"]).arg(&head);
+    succeed(edge.arg("--collect").arg(&dir));
     let collected = jpegs(&dir);
     assert!(collected.len() >= 7, "{collected:?}");
     let frames = std::fs::read(dir.join("frames.ndjson")).unwrap();
