@@ -13,7 +13,7 @@ use shared::{Base, Fingerprint, Head};
 use super::Job;
 use super::teller::Stage;
 use crate::PROGRAM;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::extract::{Features, Rows, extract};
 use crate::metrics;
 use crate::options::ExtractOptions;
@@ -122,15 +122,17 @@ impl Job<'_> {
                 note(PROGRAM, format_args!("going on with fine-tuning after epoch {}", state.epochs()));
                 Ok(Some(state))
             }
-            // It is left from a training before.
-            Err(_) if self.head_checkpoint(config, rows).path().exists() => Ok(None),
+            Err(CheckpointError::Content { path, what }) if self.head_checkpoint(config, rows).path().exists() => {
+                note(PROGRAM, format_args!("{}: {what}; fine-tuning begins anew", path.display()));
+                Ok(None)
+            }
             Err(e) => Err(e.into()),
         }
     }
 
     /// Trains the last layers with the head, then writes the new base and its head. The head of the frozen base has been written; it stays if
-    /// nothing better comes of it. Whenever this is interrupted, a checkpoint (until there is one of fine-tuning, that of the head) is there to go
-    /// on from.
+    /// nothing better comes of it. Whenever this is interrupted, a checkpoint is there to go on from: that of fine-tuning, or before its first
+    /// state that of the head.
     pub(super) fn fine_tuned(&self, config: &TrainConfig, start: Start, rows: [&[usize]; 2]) -> Result<()> {
         let Some(first) = &self.args.fine_tune.first else { return Ok(()) };
         let mut checkpoint = self.tuning_checkpoint(config, rows);
