@@ -51,6 +51,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    shared::cli::explain_interrupts(PROGRAM);
     let outcome = shared::cli::catch_interrupts(false).map_err(anyhow::Error::from).and_then(|()| match cli.command {
         Command::Train(args) => cmd::train::run(*args),
         Command::Augment(args) => cmd::augment::run(args),
