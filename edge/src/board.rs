@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::fmt::Write;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -86,7 +87,7 @@ pub struct Now {
     pub fps: f64,
     /// From the frame to the answer.
     pub latency_ms: Option<f64>,
-    /// From the capture to the answer.
+    /// From the capture to the answer; from the arrival, if the source does not tell when it captured.
     pub age_ms: Option<f64>,
     /// Frames that came to be looked at.
     pub frames: u64,
@@ -100,6 +101,10 @@ pub struct Now {
     pub skipped: u64,
     /// Frames collected.
     pub collected: u64,
+    /// Frames that were to be collected and could not be.
+    pub collect_missed: u64,
+    /// Whether the folder for them is full.
+    pub collect_full: bool,
     /// The source.
     pub source: SourceState,
     /// Of the processor.
@@ -119,7 +124,7 @@ pub struct Entry {
     pub id: u64,
     /// When, RFC 3339.
     pub time: String,
-    /// `label`, `source` or `reload`.
+    /// `label`, `source`, `reload` or `collect`.
     pub kind: &'static str,
     /// In words.
     pub text: String,
@@ -137,6 +142,8 @@ struct Inner {
     wanted: Option<Instant>,
     started: Instant,
     answered: Option<Instant>,
+    /// As `answered`, or found still.
+    looked_at: Option<Instant>,
     sampled: Option<Instant>,
     latencies: [u64; BUCKETS.len()],
     latency_sum: f64,
@@ -163,6 +170,7 @@ impl Board {
                 wanted: None,
                 started,
                 answered: None,
+                looked_at: None,
                 sampled: None,
                 latencies: [0; BUCKETS.len()],
                 latency_sum: 0.0,
@@ -195,6 +203,7 @@ impl Board {
         inner.latency_sum += seconds;
         inner.now.classified += 1;
         let now = Instant::now();
+        inner.looked_at = Some(now);
         if let Some(last) = inner.answered.replace(now) {
             let rate = 1.0 / now.duration_since(last).as_secs_f64().max(1e-6);
             // About the last ten frames.
@@ -202,6 +211,12 @@ impl Board {
         }
         inner.now.latency_ms = Some(latency_ms);
         drop(inner);
+        self.update(change);
+    }
+
+    /// Puts down a frame in which nothing moved.
+    pub fn still(&self, change: impl FnOnce(&mut Now)) {
+        self.lock().looked_at = Some(Instant::now());
         self.update(change);
     }
 
@@ -268,7 +283,7 @@ impl Board {
         let mut inner = self.lock();
         if inner.sampled.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
             inner.sampled = Some(Instant::now());
-            inner.now.temperature_c = temperature();
+            inner.now.temperature_c = temperature(THERMAL);
             inner.now.memory_bytes = memory("VmRSS");
         }
         inner.now.uptime_s = inner.started.elapsed().as_secs();
@@ -284,13 +299,17 @@ impl Board {
 
     /// `Ok` if answers come, or the source has ended as it should; else what is wrong.
     pub fn health(&self) -> Result<&'static str, String> {
+        self.health_at(Instant::now())
+    }
+
+    fn health_at(&self, now: Instant) -> Result<&'static str, String> {
         let inner = self.lock();
         let source = &inner.now.source;
         match source.state {
             State::Ended => Ok("ended"),
-            State::Streaming if inner.answered.unwrap_or(inner.started).elapsed() < HEALTHY => Ok("ok"),
-            // A still scene is looked at, and answered as before.
-            State::Streaming if inner.now.still => Ok("ok"),
+            State::Streaming if now.saturating_duration_since(inner.looked_at.unwrap_or(inner.started)) < HEALTHY => {
+                Ok("ok")
+            }
             State::Streaming => Err(format!("no answer for {} s", HEALTHY.as_secs())),
             state => Err(format!("{state:?}: {}", source.detail).to_lowercase()),
         }
@@ -324,6 +343,18 @@ impl Board {
         let counts = counts.map(|(name, count)| (format!("{{outcome=\"{name}\"}}"), count as f64));
         metric("frames_total", "counter", "Frames by what became of them.", &counts);
         metric("collected_total", "counter", "Frames kept for relabelling.", &plain(now.collected as f64));
+        metric(
+            "collect_missed_total",
+            "counter",
+            "Frames to be kept that were not: the folder is full, the disk too slow or failing.",
+            &plain(now.collect_missed as f64),
+        );
+        metric(
+            "collect_full",
+            "gauge",
+            "Whether the folder of kept frames is full.",
+            &plain(f64::from(now.collect_full)),
+        );
         metric("source_up", "gauge", "Whether frames come.", &plain(f64::from(now.source.state == State::Streaming)));
         metric(
             "source_lost_total",
@@ -341,7 +372,8 @@ impl Board {
         histogram.push(("_count".into(), now.classified as f64));
         metric("latency_seconds", "histogram", "From a frame to its answer.", &histogram);
         if let Some(age) = now.age_ms {
-            metric("age_seconds", "gauge", "From the capture of the last frame to its answer.", &plain(age / 1e3));
+            let help = "From the capture of the last frame (its arrival, if the source does not tell) to its answer.";
+            metric("age_seconds", "gauge", help, &plain(age / 1e3));
         }
         let scores: Vec<(String, f64)> = now
             .scores
@@ -353,7 +385,7 @@ impl Board {
         if let Some(memory) = memory("VmRSS") {
             metric("resident_memory_bytes", "gauge", "Resident memory.", &plain(memory as f64));
         }
-        if let Some(temperature) = temperature() {
+        if let Some(temperature) = temperature(THERMAL) {
             metric("temperature_celsius", "gauge", "Of the processor.", &plain(temperature));
         }
         metric("uptime_seconds", "counter", "Since the start.", &plain(inner.started.elapsed().as_secs_f64()));
@@ -368,9 +400,12 @@ impl Inner {
     }
 }
 
-/// Temperature of the first thermal zone, which is the processor's on a Raspberry Pi, in degrees Celsius.
-fn temperature() -> Option<f64> {
-    let text = std::fs::read_to_string("/sys/class/thermal/thermal_zone0/temp").ok()?;
+/// Where Linux tells the temperature of the first thermal zone, which is the processor's on a Raspberry Pi.
+const THERMAL: &str = "/sys/class/thermal/thermal_zone0/temp";
+
+/// The temperature in such a file of thousandths, in degrees Celsius.
+fn temperature(path: impl AsRef<Path>) -> Option<f64> {
+    let text = std::fs::read_to_string(path).ok()?;
     Some(text.trim().parse::<f64>().ok()? / 1000.0)
 }
 
@@ -411,6 +446,27 @@ mod tests {
         assert_eq!(board.health(), Ok("ok"));
         set(State::Lost, "the camera was unplugged");
         assert_eq!(board.health(), Err("lost: the camera was unplugged".into()));
+    }
+
+    #[test]
+    fn a_still_scene_is_healthy_only_while_it_is_looked_at() {
+        let board = Board::new();
+        board.update(|now| now.source.state = State::Streaming);
+        board.still(|now| now.still = true);
+        let soon = Instant::now() + Duration::from_secs(20);
+        assert_eq!(board.health_at(soon), Ok("ok"));
+        assert!(board.health_at(soon + HEALTHY).unwrap_err().contains("no answer"));
+    }
+
+    #[test]
+    fn temperatures() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("temp");
+        assert_eq!(temperature(&path), None, "a machine without a sensor");
+        for (text, wanted) in [("48250\n", Some(48.25)), ("-1000\n", Some(-1.0)), ("hot\n", None), ("", None)] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(temperature(&path), wanted, "{text:?}");
+        }
     }
 
     #[test]

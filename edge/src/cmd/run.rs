@@ -17,11 +17,11 @@ use shared::result::{FrameResult, time};
 
 use crate::PROGRAM;
 use crate::board::{Board, Hello};
-use crate::collect::{CollectOptions, Collected, Collector};
+use crate::collect::{CollectOptions, Collected, Collector, Reason};
 use crate::decide::{Decider, Said, Smoothing, label};
 use crate::feed::camera::{self, CameraOptions, is_jpeg_name, parse_format};
 use crate::feed::files::Source;
-use crate::feed::{Feed, Live, Next, Report, Slot, Stamped, State, pipe};
+use crate::feed::{Feed, Live, Lost, Next, Report, Slot, Stamped, State, pipe};
 use crate::http::{Access, Server, check_token};
 use crate::motion::MotionGate;
 use crate::options::Threads;
@@ -35,8 +35,9 @@ const PATIENCE: Duration = Duration::from_millis(200);
 ///
 /// The source is a camera (--device), or a folder of pictures (in the order of their names), a picture, YUV4MPEG2 video (.y4m), or - for
 /// stdin: a picture, YUV4MPEG2, or raw frames with --raw. Cameras and raw pipes are live: the newest frame is taken, older ones are
-/// dropped and counted. One line a frame: source, label, score; or NDJSON with --json. Ctrl-C or SIGTERM ends it with exit code 0;
-/// SIGHUP reads the configuration and the head again.
+/// dropped and counted. One line a frame: source, label and score with tabs between, or NDJSON with --json; at a terminal what is live has
+/// one line that is written over. Ctrl-C or SIGTERM ends it with exit code 0. SIGHUP reads the configuration and the head again, but ends
+/// it if stderr is a terminal, which hangs up when it is closed.
 #[derive(Clone, clap::Args)]
 #[command(
     args_override_self = true,
@@ -134,6 +135,10 @@ pub struct Args {
     #[arg(long, value_name = "MB", default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..))]
     collect_megabytes: u64,
 
+    /// Live, at most one unsure frame and one change are kept in so many seconds (0: all)
+    #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = parse_every)]
+    collect_every: f32,
+
     /// A frame whose best score is below this is unsure
     #[arg(long, value_name = "SCORE", default_value_t = 0.6, value_parser = parse_share)]
     collect_below: f32,
@@ -203,6 +208,10 @@ fn parse_stall(text: &str) -> Result<f32, String> {
     number(text, 0.5..=3600.0)
 }
 
+fn parse_every(text: &str) -> Result<f32, String> {
+    number(text, 0.0..=86400.0)
+}
+
 impl Args {
     /// What is wrong with flags that are right one by one.
     fn check(&self) -> Result<()> {
@@ -245,7 +254,13 @@ impl Args {
 
     fn collect_options(&self) -> Option<CollectOptions> {
         let folder = self.collect.clone()?;
-        Some(CollectOptions { folder, most: self.collect_max, most_bytes: self.collect_megabytes * 1_000_000 })
+        let every = Duration::from_secs_f32(self.collect_every);
+        Some(CollectOptions {
+            folder,
+            most: self.collect_max,
+            most_bytes: self.collect_megabytes.saturating_mul(1_000_000),
+            every,
+        })
     }
 
     /// Whether another source is meant, or the same in another way.
@@ -258,7 +273,7 @@ impl Args {
         key(self) == key(other)
     }
 
-    /// Opens the source.
+    /// Opens the source; [`Feed::start`] is still to come.
     fn feed(&self) -> Result<Feed> {
         if let Some(device) = &self.device {
             let options = CameraOptions {
@@ -271,7 +286,7 @@ impl Args {
                 color: self.view.color,
             };
             let run = move |slot: &Slot| camera::run(&options, slot);
-            return Ok(Feed::Live(Live::start("camera", self.every_frame, false, run)?));
+            return Ok(Feed::Live(Live::new("camera", self.every_frame, false, run)));
         }
         let Some(path) = &self.source else { bail!(UsageError("--device or --source is wanted".into())) };
         if let Some(raw) = self.raw {
@@ -280,22 +295,22 @@ impl Args {
                 pipe::Kind::Jpeg => pipe::Kind::Jpeg,
             };
             let run = move |slot: &Slot| pipe::run(std::io::stdin(), kind, slot);
-            return Ok(Feed::Live(Live::start("pipe", self.every_frame, true, run)?));
+            return Ok(Feed::Live(Live::new("pipe", self.every_frame, true, run)));
         }
         let is_stdin = path.as_os_str() == "-";
         if is_stdin {
             // In a thread, since a signal must end the program while it waits for bytes. Each frame counts, as in a file.
             let run = move |slot: &Slot| play(Source::open("-".as_ref(), false)?, None, slot);
-            return Ok(Feed::Live(Live::start("stdin", true, true, run)?));
+            return Ok(Feed::Live(Live::new("stdin", true, true, run)));
         }
         let source = Source::open(path, self.looped)?;
         match self.fps {
             Some(fps) => {
                 let every = Duration::from_secs(1) / fps;
                 let run = move |slot: &Slot| play(source, Some(every), slot);
-                Ok(Feed::Live(Live::start("player", self.every_frame, false, run)?))
+                Ok(Feed::Live(Live::new("player", self.every_frame, false, run)))
             }
-            None => Ok(Feed::Files(source)),
+            None => Ok(Feed::Files(source, Lost::default())),
         }
     }
 }
@@ -383,9 +398,10 @@ impl Engine {
         };
         let size = self.classifier.head().preprocess.size as usize;
         let moves = self.gate.as_mut().is_none_or(|gate| gate.moves(&input, size));
-        if let (false, Some((result, said))) = (moves, &self.last) {
-            let (result, said) = (result.clone(), Said { changed: false, ..said.clone() });
-            return Ok(Outcome::Answer { result, said, still: true });
+        if let (false, Some((result, said))) = (moves, &mut self.last) {
+            // The scores count as those of a new frame: the decision may follow them only later.
+            *said = self.decider.update(&result.scores);
+            return Ok(Outcome::Answer { result: result.clone(), said: said.clone(), still: true });
         }
         let mut result = self.classifier.classify_input(&input)?;
         let said = self.decider.update(&result.scores);
@@ -432,10 +448,11 @@ pub fn run(mut args: Args, again: &dyn Fn() -> Result<Args>) -> Result<()> {
     let mut service = Service::new();
     // The source is opened first: its errors should not wait for the base.
     let mut feed = args.feed()?;
+    feed.start();
     let (mut engine, hello) = Engine::new(&args, &id)?;
     board.set_hello(hello);
-    let mut collector = args.collect_options().map(|options| Collector::new(&options)).transpose()?;
-    let mut server = start_server(&args, &board)?;
+    let mut collector = args.collect_options().map(|options| Collector::new(&options, &board)).transpose()?;
+    let mut server = start_server(args.access()?, &board)?;
     let mut output = output(&args, &feed);
     set_source(&board, &args, &feed);
     service.ready();
@@ -519,8 +536,8 @@ fn set_source(board: &Board, args: &Args, feed: &Feed) {
     });
 }
 
-fn start_server(args: &Args, board: &Arc<Board>) -> Result<Option<Server>> {
-    let Some(access) = args.access()? else { return Ok(None) };
+fn start_server(access: Option<Access>, board: &Arc<Board>) -> Result<Option<Server>> {
+    let Some(access) = access else { return Ok(None) };
     let server = Server::start(access, board.clone())?;
     note(PROGRAM, format_args!("page at http://{}/", server.address()));
     Ok(Some(server))
@@ -545,16 +562,18 @@ fn reload(
     let new_collector = if options.as_ref() == collector.as_ref().map(Collector::options) {
         None
     } else {
-        Some(options.map(|options| Collector::new(&options)).transpose()?)
+        Some(options.map(|options| Collector::new(&options, board)).transpose()?)
     };
     let new_feed = if new.same_source(args) { None } else { Some(new.feed()?) };
-    if new.access()? != args.access()? {
+    // The server knows what it was started with; the file of the token may have changed since.
+    let (access, old) = (new.access()?, server.as_ref().map(|server| server.access().clone()));
+    if access != old {
         // The port must be free before it can be taken again; so this comes last, and is undone if it fails.
         *server = None;
-        *server = match start_server(&new, board) {
+        *server = match start_server(access, board) {
             Ok(server) => server,
             Err(e) => {
-                *server = start_server(args, board)?;
+                *server = start_server(old, board)?;
                 return Err(e);
             }
         };
@@ -563,7 +582,7 @@ fn reload(
         *collector = new_collector;
     }
     if let Some(new_feed) = new_feed {
-        *feed = new_feed;
+        feed.replace(new_feed);
     }
     board.set_hello(hello);
     *engine = new_engine;
@@ -601,7 +620,9 @@ impl Seen<'_> {
     /// Classifies the frame and tells everyone; gives words if it is no picture.
     fn classify(self, stamped: Stamped, engine: &mut Engine, args: &Args, output: &Output) -> Result<Option<String>> {
         let Stamped { name, picture, at } = stamped;
-        let picture = match picture.decoded() {
+        let picture = picture.decoded();
+        self.feed.judge(picture.is_ok());
+        let picture = match picture {
             Ok(picture) => picture,
             Err(e) => return Ok(Some(format!("{name}: {e}"))),
         };
@@ -629,11 +650,12 @@ impl Seen<'_> {
 
         // That something has gone is no picture to train on.
         let reason = if said.changed && !background {
-            Some("changed")
+            Some(Reason::Changed)
         } else {
-            (!still && best < args.collect_below.max(engine.classifier.threshold())).then_some("unsure")
+            (!still && best < args.collect_below.max(engine.classifier.threshold())).then_some(Reason::Unsure)
         };
-        let (keep, show) = (self.collector.zip(reason), self.board.wants_picture());
+        let keep = self.collector.zip(reason).filter(|(collector, reason)| collector.is_due(*reason, at));
+        let show = self.board.wants_picture();
         if keep.is_none() && !show {
             self.feed.recycle(picture);
             return Ok(None);
@@ -642,6 +664,7 @@ impl Seen<'_> {
         if let Some((collector, reason)) = keep {
             collector.keep(Collected {
                 picture: picture.clone(),
+                at,
                 time: time(),
                 source: name,
                 reason,
@@ -710,7 +733,6 @@ impl Seen<'_> {
 
     fn publish(&self, result: &Classification, still: bool, age_ms: Option<f64>, labels: &[String], threshold: f32) {
         let number = self.number;
-        let collected = self.collector.map_or(0, Collector::kept);
         let change = |now: &mut crate::board::Now| {
             now.label = Some(result.label.clone());
             now.score = Some(result.score);
@@ -721,9 +743,8 @@ impl Seen<'_> {
             now.skipped += u64::from(still);
             now.age_ms = age_ms;
             now.frames = number + 1;
-            now.collected = collected;
         };
-        if still { self.board.update(change) } else { self.board.answered(result.latency_ms, change) }
+        if still { self.board.still(change) } else { self.board.answered(result.latency_ms, change) }
     }
 }
 
@@ -735,6 +756,7 @@ mod tests {
     fn values_out_of_range_are_refused() {
         assert_eq!(parse_level("6"), Ok(6.0));
         assert!(parse_level("-1").is_err() && parse_past("1").is_err() && parse_share("nan").is_err());
+        assert!(parse_every("0").is_ok() && parse_every("-1").is_err() && parse_every("inf").is_err());
         assert_eq!(parse_capture("640x480"), Ok((640, 480)));
         assert!(parse_capture("0x480").is_err() && parse_capture("640").is_err());
     }

@@ -60,6 +60,7 @@ pub struct Server {
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
     address: SocketAddr,
+    access: Access,
 }
 
 impl Server {
@@ -79,6 +80,7 @@ impl Server {
             runtime.block_on(TcpListener::bind(wanted)).with_context(|| format!("--http {wanted}: cannot listen"))?;
         let address = listener.local_addr().context("cannot start the web server")?;
         let (stop, stopped) = oneshot::channel();
+        let kept = access.clone();
         let shared =
             Arc::new(Shared { access, board, streams: Arc::new(Semaphore::new(STREAMS)), jpeg: Mutex::new(None) });
         let thread = std::thread::Builder::new().name("http".into()).spawn(move || {
@@ -91,12 +93,17 @@ impl Server {
             // A picture may be in the making; it is not waited for.
             runtime.shutdown_background();
         })?;
-        Ok(Self { stop: Some(stop), thread: Some(thread), address })
+        Ok(Self { stop: Some(stop), thread: Some(thread), address, access: kept })
     }
 
     /// Where it listens, with the port that port 0 became.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What it asks of those who look.
+    pub fn access(&self) -> &Access {
+        &self.access
     }
 }
 

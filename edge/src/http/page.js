@@ -188,7 +188,8 @@ function showFigures() {
   const hot = state.temperature_c >= HOT;
   quantity('temperature_c', state.temperature_c, 0, hot ? '°C, hot' : '°C');
   $('temperature_c').className = hot ? 'hot' : '';
-  for (const id of ['frames', 'classified', 'dropped', 'skipped', 'corrupt', 'collected']) set($(id), number(state[id]));
+  for (const id of ['frames', 'classified', 'dropped', 'skipped', 'corrupt']) set($(id), number(state[id]));
+  set($('collected'), number(state.collected) + (state.collect_full ? ', full' : ''));
   set($('lost'), number(state.source?.lost));
   set($('memory_bytes'), none(state.memory_bytes) ? '–' : `${number(state.memory_bytes / 1e6)} MB`);
   set($('uptime_s'), duration(state.uptime_s));
