@@ -1,7 +1,6 @@
 //! Keeps frames that were unsure or changed the label, for people to sort and train on.
 
 use std::fs::OpenOptions;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -172,8 +171,13 @@ fn write(folder: &Path, frame: &Collected) -> Result<u64> {
         "label": frame.label,
         "scores": scores,
     });
-    let mut index = OpenOptions::new().create(true).append(true).open(folder.join(INDEX)).context(INDEX)?;
-    index.write_all(format!("{line}\n").as_bytes()).context(INDEX)?;
+    let path = folder.join(INDEX);
+    let is_new = !path.exists();
+    let index = OpenOptions::new().create(true).read(true).append(true).open(&path).context(INDEX)?;
+    shared::fs::append_line(&index, &line.to_string()).context(INDEX)?;
+    if is_new {
+        shared::fs::sync_folder(&path)?;
+    }
     Ok(jpeg.len() as u64)
 }
 

@@ -46,7 +46,11 @@ fn config_path(arguments: &[OsString]) -> Option<PathBuf> {
     found
 }
 
-fn to_flags<C: CommandFactory>(path: &Path, text: &str) -> Result<Vec<String>> {
+/// The settings in a file's text as flags; `path` is for messages.
+///
+/// # Errors
+/// Text that is no TOML, and keys that are no flags.
+pub fn to_flags<C: CommandFactory>(path: &Path, text: &str) -> Result<Vec<String>> {
     let name = path.display();
     let table: toml::Table =
         text.parse().map_err(|e: toml::de::Error| UsageError(format!("{name}: {}", e.to_string().trim_end())))?;

@@ -94,7 +94,11 @@ impl Source {
         Self::from_reader(&path.to_string_lossy(), Some(path), Box::new(BufReader::new(file)), looped)
     }
 
-    fn from_reader(name: &str, path: Option<&Path>, mut reader: Box<dyn BufRead + Send>, looped: bool) -> Result<Self> {
+    /// Finds out what a reader gives; `path` is where to read it again.
+    ///
+    /// # Errors
+    /// What is no video and cannot be read.
+    pub fn from_reader(name: &str, path: Option<&Path>, mut reader: Box<dyn BufRead + Send>, looped: bool) -> Result<Self> {
         let mut start = Vec::new();
         (&mut reader)
             .take(Y4M_MAGIC.len() as u64)
