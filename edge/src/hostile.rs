@@ -7,6 +7,7 @@ use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use clap::Parser;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -17,6 +18,9 @@ use crate::feed::{Next, pipe};
 use crate::http::{Access, connection};
 use crate::picture::Picture;
 use crate::{Cli, config};
+
+/// How long a connection is followed.
+const PATIENCE: Duration = Duration::from_millis(20);
 
 /// Most answers of the page that are kept, in bytes.
 const MOST_ANSWERS: usize = 1 << 20;
@@ -94,7 +98,9 @@ pub fn http(bytes: &[u8], token: Option<&str>) -> Result<Vec<u8>, String> {
     let access = Access::new(([127, 0, 0, 1], 80).into(), token)?;
     let answers = Arc::new(Mutex::new(Vec::new()));
     let client = Client { requests: bytes.to_vec(), sent: 0, answers: answers.clone() };
-    runtime.block_on(connection(client, crate::http::Shared::new(access, Arc::new(Board::new()))));
+    let shared = crate::http::Shared::new(access, Arc::new(Board::new()));
+    // A stream of events goes on until the client is found to be gone, which takes seconds.
+    let _ = runtime.block_on(async { tokio::time::timeout(PATIENCE, connection(client, shared)).await });
     runtime.shutdown_background();
     let answers = std::mem::take(&mut *answers.lock().unwrap_or_else(PoisonError::into_inner));
     Ok(answers)

@@ -304,9 +304,12 @@ mod tests {
         let fixture = |name: &str| {
             std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/jpeg").join(name)).unwrap()
         };
-        for (name, is_whole, components) in
-            [("baseline-420.jpg", true, 3), ("progressive-420.jpg", false, 3), ("cmyk.jpg", true, 4), ("grey.jpg", true, 1)]
-        {
+        for (name, is_whole, components) in [
+            ("baseline-420.jpg", true, 3),
+            ("progressive-420.jpg", false, 3),
+            ("cmyk.jpg", true, 4),
+            ("grey.jpg", true, 1),
+        ] {
             let scan = first_scan(&fixture(name)).unwrap();
             assert_eq!((scan.is_whole, scan.components), (is_whole, components), "{name}");
         }

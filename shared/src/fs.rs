@@ -188,7 +188,8 @@ pub fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>> {
     let file = File::open(path).map_err(Error::io("read", path))?;
     let most = usize::try_from(limit.saturating_add(1)).unwrap_or(usize::MAX);
     let length = file.metadata().map_err(Error::io("read", path))?.len();
-    let mut bytes = Vec::with_capacity(usize::try_from(length).map_or(most, |length| length.saturating_add(1).min(most)));
+    let mut bytes =
+        Vec::with_capacity(usize::try_from(length).map_or(most, |length| length.saturating_add(1).min(most)));
     let mut file = file.take(most as u64);
     loop {
         // A pipe or a device says nothing of its length; the memory must not run beyond the limit either.

@@ -192,7 +192,8 @@ impl Recording {
         let mut found = Tree::new();
         for (path, inode) in &names {
             // A file whose folder did not make it is nowhere.
-            let reached = path.ancestors().skip(1).all(|folder| folder == Path::new("") || names.get(folder) == Some(&None));
+            let reached =
+                path.ancestors().skip(1).all(|folder| folder == Path::new("") || names.get(folder) == Some(&None));
             if reached {
                 found.insert(path.clone(), inode.map(|inode| content(&mut contents, inode).clone()));
             }
@@ -348,7 +349,8 @@ impl Reader {
                 assert!(!writes || !self.open.contains_key(&descriptor(4)), "a file is written through memory: {line}");
             }
             _ => {
-                let inside = |text: &String| decorated(text).is_some_and(|path| Path::new(&path).starts_with(&self.root));
+                let inside =
+                    |text: &String| decorated(text).is_some_and(|path| Path::new(&path).starts_with(&self.root));
                 assert!(!arguments.iter().any(inside), "the model does not know {line}");
             }
         }

@@ -46,7 +46,8 @@ fn the_program_for_the_pi_is_small_and_static() {
 #[test]
 fn licences_and_sources_are_those_of_deny_toml() {
     let rules = std::fs::read_to_string(root().join("deny.toml")).unwrap();
-    let allowed = rules.split("\nallow = [").nth(1).and_then(|rest| rest.split(']').next()).expect("a list of licences");
+    let allowed =
+        rules.split("\nallow = [").nth(1).and_then(|rest| rest.split(']').next()).expect("a list of licences");
     let allowed: Vec<&str> = allowed.split('"').skip(1).step_by(2).collect();
     assert!(allowed.contains(&"MIT") && !allowed.contains(&"GPL-3.0"));
     // An expression of SPDX, without brackets within brackets.
@@ -64,7 +65,9 @@ fn licences_and_sources_are_those_of_deny_toml() {
             assert!(is_free(licence), "{package}: {licence:?} is not in deny.toml");
             // A crate of a registry has no place behind its version; git and folders have.
             let place = package.split_once('(').map_or("", |(_, place)| place);
-            let ours = place.starts_with(root().to_str().unwrap()) || place.starts_with("proc-macro") || place.starts_with('*');
+            let ours = place.starts_with(root().to_str().unwrap())
+                || place.starts_with("proc-macro")
+                || place.starts_with('*');
             assert!(place.is_empty() || ours, "{package} is not of crates.io");
             seen += 1;
         }

@@ -54,7 +54,9 @@ fn heads_that_declare_too_much() {
     // The weights of the first layer, 512 x 16 after a ReLU's mark, become 2^62; length and checksum are right.
     let mark = [0x80, 0x04, 0x10, 0x01, 0x80, 0x40];
     let at = 4 + good.windows(6).position(|window| window == mark).expect("the first layer");
-    let payload = [&good[20..at], &[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x40], &good[at + 2..good.len() - 32]].concat();
+    let payload =
+        [&good[20..at], &[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x40], &good[at + 2..good.len() - 32]]
+            .concat();
     let mut many = [&good[..12], &(payload.len() as u64).to_le_bytes(), &payload].concat();
     let checksum = Sha256::digest(&many);
     many.extend_from_slice(&checksum);
@@ -89,7 +91,11 @@ fn onnx(graph: &[u8]) -> Vec<u8> {
 
 fn onnx_node(op: &str, input: &[&str], output: &str, attributes: &[u8]) -> Vec<u8> {
     let inputs: Vec<u8> = input.iter().flat_map(|name| field(1, name.as_bytes())).collect();
-    field(1, &[inputs, field(2, output.as_bytes()), field(3, op.as_bytes()), field(4, op.as_bytes()), attributes.to_vec()].concat())
+    field(
+        1,
+        &[inputs, field(2, output.as_bytes()), field(3, op.as_bytes()), field(4, op.as_bytes()), attributes.to_vec()]
+            .concat(),
+    )
 }
 
 fn onnx_tensor(name: &str, dims: &[u64], kind: u64, data: &[u8]) -> Vec<u8> {
@@ -128,7 +134,8 @@ fn onnx_files_that_declare_too_much() {
         let attribute = [field(1, b"body"), field(6, &nested), number(20, 5)].concat();
         nested = onnx_node("Loop", &["x"], "y", &field(5, &attribute));
     }
-    let many: Vec<u8> = (0..300_000).flat_map(|at| onnx_node("MaxPool", &[&format!("t{at}")], &format!("t{}", at + 1), &[])).collect();
+    let many: Vec<u8> =
+        (0..300_000).flat_map(|at| onnx_node("MaxPool", &[&format!("t{at}")], &format!("t{}", at + 1), &[])).collect();
     let large = 1 << 31;
     for (name, graph) in [
         ("sides.f32", [&float[..], &onnx_tensor("w", &[large, large, 3, 3], 1, &[0; 36])].concat()),
@@ -137,7 +144,10 @@ fn onnx_files_that_declare_too_much() {
         ("product.int8", [&quantised[..], &onnx_tensor("w", &[1 << 40, 1 << 40, 3, 3], 3, &[0; 36])].concat()),
         ("empty.int8", [&quantised[..], &onnx_tensor("w", &[large, 3, 3, 3], 3, &[])].concat()),
         ("negative.int8", [&quantised[..], &onnx_tensor("w", &[u64::MAX, 3, 3, 3], 3, &[0; 27])].concat()),
-        ("input.int8", [&quantised[..], &onnx_ends(1 << 40, "y"), &onnx_tensor("w", &[1, 3, 3, 3], 3, &[0; 27])].concat()),
+        (
+            "input.int8",
+            [&quantised[..], &onnx_ends(1 << 40, "y"), &onnx_tensor("w", &[1, 3, 3, 3], 3, &[0; 27])].concat(),
+        ),
         ("nested", [nested, onnx_ends(64, "y")].concat()),
         ("many", [many, onnx_ends(64, "y")].concat()),
     ] {
@@ -181,7 +191,8 @@ fn weights_that_declare_too_much() {
 fn pictures_that_declare_too_much() {
     let (folder, _) = folder();
     let png = |width: u32, height: u32, depth: u8, colour: u8| {
-        let mut header = [&b"IHDR"[..], &width.to_be_bytes(), &height.to_be_bytes(), &[depth, colour, 0, 0, 0]].concat();
+        let mut header =
+            [&b"IHDR"[..], &width.to_be_bytes(), &height.to_be_bytes(), &[depth, colour, 0, 0, 0]].concat();
         let checksum = crc(&header);
         header.extend_from_slice(&checksum.to_be_bytes());
         let mut data = b"IDAT\x78\x9c\x63\x60".to_vec();
@@ -219,13 +230,20 @@ fn pictures_that_declare_too_much() {
         ("max.pgm", b"P5 4294967295 4294967295 65535\n".to_vec(), ""),
         ("within.ppm", b"P6 32768 4096 255\n".to_vec(), ""),
         ("within.pbm", b"P1 32768 4096\n".to_vec(), ""),
-        ("max.pam", b"P7\nWIDTH 4294967295\nHEIGHT 4294967295\nDEPTH 4\nMAXVAL 65535\nTUPLTYPE RGB_ALPHA\nENDHDR\n".to_vec(), ""),
+        (
+            "max.pam",
+            b"P7\nWIDTH 4294967295\nHEIGHT 4294967295\nDEPTH 4\nMAXVAL 65535\nTUPLTYPE RGB_ALPHA\nENDHDR\n".to_vec(),
+            "",
+        ),
         ("max.webp", webp(1 << 24, 1 << 8), ""),
         ("within.webp", webp(10_000, 10_000), ""),
     ] {
         let path = file(folder.path(), name, &bytes);
-        let errors =
-            fail(&mut limited(Device::Native.edge().args(["classify", "--head"]).arg(small_head()).arg(&path)), 1, words);
+        let errors = fail(
+            &mut limited(Device::Native.edge().args(["classify", "--head"]).arg(small_head()).arg(&path)),
+            1,
+            words,
+        );
         assert!(errors.contains(name), "{errors}");
     }
 }
@@ -260,7 +278,8 @@ fn streams_and_settings_that_do_not_end() {
 
     // One JPEG that never ends.
     let mut edge = run_on(Path::new("-"));
-    let mut child = limited(edge.args(["--raw", "mjpeg"])).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        limited(edge.args(["--raw", "mjpeg"])).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let feeder = std::thread::spawn(move || {
         let _ = stdin.write_all(&[0xff, 0xd8, 0xff, 0xda, 0, 2]);
@@ -278,5 +297,9 @@ fn streams_and_settings_that_do_not_end() {
     };
     config(Path::new("/dev/zero"), 1, "over the limit");
     config(&file(folder.path(), "nested.toml", &[&b"head = "[..], &vec![b'['; 500_000]].concat()), 2, "nested.toml");
-    config(&file(folder.path(), "tables.toml", format!("{}x = 1\n", "a.".repeat(200_000)).as_bytes()), 2, "tables.toml");
+    config(
+        &file(folder.path(), "tables.toml", format!("{}x = 1\n", "a.".repeat(200_000)).as_bytes()),
+        2,
+        "tables.toml",
+    );
 }

@@ -39,9 +39,10 @@ impl Scene {
     fn record(&self, command: &Command, drive: impl FnOnce(&mut std::process::Child)) -> (Recording, Tree) {
         let before = tree(&self.root);
         let log = self.aside.join("strace");
-        let mut child = traced(command, &log).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap_or_else(|e| {
-            panic!("cannot run strace: {e}; run ./test, which installs what is needed");
-        });
+        let mut child =
+            traced(command, &log).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap_or_else(|e| {
+                panic!("cannot run strace: {e}; run ./test, which installs what is needed");
+            });
         drive(&mut child);
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -110,7 +111,19 @@ fn training_leaves_the_old_head_or_the_new_one() {
     std::fs::write(scene.root.join("notes"), "mine").unwrap();
     let train = |root: &Path| {
         let mut train = host();
-        train.args(["train", "--size", "32", "--units", "8", "--epochs", "4", "--checkpoint-every", "0", "--threads", "1"]);
+        train.args([
+            "train",
+            "--size",
+            "32",
+            "--units",
+            "8",
+            "--epochs",
+            "4",
+            "--checkpoint-every",
+            "0",
+            "--threads",
+            "1",
+        ]);
         train.arg(&data).arg("-o").arg(root.join("head"));
         train.arg("--cache").arg(root.join("cache")).arg("--report").arg(root.join("report"));
         train
@@ -304,7 +317,19 @@ fn a_killed_training_leaves_a_whole_head_and_no_litter_that_grows() {
     let old = std::fs::read(&head).unwrap();
     let train = || {
         let mut train = host();
-        train.args(["train", "--size", "32", "--units", "8", "--epochs", "2", "--checkpoint-every", "0", "--threads", "1"]);
+        train.args([
+            "train",
+            "--size",
+            "32",
+            "--units",
+            "8",
+            "--epochs",
+            "2",
+            "--checkpoint-every",
+            "0",
+            "--threads",
+            "1",
+        ]);
         train.arg(&data).arg("-o").arg(&head);
         train
     };

@@ -98,7 +98,12 @@ impl Source {
     ///
     /// # Errors
     /// What is no video and cannot be read.
-    pub fn from_reader(name: &str, path: Option<&Path>, mut reader: Box<dyn BufRead + Send>, looped: bool) -> Result<Self> {
+    pub fn from_reader(
+        name: &str,
+        path: Option<&Path>,
+        mut reader: Box<dyn BufRead + Send>,
+        looped: bool,
+    ) -> Result<Self> {
         let mut start = Vec::new();
         (&mut reader)
             .take(Y4M_MAGIC.len() as u64)

@@ -165,7 +165,8 @@ fn weights() {
 }
 
 fn pictures() {
-    for name in ["baseline-420", "cmyk", "grey-progressive", "one-pixel", "orientation-6", "progressive-422", "restart"] {
+    for name in ["baseline-420", "cmyk", "grey-progressive", "one-pixel", "orientation-6", "progressive-422", "restart"]
+    {
         write("image", &format!("{name}.jpg"), &jpeg(&format!("{name}.jpg")));
     }
     let frame = scene(13, 9);
@@ -174,9 +175,12 @@ fn pictures() {
         image::write_buffer_with_format(&mut out, bytes, 13, 9, colour, format).unwrap();
         out.into_inner()
     };
-    for (name, format) in
-        [("rgb.png", ImageFormat::Png), ("rgb.bmp", ImageFormat::Bmp), ("rgb.ppm", ImageFormat::Pnm), ("rgb.webp", ImageFormat::WebP)]
-    {
+    for (name, format) in [
+        ("rgb.png", ImageFormat::Png),
+        ("rgb.bmp", ImageFormat::Bmp),
+        ("rgb.ppm", ImageFormat::Pnm),
+        ("rgb.webp", ImageFormat::WebP),
+    ] {
         write("image", name, &of(format, ColorType::Rgb8, frame.rgb()));
     }
     let deep: Vec<u8> = (0..13 * 9 * 8).map(|at| (at * 7) as u8).collect();
@@ -185,18 +189,30 @@ fn pictures() {
     write("image", "plain.pgm", b"P2 # a comment\n3 2 255\n0 1 2\n3 4 255\n");
     write("image", "plain.pbm", b"P1\n3 2\n101\n010\n");
     write("image", "bits.pbm", b"P4\n9 2\n\xaa\x80\x55\x00");
-    write("image", "any.pam", b"P7\nWIDTH 2\nHEIGHT 1\nDEPTH 3\nMAXVAL 255\nTUPLTYPE RGB\nENDHDR\n\x01\x02\x03\x04\x05\x06");
+    write(
+        "image",
+        "any.pam",
+        b"P7\nWIDTH 2\nHEIGHT 1\nDEPTH 3\nMAXVAL 255\nTUPLTYPE RGB\nENDHDR\n\x01\x02\x03\x04\x05\x06",
+    );
 }
 
 fn streams() {
     let bare = [0xff, 0xd8, 0xff, 0xda, 0, 3, 9, 0xff, 0xd9];
     let pair = [&[40][..], &jpeg("one-pixel.jpg"), &bare, &jpeg("grey.jpg")].concat();
     write("mjpg", "pair", &pair);
-    write("mjpg", "orientation", &[&[255][..], &jpeg("orientation-3.jpg"), &[0, 0xff], &jpeg("low-quality.jpg")].concat());
+    write(
+        "mjpg",
+        "orientation",
+        &[&[255][..], &jpeg("orientation-3.jpg"), &[0, 0xff], &jpeg("low-quality.jpg")].concat(),
+    );
     write("mjpg", "cut", &pair[..pair.len() - 40]);
-    for (name, colour, bytes) in
-        [("420", "C420jpeg", 12 + 8), ("422", "C422", 24), ("444", "C444", 36), ("mono", "Cmono", 12), ("deep", "C420p10", 36)]
-    {
+    for (name, colour, bytes) in [
+        ("420", "C420jpeg", 12 + 8),
+        ("422", "C422", 24),
+        ("444", "C444", 36),
+        ("mono", "Cmono", 12),
+        ("deep", "C420p10", 36),
+    ] {
         let mut video = format!("YUV4MPEG2 W4 H3 F30:1 Ip A1:1 {colour} XCOLORRANGE=FULL\n").into_bytes();
         for frame in 0..2u8 {
             video.extend_from_slice(b"FRAME\n");
@@ -207,14 +223,22 @@ fn streams() {
     write("y4m", "picture", b"P6 2 1 255\n\x01\x02\x03\x04\x05\x06");
     for (number, format) in PixelFormat::all().enumerate() {
         let samples: Vec<u8> = (0..60).map(|at: u8| at.wrapping_mul(37)).collect();
-        write("pixels", &format.name().to_lowercase(), &[&[number as u8, 7, 5, 3, number as u8, 2, 1, 3], &samples[..]].concat());
+        write(
+            "pixels",
+            &format.name().to_lowercase(),
+            &[&[number as u8, 7, 5, 3, number as u8, 2, 1, 3], &samples[..]].concat(),
+        );
     }
 }
 
 fn texts() {
     let settings = std::fs::read_to_string(root().join("packaging/edge.toml")).unwrap();
     let set: Vec<&str> = settings.lines().filter(|line| line.contains(" = ")).collect();
-    write("config", "package", set.iter().map(|line| line.trim_start_matches("# ")).collect::<Vec<_>>().join("\n").as_bytes());
+    write(
+        "config",
+        "package",
+        set.iter().map(|line| line.trim_start_matches("# ")).collect::<Vec<_>>().join("\n").as_bytes(),
+    );
     write("config", "few", b"head = \"h\"\nsource = \"-\"\nraw = \"yuv420:640x480\"\ncrop = [1, 2, 3, 4]\non-motion = true\nsmooth = 0.5\n");
     write("config", "tables", b"[a]\nb = {c = [1, [2, {d = 1979-05-27T07:32:00Z}]]}\n'''x''' = 0x7f\n");
     let token = hostile::TOKEN;

@@ -176,7 +176,8 @@ pub fn http(bytes: &[u8]) {
         let text = bytes.to_ascii_lowercase();
         words.iter().any(|word| text.windows(word.len()).any(|window| window == word.as_bytes()))
     };
-    let served = |answers: &[u8]| answers.windows(12).any(|window| window == b"HTTP/1.1 200" || window == b"HTTP/1.0 200");
+    let served =
+        |answers: &[u8]| answers.windows(12).any(|window| window == b"HTTP/1.1 200" || window == b"HTTP/1.0 200");
     let guarded = edge::hostile::http(bytes, Some(TOKEN)).unwrap();
     assert!(!served(&guarded) || shows(&[TOKEN]), "served without the token");
     let local = edge::hostile::http(bytes, None).unwrap();
