@@ -186,21 +186,25 @@ fn permissions() -> std::fs::Permissions {
 pub fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>> {
     use std::io::Read;
     let file = File::open(path).map_err(Error::io("read", path))?;
-    let most = usize::try_from(limit.saturating_add(1)).unwrap_or(usize::MAX);
-    let length = file.metadata().map_err(Error::io("read", path))?.len();
-    let mut bytes =
-        Vec::with_capacity(usize::try_from(length).map_or(most, |length| length.saturating_add(1).min(most)));
-    let mut file = file.take(most as u64);
-    loop {
-        // A pipe or a device says nothing of its length; the memory must not run beyond the limit either.
-        if bytes.len() == bytes.capacity() {
-            bytes.reserve_exact(bytes.len().clamp(1 << 16, (most - bytes.len()).max(1 << 16)));
+    let wrong = Error::io("read", path);
+    let read = || -> io::Result<Vec<u8>> {
+        let most = usize::try_from(limit.saturating_add(1)).unwrap_or(usize::MAX);
+        let length = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(length.saturating_add(1).min(most))?;
+        let mut file = file.take(most as u64);
+        // A pipe or a device says nothing of its length; memory must not run far beyond what it gives, nor beyond the limit.
+        loop {
+            if bytes.len() == bytes.capacity() {
+                bytes.try_reserve_exact(bytes.len().min(most - bytes.len()).max(1))?;
+            }
+            let room = (bytes.capacity() - bytes.len()) as u64;
+            if file.by_ref().take(room).read_to_end(&mut bytes)? == 0 {
+                return Ok(bytes);
+            }
         }
-        let room = (bytes.capacity() - bytes.len()) as u64;
-        if file.by_ref().take(room).read_to_end(&mut bytes).map_err(Error::io("read", path))? == 0 {
-            break;
-        }
-    }
+    };
+    let bytes = read().map_err(wrong)?;
     if bytes.len() as u64 > limit {
         let source = std::io::Error::new(std::io::ErrorKind::FileTooLarge, format!("over the limit of {limit} bytes"));
         return Err(Error::io("read", path)(source));
