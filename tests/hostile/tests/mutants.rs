@@ -1,6 +1,8 @@
 //! Every target over its corpus and over a fixed number of damaged copies of it. `RELIABILITY.md` has the runs at length, under libFuzzer.
 
-use hostile::{Mutator, TARGETS, corpus};
+use std::path::Path;
+
+use hostile::{Mutator, TARGETS, TOKEN, corpus};
 
 /// Runs a target over `cases` damaged copies, after the corpus itself. A panic names what it takes to see it again.
 fn run(name: &str, cases: usize) {
@@ -37,4 +39,38 @@ macro_rules! targets {
 
 targets! {
     base: 1_000, config: 500, head: 4_000, http: 3_000, image: 2_000, import: 1_500, mjpg: 1_000, pixels: 4_000, y4m: 1_000,
+}
+
+/// Damage says something only of files that were good: those of the corpora are, but for the named ones.
+#[test]
+fn the_corpora_are_good() {
+    let check = |target: &str, bad: &[&str], read: &dyn Fn(&[u8]) -> Result<(), String>| {
+        for (path, bytes) in corpus(target) {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if !name.starts_with("found-") {
+                let result = read(&bytes);
+                assert_eq!(result.is_err(), bad.contains(&name), "{}: {result:?}", path.display());
+            }
+        }
+    };
+    let said = |e: &dyn std::fmt::Display| e.to_string();
+    check("head", &[], &|bytes| shared::Head::from_bytes(bytes).map(drop).map_err(|e| said(&e)));
+    let base = |bytes: &[u8]| shared::Base::from_bytes(Path::new("corpus"), bytes, shared::conv::Kernel::Portable);
+    check("base", &["f32"], &|bytes| base(bytes).map(drop).map_err(|e| said(&e)));
+    check("image", &[], &|bytes| shared::decode::decode(bytes).map(drop).map_err(|e| said(&e)));
+    check("config", &["tables"], &|bytes| edge::hostile::config(std::str::from_utf8(bytes).unwrap()));
+    check("y4m", &["deep"], &|bytes| edge::hostile::stream(bytes.to_vec(), &mut |_| ()));
+    check("mjpg", &["cut"], &|bytes| edge::hostile::jpegs(&bytes[1..], 9, &mut |_, _| ()));
+}
+
+#[test]
+fn the_page_lets_in_who_may() {
+    let ask = |headers: &str, token| {
+        let request = format!("GET /metrics HTTP/1.1\r\n{headers}\r\n\r\n");
+        String::from_utf8(edge::hostile::http(request.as_bytes(), token).unwrap()).unwrap()
+    };
+    assert!(ask("Host: localhost", None).starts_with("HTTP/1.1 200"));
+    assert!(ask("Host: example.com", None).starts_with("HTTP/1.1 403"));
+    assert!(ask(&format!("Host: a\r\nAuthorization: Bearer {TOKEN}"), Some(TOKEN)).starts_with("HTTP/1.1 200"));
+    assert!(ask("Host: a\r\nAuthorization: Bearer no", Some(TOKEN)).starts_with("HTTP/1.1 401"));
 }
