@@ -162,7 +162,7 @@ fn resolve(path: &Path) -> Result<PathBuf> {
         Ok(metadata) if !metadata.is_file() => "it is not a regular file",
         _ => return Ok(path),
     };
-    Err(Error::io("write", &path)(std::io::Error::new(std::io::ErrorKind::InvalidInput, kind)))
+    Err(Error::io("write", &path)(io::Error::new(io::ErrorKind::InvalidInput, kind)))
 }
 
 fn folder(path: &Path) -> &Path {
@@ -206,7 +206,7 @@ pub fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>> {
     };
     let bytes = read().map_err(wrong)?;
     if bytes.len() as u64 > limit {
-        let source = std::io::Error::new(std::io::ErrorKind::FileTooLarge, format!("over the limit of {limit} bytes"));
+        let source = io::Error::new(io::ErrorKind::FileTooLarge, format!("over the limit of {limit} bytes"));
         return Err(Error::io("read", path)(source));
     }
     Ok(bytes)

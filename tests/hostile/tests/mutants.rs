@@ -1,4 +1,5 @@
-//! Every target over its corpus and over a fixed number of damaged copies of it. `RELIABILITY.md` has the runs at length, under libFuzzer.
+//! Every target over its corpus and over a fixed number of damaged copies of it, or over `VGG_EDGE_HOSTILE_CASES`. `RELIABILITY.md` has the
+//! runs at length, and those under libFuzzer.
 
 use std::path::Path;
 
@@ -18,8 +19,8 @@ fn run(name: &str, cases: usize) {
     for (path, bytes) in &files {
         attempt(bytes.clone(), &path.display().to_string());
     }
-    let factor = std::env::var("VGG_EDGE_HOSTILE_FACTOR").map_or(1, |factor| factor.parse::<usize>().unwrap());
-    for case in 0..cases * factor {
+    let cases = std::env::var("VGG_EDGE_HOSTILE_CASES").map_or(cases, |cases| cases.parse().unwrap());
+    for case in 0..cases {
         let mut mutator = Mutator::new(case as u64);
         let (one, other) = (mutator.below(files.len()), mutator.below(files.len()));
         attempt(mutator.damaged(&files[one].1, &files[other].1), &format!("case {case}"));
