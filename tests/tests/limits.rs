@@ -127,8 +127,11 @@ fn onnx_files_that_declare_too_much() {
             onnx_tensor("ws", &[1], 1, &1f32.to_le_bytes()),
             onnx_tensor("wz", &[1], 3, &[0]),
         ];
-        [onnx_node("QLinearConv", &inputs, "y", &pads), scalars.concat(), onnx_ends(64, "y")].concat()
+        [onnx_node("QLinearConv", &inputs, "y", &pads), scalars.concat()].concat()
     };
+    let endless = quantised.clone();
+    let quantised = [quantised, onnx_ends(64, "y")].concat();
+    let whole = onnx_tensor("w", &[1, 3, 3, 3], 3, &[0; 27]);
     let mut nested = Vec::new();
     for _ in 0..5_000 {
         let attribute = [field(1, b"body"), field(6, &nested), number(20, 5)].concat();
@@ -148,6 +151,8 @@ fn onnx_files_that_declare_too_much() {
             "input.int8",
             [&quantised[..], &onnx_ends(1 << 40, "y"), &onnx_tensor("w", &[1, 3, 3, 3], 3, &[0; 27])].concat(),
         ),
+        ("string.int8", [&quantised[..], &onnx_tensor("w", &[1, 3, 3, 3], 8, &[0; 27])].concat()),
+        ("unmade.int8", [&endless[..], &whole, &onnx_ends(64, "nobody makes it")].concat()),
         ("nested", [nested, onnx_ends(64, "y")].concat()),
         ("many", [many, onnx_ends(64, "y")].concat()),
     ] {
@@ -293,7 +298,8 @@ fn streams_and_settings_that_do_not_end() {
     assert!(errors.contains("a JPEG of over"), "{errors}");
 
     let config = |path: &Path, code, words: &str| {
-        fail(&mut limited(Device::Native.edge().args(["run", "--config"]).arg(path)), code, words);
+        let errors = fail(&mut limited(Device::Native.edge().args(["run", "--config"]).arg(path)), code, words);
+        assert!(errors.len() < 1000, "{} bytes of words", errors.len());
     };
     config(Path::new("/dev/zero"), 1, "over the limit");
     config(&file(folder.path(), "nested.toml", &[&b"head = "[..], &vec![b'['; 500_000]].concat()), 2, "nested.toml");
