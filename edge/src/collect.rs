@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::fs::OpenOptions;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -250,8 +249,13 @@ fn write(folder: &Path, frame: &Collected, jpeg: &[u8]) -> Result<()> {
         "label": frame.label,
         "scores": scores,
     });
-    let mut index = OpenOptions::new().create(true).append(true).open(folder.join(INDEX)).context(INDEX)?;
-    index.write_all(format!("{line}\n").as_bytes()).context(INDEX)?;
+    let path = folder.join(INDEX);
+    let is_new = !path.exists();
+    let index = OpenOptions::new().create(true).read(true).append(true).open(&path).context(INDEX)?;
+    shared::fs::append_line(&index, &line.to_string()).context(INDEX)?;
+    if is_new {
+        shared::fs::sync_folder(&path)?;
+    }
     Ok(())
 }
 

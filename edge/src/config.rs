@@ -46,10 +46,18 @@ fn config_path(arguments: &[OsString]) -> Option<PathBuf> {
     found
 }
 
-fn to_flags<C: CommandFactory>(path: &Path, text: &str) -> Result<Vec<String>> {
+/// The settings in a file's text as flags; `path` is for messages.
+///
+/// # Errors
+/// Text that is no TOML, and keys that are no flags.
+pub fn to_flags<C: CommandFactory>(path: &Path, text: &str) -> Result<Vec<String>> {
     let name = path.display();
-    let table: toml::Table =
-        text.parse().map_err(|e: toml::de::Error| UsageError(format!("{name}: {}", e.to_string().trim_end())))?;
+    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| {
+        // The error's own words quote the line, which may be as long as the file.
+        let line =
+            e.span().and_then(|span| text.get(..span.start)).map_or(1, |before| before.matches('\n').count() + 1);
+        UsageError(format!("{name}, line {line}: {}", e.message().replace('\n', ", ")))
+    })?;
     let mut command = C::command();
     // Names of flags are known to clap only once the command is built.
     command.build();
@@ -105,7 +113,7 @@ mod tests {
             ("config = \"x\"", "no setting"),
             ("json = 1", "true or false"),
             ("fps = {}", "cannot be"),
-            ("head = ", "edge.toml"),
+            ("json = true\nhead = ", "edge.toml, line 2: "),
         ] {
             let error = flags(wrong).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");

@@ -2,6 +2,7 @@
 //!
 //! Programs are built by Cargo when a test first asks for them. A missing tool is a failure that names it, never a silent skip.
 
+pub mod disk;
 pub mod machine;
 
 use std::collections::BTreeMap;
@@ -135,6 +136,21 @@ fn build(package: &str, target: Option<&str>) -> PathBuf {
                 .expect("cargo names the program")
         })
         .clone()
+}
+
+/// The command `inner`, with its surroundings, run by the program of `outer`, whose arguments it follows.
+pub fn wrapped(mut outer: Command, inner: &Command) -> Command {
+    outer.arg(inner.get_program()).args(inner.get_args()).stdin(Stdio::null());
+    for (key, value) in inner.get_envs() {
+        match value {
+            Some(value) => outer.env(key, value),
+            None => outer.env_remove(key),
+        };
+    }
+    if let Some(folder) = inner.get_current_dir() {
+        outer.current_dir(folder);
+    }
+    outer
 }
 
 /// Runs a command and gives its output; panics if it cannot be started.

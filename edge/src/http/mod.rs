@@ -24,7 +24,8 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_io_timeout::TimeoutStream;
 
@@ -81,8 +82,7 @@ impl Server {
         let address = listener.local_addr().context("cannot start the web server")?;
         let (stop, stopped) = oneshot::channel();
         let kept = access.clone();
-        let shared =
-            Arc::new(Shared { access, board, streams: Arc::new(Semaphore::new(STREAMS)), jpeg: Mutex::new(None) });
+        let shared = Shared::new(access, board);
         let thread = std::thread::Builder::new().name("http".into()).spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
@@ -116,12 +116,20 @@ impl Drop for Server {
     }
 }
 
-struct Shared {
+/// What all connections share.
+pub(crate) struct Shared {
     access: Access,
     board: Arc<Board>,
     streams: Arc<Semaphore>,
     /// The picture that was encoded last, with its number.
     jpeg: Mutex<Option<(u64, Bytes)>>,
+}
+
+impl Shared {
+    /// For a server of that board.
+    pub(crate) fn new(access: Access, board: Arc<Board>) -> Arc<Self> {
+        Arc::new(Self { access, board, streams: Arc::new(Semaphore::new(STREAMS)), jpeg: Mutex::new(None) })
+    }
 }
 
 async fn serve(listener: TcpListener, shared: Arc<Shared>) {
@@ -142,7 +150,8 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-async fn connection(stream: TcpStream, shared: Arc<Shared>) {
+/// Answers one client over a stream that need not be a socket.
+pub(crate) async fn connection(stream: impl AsyncRead + AsyncWrite, shared: Arc<Shared>) {
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_TIME));
     let service = service_fn(move |request| {

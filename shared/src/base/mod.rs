@@ -1,6 +1,7 @@
 //! The base: an ONNX file with the quantised convolutions of VGG16, run through tract.
 
 mod graph;
+mod proto;
 #[cfg(test)]
 mod tests;
 
