@@ -5,6 +5,7 @@
 //! inotify: that costs a few system calls, sees a rename, a copy, a mount and a changed link alike, on network file systems too, and
 //! cannot lose an event.
 
+use std::fmt;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -36,6 +37,17 @@ pub enum Origin {
     RolledBack,
 }
 
+impl Origin {
+    /// What has become of it, in events.
+    pub fn event(self) -> &'static str {
+        match self {
+            Self::InPlace => "swapped",
+            Self::LastGood => "last-good",
+            Self::RolledBack => "rolled-back",
+        }
+    }
+}
+
 /// What makes an engine of a pair, and tries it.
 pub type Make<T> = Box<dyn Fn(&Pair) -> Result<T> + Send>;
 
@@ -63,6 +75,33 @@ pub struct Swap<T> {
     pub why: Option<String>,
     /// Why it could not be kept, so that it is not there after a power cut.
     pub unkept: Option<String>,
+}
+
+impl<T> Swap<T> {
+    /// Whether somebody should hear of it, even at the start.
+    pub fn is_odd(&self) -> bool {
+        self.origin != Origin::InPlace || self.unkept.is_some()
+    }
+}
+
+impl<T> fmt::Display for Swap<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.origin {
+            Origin::InPlace => write!(f, "runs {} now", self.id)?,
+            Origin::LastGood => write!(f, "runs the last good {}, since what is in place cannot run", self.id)?,
+            Origin::RolledBack => write!(f, "runs {} again", self.id)?,
+        }
+        if let Some(version) = self.version {
+            write!(f, ", version {version}")?;
+        }
+        if let Some(why) = &self.why {
+            write!(f, ": {why}")?;
+        }
+        if let Some(unkept) = &self.unkept {
+            write!(f, "; it cannot be kept: {unkept}")?;
+        }
+        Ok(())
+    }
 }
 
 /// What the thread tells.

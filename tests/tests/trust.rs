@@ -407,7 +407,7 @@ fn what_is_not_signed_as_it_must_be_is_refused() {
     refused(&["new"], "state.json: damaged");
     std::fs::write(state.join("state.json"), &record).unwrap();
     succeed(&mut classify(&["new"]));
-    fail(classify(&[]).arg("--trust").arg(place.path("head")), 1, "not a public key");
+    fail(classify(&[]).arg("--trust").arg(place.path("head.minisig")), 1, "not a public key");
 }
 
 /// What was refused stays refused after a restart, and what ran before runs.

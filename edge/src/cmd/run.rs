@@ -464,7 +464,7 @@ pub fn run(mut args: Args, again: &dyn Fn() -> Result<Args>) -> Result<()> {
     let mut feed = args.feed()?;
     let (swap, keeper) = Keeper::start(args.plan(&id)?)?;
     let mut output = output(&args, &feed);
-    if swap.why.is_some() || swap.unkept.is_some() {
+    if swap.is_odd() {
         tell_swap(&swap, &board, &output)?;
     }
     let mut engine = put_in(swap, &board);
@@ -503,7 +503,7 @@ pub fn run(mut args: Args, again: &dyn Fn() -> Result<Args>) -> Result<()> {
                             reload.finish(&mut args, &mut feed, &mut collector);
                             output = self::output(&args, &feed);
                             set_source(&board, &args, &feed);
-                            if swap.why.is_some() || swap.unkept.is_some() {
+                            if swap.is_odd() {
                                 tell_swap(&swap, &board, &output)?;
                             }
                             engine = put_in(swap, &board);
@@ -671,39 +671,30 @@ fn tell_not_reloaded(error: &anyhow::Error, board: &Board, output: &Output) -> R
 
 /// The engine of a pair; the page and the metrics show it from now on.
 fn put_in(swap: Swap<(Engine, Hello)>, board: &Board) -> Engine {
+    let note = swap.is_odd().then(|| swap.to_string());
     let (engine, hello) = swap.made;
     board.set_hello(hello);
-    board.update(|now| {
-        now.model.origin = swap.origin;
-        now.model.note = swap.why.or(swap.unkept);
-    });
+    board.update(|now| (now.model.origin, now.model.note) = (swap.origin, note));
     engine
 }
 
 /// Tells which pair runs from here on, and why if it is not the one in place.
 fn tell_swap(swap: &Swap<(Engine, Hello)>, board: &Board, output: &Output) -> Result<()> {
-    let (state, mut words) = match swap.origin {
-        Origin::InPlace => ("swapped", format!("runs {} now", swap.id)),
-        Origin::LastGood => ("last-good", format!("runs the last good {}, since what is in place cannot run", swap.id)),
-        Origin::RolledBack => ("rolled-back", format!("runs {} again", swap.id)),
-    };
     let mut event = json!({
-        "event": "model", "time": time(), "state": state, "head": swap.id.head.to_string(), "base": swap.id.base.to_string(),
+        "event": "model", "time": time(), "state": swap.origin.event(),
+        "head": swap.id.head.to_string(), "base": swap.id.base.to_string(),
     });
     if let Some(version) = swap.version {
         event["version"] = version.into();
-        words += &format!(", version {version}");
     }
-    if let Some(why) = &swap.why {
-        event["detail"] = why.as_str().into();
-        words += &format!(": {why}");
+    for (key, words) in [("detail", &swap.why), ("unkept", &swap.unkept)] {
+        if let Some(words) = words {
+            event[key] = words.as_str().into();
+        }
     }
-    if let Some(unkept) = &swap.unkept {
-        event["unkept"] = unkept.as_str().into();
-        words += &format!("; it cannot be kept: {unkept}");
-    }
+    let words = swap.to_string();
     board.log("model", words.clone(), None);
-    if swap.origin == Origin::InPlace && swap.unkept.is_none() {
+    if !swap.is_odd() {
         return output.event(event, &words);
     }
     board.update(|now| now.model.refused += u64::from(swap.origin == Origin::LastGood));
@@ -712,11 +703,11 @@ fn tell_swap(swap: &Swap<(Engine, Hello)>, board: &Board, output: &Output) -> Re
 
 /// Tells why what was put in place does not run.
 fn tell_kept(state: &str, words: &str, board: &Board, output: &Output) -> Result<()> {
+    let line = format!("{state}, what ran goes on: {words}");
     board.update(|now| {
-        now.model.note = Some(words.to_owned());
+        now.model.note = Some(line.clone());
         now.model.refused += u64::from(state == "refused");
     });
-    let line = format!("{state}, what ran goes on: {words}");
     board.log("model", line.clone(), None);
     output.warning(json!({ "event": "model", "time": time(), "state": state, "detail": words }), &line)
 }

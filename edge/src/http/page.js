@@ -212,17 +212,11 @@ function showModel() {
   set($('edge'), edge);
 }
 
-/** Why another head runs than the one that was put in place. */
-const ORIGINS = {
-  'in-place': 'Refused: what was put in place. What ran before goes on.',
-  'last-good': 'The last good head runs, since what is in place cannot.',
-  'rolled-back': 'The head before runs: somebody went back to it.',
-};
-
+/** What is wrong with the head or base that was put in place. */
 function showNote() {
-  const { origin, note } = state.model;
+  const { note } = state.model;
   $('model-note').hidden = none(note);
-  set($('model-note'), none(note) ? '' : `${ORIGINS[origin] ?? ''} ${note}`);
+  set($('model-note'), note ?? '');
 }
 
 async function copy(id) {
