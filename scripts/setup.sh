@@ -84,7 +84,7 @@ setup() {
   [ "$1" = test ] || return 0
   need_packages \
     aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu arm-linux-gnueabihf-gcc:gcc-arm-linux-gnueabihf \
-    qemu-aarch64-static:qemu-user-static python3:python3 chromium:chromium strace:strace
+    qemu-aarch64-static:qemu-user-static python3:python3 chromium:chromium minisign:minisign strace:strace
   # The headers of the C libraries are packages of their own.
   [ -e /usr/aarch64-linux-gnu/include/stdio.h ] && [ -e /usr/arm-linux-gnueabihf/include/stdio.h ] || {
     say "Installing Debian packages: libc6-dev-arm64-cross libc6-dev-armhf-cross"

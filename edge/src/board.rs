@@ -13,6 +13,7 @@ use shared::result::time;
 use tokio::sync::watch;
 
 use crate::feed::{Lost, State};
+use crate::keeper::Origin;
 use crate::options::memory;
 use crate::picture::Picture;
 
@@ -47,6 +48,10 @@ pub struct Hello {
     pub base: String,
     /// Fingerprint of the head's file.
     pub head: String,
+    /// Its version, once its signature is verified.
+    pub head_version: Option<u64>,
+    /// The number of the key that signed it.
+    pub head_key: Option<String>,
     /// Day of its training.
     pub head_date: String,
     /// Accuracy on its validation pictures, 0 to 1.
@@ -64,6 +69,19 @@ pub struct SourceState {
     pub detail: String,
     /// How often it was lost, stalled or frozen.
     pub lost: u64,
+}
+
+/// Head and base against what was put in place.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ModelState {
+    /// Why that pair runs.
+    pub origin: Origin,
+    /// What is wrong with what was put in place.
+    pub note: Option<String>,
+    /// How often another pair was taken while it ran.
+    pub swaps: u64,
+    /// How often one was refused.
+    pub refused: u64,
 }
 
 /// What changes with each frame.
@@ -107,6 +125,8 @@ pub struct Now {
     pub collect_full: bool,
     /// The source.
     pub source: SourceState,
+    /// Head and base.
+    pub model: ModelState,
     /// Of the processor.
     pub temperature_c: Option<f64>,
     /// Resident memory.
@@ -124,7 +144,7 @@ pub struct Entry {
     pub id: u64,
     /// When, RFC 3339.
     pub time: String,
-    /// `label`, `source`, `reload` or `collect`.
+    /// `label`, `source`, `model`, `reload` or `collect`.
     pub kind: &'static str,
     /// In words.
     pub text: String,
@@ -334,6 +354,15 @@ impl Board {
             inner.hello.edge, inner.hello.kernel, inner.hello.base, inner.hello.head
         );
         metric("info", "gauge", "What runs.", &[(labels, 1.0)]);
+        if let Some(version) = inner.hello.head_version {
+            metric("head_version", "gauge", "Version of the head, by its verified signature.", &plain(version as f64));
+        }
+        let model = &now.model;
+        let swaps = [("done", model.swaps), ("refused", model.refused)];
+        let swaps = swaps.map(|(name, count)| (format!("{{outcome=\"{name}\"}}"), count as f64));
+        metric("swaps_total", "counter", "Heads and bases that were put in place, by what became of them.", &swaps);
+        let kept = f64::from(model.origin != Origin::InPlace);
+        metric("last_good", "gauge", "Whether a kept pair runs instead of what is in place.", &plain(kept));
         let counts = [
             ("classified", now.classified),
             ("dropped", now.dropped),

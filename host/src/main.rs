@@ -46,6 +46,9 @@ enum Command {
     Label(cmd::label::Args),
     Summary(cmd::summary::Args),
     Inspect(cmd::inspect::Args),
+    Keygen(cmd::keygen::Args),
+    Sign(cmd::sign::Args),
+    Verify(cmd::verify::Args),
     Base(cmd::base::Args),
 }
 
@@ -61,6 +64,9 @@ fn main() -> ExitCode {
         Command::Label(args) => cmd::label::run(args),
         Command::Summary(args) => cmd::summary::run(args),
         Command::Inspect(args) => cmd::inspect::run(args),
+        Command::Keygen(args) => cmd::keygen::run(args),
+        Command::Sign(args) => cmd::sign::run(args),
+        Command::Verify(args) => cmd::verify::run(args),
         Command::Base(args) => cmd::base::run(args),
     });
     match outcome {

@@ -4,6 +4,7 @@ use anyhow::Result;
 use shared::options::ClassifyOptions;
 
 use crate::PROGRAM;
+use crate::model::{Files, TrustOptions};
 use crate::options::Threads;
 
 /// Classifies picture files
@@ -17,11 +18,19 @@ pub struct Args {
     options: ClassifyOptions,
 
     #[command(flatten)]
+    trust: TrustOptions,
+
+    #[command(flatten)]
     threads: Threads,
 }
 
 /// Runs the command.
-pub fn run(Args { options, threads }: Args) -> Result<()> {
-    let (_, mut classifier) = threads.classifier(&options.base, &options.head)?;
+pub fn run(Args { options, trust, threads }: Args) -> Result<()> {
+    let files = Files::new(&options.head, &options.base, &trust)?;
+    let pair = files.load(None)?;
+    // Before the first answer, so that no older head is taken later on.
+    files.note_versions(&pair)?;
+    let mut classifier = pair.classifier(threads.pool()?)?;
+    drop(pair);
     Ok(shared::pipeline::classify_files(PROGRAM, &mut classifier, &options)?)
 }
