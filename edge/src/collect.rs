@@ -67,7 +67,7 @@ impl Collector {
     /// If it cannot be made, read or written to.
     pub fn new(options: &CollectOptions) -> Result<Self> {
         let folder = &options.folder;
-        std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot make the folder", folder.display()))?;
+        make_folder(folder)?;
         shared::fs::check_writable(&folder.join(INDEX))?;
         let (count, bytes) = stock(folder)?;
         let kept = Arc::new(AtomicU64::new(0));
@@ -106,6 +106,14 @@ impl Drop for Collector {
             let _ = thread.join();
         }
     }
+}
+
+/// Makes the folder if it is not there.
+///
+/// # Errors
+/// What the system says.
+pub fn make_folder(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot make the folder", folder.display()))
 }
 
 /// Pictures and bytes that are there.

@@ -11,6 +11,7 @@ mod jpeg;
 mod motion;
 mod options;
 mod picture;
+mod sandbox;
 mod service;
 
 use std::ffi::OsString;

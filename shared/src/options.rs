@@ -30,11 +30,15 @@ impl BaseOptions {
             Some(name) => Kernel::from_name(name)?,
             None => Kernel::detect()?,
         };
-        let path = match &self.base {
-            Some(path) => path.clone(),
-            None => crate::base::find()?,
-        };
-        Base::load(&path, kernel)
+        Base::load(&self.path()?, kernel)
+    }
+
+    /// Where the base is.
+    ///
+    /// # Errors
+    /// As [`crate::base::find`].
+    pub fn path(&self) -> Result<PathBuf> {
+        self.base.clone().map_or_else(crate::base::find, Ok)
     }
 }
 
