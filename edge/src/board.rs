@@ -220,8 +220,7 @@ impl Board {
     /// Sets what holds from the start to the end.
     pub fn set_sandbox(&self, sandbox: &Sandbox) {
         let Sandbox { state, landlock, seccomp, .. } = sandbox;
-        self.lock().sandbox =
-            format!("{{state=\"{}\",landlock=\"{landlock}\",seccomp=\"{seccomp}\"}}", state.name());
+        self.lock().sandbox = format!("{{state=\"{}\",landlock=\"{landlock}\",seccomp=\"{seccomp}\"}}", state.name());
     }
 
     /// Counts of the source.

@@ -323,7 +323,18 @@ fn a_camera_that_fails_is_survived() {
 
     // Behind the fence, with all that it must let by: more threads, the page, a folder to write to.
     let token = "0123456789abcdef";
-    let all = ["--threads", "2", "--http", "0.0.0.0:8080", "--http-token", token, "--collect", "/kept", "--collect-below", "1"];
+    let all = [
+        "--threads",
+        "2",
+        "--http",
+        "0.0.0.0:8080",
+        "--http-token",
+        token,
+        "--collect",
+        "/kept",
+        "--collect-below",
+        "1",
+    ];
     let mut edge = Edge::run(machine, CAMERA, &[&options[..], &all].concat());
     same(&edge.frame(machine));
     // Debian's kernel has both; its landlock may be older than what edge asks for, which edge says then.

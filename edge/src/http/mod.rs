@@ -1,8 +1,8 @@
 //! The page, the metrics and the state of health, served by hyper from a thread of its own.
 //!
 //! Nothing here can slow the classifier: it only ever takes the lock of the [`Board`] for a moment. What a browser can hold on to is bounded:
-//! connections, streams of events, the time to send a request and the time to take an answer. When all connections are taken, the one that
-//! has asked for nothing longest makes room, so that whoever opens many and uses none keeps nobody out.
+//! connections, streams of events, the time to send a request and the time to take an answer. When all connections are taken, one
+//! that has asked for nothing, or not for longest, makes room: whoever opens many and uses none keeps nobody out.
 
 mod access;
 
@@ -140,7 +140,9 @@ struct Open {
 }
 
 struct Connection {
-    /// When it was opened, or asked for something last.
+    /// Whether it has asked for something that it may see.
+    known: bool,
+    /// When it did last, or was opened.
     heard: Instant,
     /// Whether it takes events.
     streams: bool,
@@ -159,7 +161,7 @@ impl Place {
         let mut open = shared.open();
         let id = open.next;
         open.next += 1;
-        open.connections.insert(id, Connection { heard: Instant::now(), streams: false, task: None });
+        open.connections.insert(id, Connection { known: false, heard: Instant::now(), streams: false, task: None });
         Self { shared: shared.clone(), id, _permit: permit }
     }
 }
@@ -175,11 +177,13 @@ impl Shared {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Closes the connection that has asked for nothing longest.
+    /// Closes a connection that takes no events: one that has never asked for what it may see, else the one that has not for longest.
     fn make_room(&self) {
         let open = self.open();
         let quiet = open.connections.values().filter(|connection| !connection.streams);
-        if let Some(task) = quiet.min_by_key(|connection| connection.heard).and_then(|c| c.task.as_ref()) {
+        let task = quiet.min_by_key(|connection| (connection.known, connection.heard)).and_then(|c| c.task.clone());
+        drop(open);
+        if let Some(task) = task {
             task.abort();
         }
     }
@@ -228,10 +232,7 @@ async fn connection(stream: TcpStream, place: Place) {
     stream.set_write_timeout(Some(WRITE_TIME));
     let service = service_fn(|request| {
         let (shared, id) = (place.shared.clone(), place.id);
-        async move {
-            shared.change(id, |connection| connection.heard = Instant::now());
-            Ok::<_, Infallible>(answer(&request, &shared, id).await)
-        }
+        async move { Ok::<_, Infallible>(answer(&request, &shared, id).await) }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(READ_TIME).max_buf_size(16 << 10).max_headers(64);
@@ -241,7 +242,10 @@ async fn connection(stream: TcpStream, place: Place) {
 
 async fn answer(request: &Request<Incoming>, shared: &Arc<Shared>, id: u64) -> Answer {
     let mut answer = match shared.access.check(request) {
-        access::Verdict::Allowed => route(request, shared, id).await,
+        access::Verdict::Allowed => {
+            shared.change(id, |connection| (connection.known, connection.heard) = (true, Instant::now()));
+            route(request, shared, id).await
+        }
         access::Verdict::Refused(status, words) => text(status, words),
         access::Verdict::SetCookie(cookie) => {
             let mut answer = text(StatusCode::SEE_OTHER, "");

@@ -34,14 +34,63 @@ mod filter {
 
     /// Memory, threads, time, signals to itself, files that are open, looking for files.
     const ALWAYS: Calls = calls![
-        SYS_brk, SYS_clock_getres, SYS_clock_gettime, SYS_clock_nanosleep, SYS_close, SYS_copy_file_range, SYS_dup,
-        SYS_dup3, SYS_exit, SYS_exit_group, SYS_faccessat, SYS_faccessat2, SYS_fadvise64, SYS_fcntl, SYS_fdatasync,
-        SYS_flock, SYS_fstat, SYS_fstatfs, SYS_fsync, SYS_futex, SYS_getcwd, SYS_getdents64, SYS_getegid, SYS_geteuid,
-        SYS_getgid, SYS_getpid, SYS_getrandom, SYS_gettid, SYS_gettimeofday, SYS_getuid, SYS_lseek, SYS_madvise,
-        SYS_membarrier, SYS_mremap, SYS_munmap, SYS_nanosleep, SYS_newfstatat, SYS_ppoll, SYS_pread64, SYS_preadv,
-        SYS_pwrite64, SYS_read, SYS_readlinkat, SYS_readv, SYS_restart_syscall, SYS_rseq, SYS_rt_sigaction,
-        SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_sched_getaffinity, SYS_sched_yield, SYS_sendfile,
-        SYS_set_robust_list, SYS_sigaltstack, SYS_statx, SYS_write, SYS_writev,
+        SYS_brk,
+        SYS_clock_getres,
+        SYS_clock_gettime,
+        SYS_clock_nanosleep,
+        SYS_close,
+        SYS_copy_file_range,
+        SYS_dup,
+        SYS_dup3,
+        SYS_exit,
+        SYS_exit_group,
+        SYS_faccessat,
+        SYS_faccessat2,
+        SYS_fadvise64,
+        SYS_fcntl,
+        SYS_fdatasync,
+        SYS_flock,
+        SYS_fstat,
+        SYS_fstatfs,
+        SYS_fsync,
+        SYS_futex,
+        SYS_getcwd,
+        SYS_getdents64,
+        SYS_getegid,
+        SYS_geteuid,
+        SYS_getgid,
+        SYS_getpid,
+        SYS_getrandom,
+        SYS_gettid,
+        SYS_gettimeofday,
+        SYS_getuid,
+        SYS_lseek,
+        SYS_madvise,
+        SYS_membarrier,
+        SYS_mremap,
+        SYS_munmap,
+        SYS_nanosleep,
+        SYS_newfstatat,
+        SYS_ppoll,
+        SYS_pread64,
+        SYS_preadv,
+        SYS_pwrite64,
+        SYS_read,
+        SYS_readlinkat,
+        SYS_readv,
+        SYS_restart_syscall,
+        SYS_rseq,
+        SYS_rt_sigaction,
+        SYS_rt_sigprocmask,
+        SYS_rt_sigreturn,
+        SYS_sched_getaffinity,
+        SYS_sched_yield,
+        SYS_sendfile,
+        SYS_set_robust_list,
+        SYS_sigaltstack,
+        SYS_statx,
+        SYS_write,
+        SYS_writev,
     ];
     #[cfg(target_arch = "x86_64")]
     const ALWAYS_OLD: Calls = calls![SYS_access, SYS_lstat, SYS_poll, SYS_readlink, SYS_stat, SYS_time];
@@ -50,7 +99,14 @@ mod filter {
 
     /// With a folder to write to.
     const WRITING: Calls = calls![
-        SYS_fallocate, SYS_fchmod, SYS_ftruncate, SYS_linkat, SYS_mkdirat, SYS_renameat, SYS_renameat2, SYS_unlinkat,
+        SYS_fallocate,
+        SYS_fchmod,
+        SYS_ftruncate,
+        SYS_linkat,
+        SYS_mkdirat,
+        SYS_renameat,
+        SYS_renameat2,
+        SYS_unlinkat,
     ];
     #[cfg(target_arch = "x86_64")]
     const WRITING_OLD: Calls = calls![SYS_link, SYS_mkdir, SYS_rename, SYS_unlink];
@@ -59,8 +115,21 @@ mod filter {
 
     /// With the page: tokio, and sockets that listen.
     const PAGE: Calls = calls![
-        SYS_accept4, SYS_bind, SYS_epoll_create1, SYS_epoll_ctl, SYS_epoll_pwait, SYS_eventfd2, SYS_getpeername,
-        SYS_getsockname, SYS_getsockopt, SYS_listen, SYS_recvfrom, SYS_recvmsg, SYS_sendmsg, SYS_sendto, SYS_setsockopt,
+        SYS_accept4,
+        SYS_bind,
+        SYS_epoll_create1,
+        SYS_epoll_ctl,
+        SYS_epoll_pwait,
+        SYS_eventfd2,
+        SYS_getpeername,
+        SYS_getsockname,
+        SYS_getsockopt,
+        SYS_listen,
+        SYS_recvfrom,
+        SYS_recvmsg,
+        SYS_sendmsg,
+        SYS_sendto,
+        SYS_setsockopt,
         SYS_shutdown,
     ];
     #[cfg(target_arch = "x86_64")]
@@ -70,15 +139,6 @@ mod filter {
 
     /// As a service: a datagram to systemd.
     const SERVICE: Calls = calls![SYS_connect, SYS_sendmsg, SYS_sendto];
-
-    /// Allowed, but with some arguments only.
-    const CHECKED: Calls = calls![
-        SYS_clone, SYS_ioctl, SYS_mmap, SYS_mprotect, SYS_openat, SYS_prctl, SYS_socket, SYS_tgkill, SYS_tkill,
-    ];
-    #[cfg(target_arch = "x86_64")]
-    const CHECKED_OLD: Calls = calls![SYS_open];
-    #[cfg(not(target_arch = "x86_64"))]
-    const CHECKED_OLD: Calls = &[];
 
     /// Calls that libraries try, to fall back on others if the kernel does not know them: they take structures, which no filter can look
     /// into.
@@ -123,8 +183,10 @@ mod filter {
         }
         let mut rules: Rules = lists.concat().into_iter().map(|(_, call)| (call, Vec::new())).collect();
         let mut checked = |call: c_long, conditions: &[(u8, SeccompCmpOp, u64)]| -> Result<()> {
-            let conditions: Result<Vec<_>, _> =
-                conditions.iter().map(|(index, op, value)| SeccompCondition::new(*index, Dword, op.clone(), *value)).collect();
+            let conditions: Result<Vec<_>, _> = conditions
+                .iter()
+                .map(|(index, op, value)| SeccompCondition::new(*index, Dword, op.clone(), *value))
+                .collect();
             rules.entry(call).or_default().push(SeccompRule::new(conditions?)?);
             Ok(())
         };
@@ -174,10 +236,26 @@ mod filter {
 
         use super::*;
 
+        /// Allowed, but with some arguments only.
+        const CHECKED: Calls = calls![
+            SYS_clone,
+            SYS_ioctl,
+            SYS_mmap,
+            SYS_mprotect,
+            SYS_openat,
+            SYS_prctl,
+            SYS_socket,
+            SYS_tgkill,
+            SYS_tkill,
+        ];
+        #[cfg(target_arch = "x86_64")]
+        const CHECKED_OLD: Calls = calls![SYS_open];
+        #[cfg(not(target_arch = "x86_64"))]
+        const CHECKED_OLD: Calls = &[];
+
         fn names() -> BTreeSet<&'static str> {
-            let lists = [
-                ALWAYS, ALWAYS_OLD, WRITING, WRITING_OLD, PAGE, PAGE_OLD, SERVICE, CHECKED, CHECKED_OLD, UNKNOWN,
-            ];
+            let lists =
+                [ALWAYS, ALWAYS_OLD, WRITING, WRITING_OLD, PAGE, PAGE_OLD, SERVICE, CHECKED, CHECKED_OLD, UNKNOWN];
             lists.concat().iter().map(|(name, _)| name.trim_start_matches("SYS_")).collect()
         }
 
@@ -221,14 +299,39 @@ mod filter {
                 Needs { write: vec!["/".into()], cameras: true, port: Some(0), service: true, ..Needs::default() };
             let rules = rules(&needs).unwrap();
             let dangerous = [
-                libc::SYS_execve, libc::SYS_execveat, libc::SYS_ptrace, libc::SYS_mount, libc::SYS_umount2,
-                libc::SYS_pivot_root, libc::SYS_chroot, libc::SYS_kexec_load, libc::SYS_kexec_file_load, libc::SYS_bpf,
-                libc::SYS_keyctl, libc::SYS_add_key, libc::SYS_request_key, libc::SYS_init_module,
-                libc::SYS_finit_module, libc::SYS_delete_module, libc::SYS_process_vm_readv,
-                libc::SYS_process_vm_writev, libc::SYS_perf_event_open, libc::SYS_io_uring_setup,
-                libc::SYS_userfaultfd, libc::SYS_memfd_create, libc::SYS_unshare, libc::SYS_setns, libc::SYS_kill,
-                libc::SYS_reboot, libc::SYS_setuid, libc::SYS_pkey_mprotect, libc::SYS_personality, libc::SYS_symlinkat,
-                libc::SYS_mknodat, libc::SYS_open_by_handle_at, libc::SYS_name_to_handle_at,
+                libc::SYS_execve,
+                libc::SYS_execveat,
+                libc::SYS_ptrace,
+                libc::SYS_mount,
+                libc::SYS_umount2,
+                libc::SYS_pivot_root,
+                libc::SYS_chroot,
+                libc::SYS_kexec_load,
+                libc::SYS_kexec_file_load,
+                libc::SYS_bpf,
+                libc::SYS_keyctl,
+                libc::SYS_add_key,
+                libc::SYS_request_key,
+                libc::SYS_init_module,
+                libc::SYS_finit_module,
+                libc::SYS_delete_module,
+                libc::SYS_process_vm_readv,
+                libc::SYS_process_vm_writev,
+                libc::SYS_perf_event_open,
+                libc::SYS_io_uring_setup,
+                libc::SYS_userfaultfd,
+                libc::SYS_memfd_create,
+                libc::SYS_unshare,
+                libc::SYS_setns,
+                libc::SYS_kill,
+                libc::SYS_reboot,
+                libc::SYS_setuid,
+                libc::SYS_pkey_mprotect,
+                libc::SYS_personality,
+                libc::SYS_symlinkat,
+                libc::SYS_mknodat,
+                libc::SYS_open_by_handle_at,
+                libc::SYS_name_to_handle_at,
             ];
             for call in dangerous {
                 assert!(!rules.contains_key(&call), "{call}");

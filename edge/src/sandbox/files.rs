@@ -82,7 +82,9 @@ pub fn restrict(needs: &Needs, missing: &mut Vec<String>) -> Result<(i32, Option
                 missing.push(format!("landlock: no limits {words} before Linux {kernel}"));
             }
         }
-        if let Some(path) = needs.read.iter().find(|path| std::fs::canonicalize(path).is_ok_and(|p| p == Path::new("/"))) {
+        if let Some(path) =
+            needs.read.iter().find(|path| std::fs::canonicalize(path).is_ok_and(|p| p == Path::new("/")))
+        {
             missing.push(format!("landlock: a file lies in {} itself, so all can be read", path.display()));
         }
     }
@@ -91,7 +93,7 @@ pub fn restrict(needs: &Needs, missing: &mut Vec<String>) -> Result<(i32, Option
 
 /// Allows one kind of access to a file, or another to a folder and all in it. What is not there needs no rule: to open it fails anyway.
 fn allow(
-    mut rules: &mut RulesetCreated,
+    rules: &mut RulesetCreated,
     path: &Path,
     file: BitFlags<AccessFs>,
     folder: BitFlags<AccessFs>,

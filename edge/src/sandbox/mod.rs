@@ -343,8 +343,7 @@ mod tests {
 
     #[test]
     fn errors_of_access_are_explained() {
-        let mut sandbox =
-            Sandbox { state: State::Full, landlock: 7, seccomp: true, missing: Vec::new(), _proc: None };
+        let mut sandbox = Sandbox { state: State::Full, landlock: 7, seccomp: true, missing: Vec::new(), _proc: None };
         assert_eq!(sandbox.to_string(), "full: landlock 7, seccomp");
         let denied = || anyhow::Error::from(std::io::Error::from(ErrorKind::PermissionDenied)).context("head");
         assert!(format!("{:#}", sandbox.explain(denied())).starts_with("the sandbox holds"));
