@@ -16,6 +16,7 @@ use crate::feed::{Lost, State};
 use crate::keeper::Origin;
 use crate::options::memory;
 use crate::picture::Picture;
+use crate::sandbox::Sandbox;
 
 /// Log entries that a new page is told.
 const LOG: usize = 50;
@@ -28,6 +29,9 @@ const WANTED: Duration = Duration::from_secs(5);
 
 /// A classified frame is recent enough for health within this, if the source gives frames at all.
 const HEALTHY: Duration = Duration::from_secs(30);
+
+/// Least time between two looks at memory and temperature.
+const SAMPLE: Duration = Duration::from_secs(1);
 
 /// What does not change while a head runs.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -154,6 +158,8 @@ pub struct Entry {
 
 struct Inner {
     hello: Hello,
+    /// Labels of the metric.
+    sandbox: String,
     now: Now,
     log: VecDeque<Entry>,
     entries: u64,
@@ -182,6 +188,7 @@ impl Board {
         Self {
             inner: Mutex::new(Inner {
                 hello: Hello::default(),
+                sandbox: String::new(),
                 now: Now::default(),
                 log: VecDeque::new(),
                 entries: 0,
@@ -245,6 +252,12 @@ impl Board {
         self.lock().hello = hello;
     }
 
+    /// Sets what holds from the start to the end.
+    pub fn set_sandbox(&self, sandbox: &Sandbox) {
+        let Sandbox { state, landlock, seccomp, .. } = sandbox;
+        self.lock().sandbox = format!("{{state=\"{}\",landlock=\"{landlock}\",seccomp=\"{seccomp}\"}}", state.name());
+    }
+
     /// Counts of the source.
     pub fn set_lost(&self, lost: Lost, unreadable: u64) {
         let mut inner = self.lock();
@@ -298,14 +311,23 @@ impl Board {
         serde_json::to_string(&self.lock().hello).unwrap_or_default()
     }
 
+    /// Looks at the machine, but not under the lock, for which the classifier would wait.
+    fn sample(&self) {
+        let mut inner = self.lock();
+        if inner.sampled.is_some_and(|at| at.elapsed() < SAMPLE) {
+            return;
+        }
+        inner.sampled = Some(Instant::now());
+        drop(inner);
+        let found = (temperature(), memory("VmRSS"));
+        let now = &mut self.lock().now;
+        (now.temperature_c, now.memory_bytes) = found;
+    }
+
     /// What does, as JSON; samples the machine at most once a second.
     pub fn now(&self) -> String {
+        self.sample();
         let mut inner = self.lock();
-        if inner.sampled.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
-            inner.sampled = Some(Instant::now());
-            inner.now.temperature_c = temperature(THERMAL);
-            inner.now.memory_bytes = memory("VmRSS");
-        }
         inner.now.uptime_s = inner.started.elapsed().as_secs();
         serde_json::to_string(&inner.now).unwrap_or_default()
     }
@@ -337,6 +359,7 @@ impl Board {
 
     /// The state in the text format of Prometheus (version 0.0.4).
     pub fn metrics(&self) -> String {
+        self.sample();
         let inner = self.lock();
         let now = &inner.now;
         let mut out = String::new();
@@ -363,6 +386,7 @@ impl Board {
         metric("swaps_total", "counter", "Heads and bases that were put in place, by what became of them.", &swaps);
         let kept = f64::from(model.origin != Origin::InPlace);
         metric("last_good", "gauge", "Whether a kept pair runs instead of what is in place.", &plain(kept));
+        metric("sandbox", "gauge", "How edge is shut off from the system.", &[(inner.sandbox.clone(), 1.0)]);
         let counts = [
             ("classified", now.classified),
             ("dropped", now.dropped),
@@ -411,10 +435,10 @@ impl Board {
             .map(|(label, score)| (format!("{{label=\"{}\"}}", escape(label)), score.as_f64().unwrap_or_default()))
             .collect();
         metric("score", "gauge", "Scores of the last frame.", &scores);
-        if let Some(memory) = memory("VmRSS") {
+        if let Some(memory) = now.memory_bytes {
             metric("resident_memory_bytes", "gauge", "Resident memory.", &plain(memory as f64));
         }
-        if let Some(temperature) = temperature(THERMAL) {
+        if let Some(temperature) = now.temperature_c {
             metric("temperature_celsius", "gauge", "Of the processor.", &plain(temperature));
         }
         metric("uptime_seconds", "counter", "Since the start.", &plain(inner.started.elapsed().as_secs_f64()));

@@ -95,7 +95,7 @@ impl Collector {
     /// If it cannot be made, read or written to.
     pub fn new(options: &CollectOptions, board: &Arc<Board>) -> Result<Self> {
         let folder = &options.folder;
-        std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot make the folder", folder.display()))?;
+        make_folder(folder)?;
         shared::fs::check_writable(&folder.join(INDEX))?;
         let (count, bytes) = stock(folder)?;
         // One frame waits while one is written; more would be memory.
@@ -143,6 +143,14 @@ impl Drop for Collector {
         }
         self.board.update(|now| now.collect_full = false);
     }
+}
+
+/// Makes the folder if it is not there.
+///
+/// # Errors
+/// What the system says.
+pub fn make_folder(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot make the folder", folder.display()))
 }
 
 /// Pictures and bytes that are there.

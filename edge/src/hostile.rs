@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::board::Board;
 use crate::feed::files::Source;
 use crate::feed::{Next, pipe};
-use crate::http::{Access, connection};
+use crate::http::{Access, lone_connection};
 use crate::picture::Picture;
 use crate::{Cli, config};
 
@@ -100,7 +100,7 @@ pub fn http(bytes: &[u8], token: Option<&str>) -> Result<Vec<u8>, String> {
     let client = Client { requests: bytes.to_vec(), sent: 0, answers: answers.clone() };
     let shared = crate::http::Shared::new(access, Arc::new(Board::new()));
     // A stream of events goes on until the client is found to be gone, which takes seconds.
-    let _ = runtime.block_on(async { tokio::time::timeout(PATIENCE, connection(client, shared)).await });
+    let _ = runtime.block_on(async { tokio::time::timeout(PATIENCE, lone_connection(client, shared)).await });
     runtime.shutdown_background();
     let answers = std::mem::take(&mut *answers.lock().unwrap_or_else(PoisonError::into_inner));
     Ok(answers)

@@ -14,6 +14,7 @@ mod model;
 mod motion;
 mod options;
 mod picture;
+mod sandbox;
 mod service;
 mod state;
 

@@ -10,6 +10,7 @@ use shared::pipeline::Classifier;
 use shared::trust::{Signable, Signed, TrustedKeys};
 use shared::{Base, Error, Fingerprint, Head};
 
+use crate::sandbox::Needs;
 use crate::state::{PairId, Part, Record, State};
 
 /// Whom to believe.
@@ -22,6 +23,21 @@ pub struct TrustOptions {
     /// Keeps the versions that were seen, and of edge run the last good heads and bases, in this folder
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
+}
+
+impl TrustOptions {
+    /// What of it must go on working in the sandbox. Makes the state folder.
+    ///
+    /// # Errors
+    /// If the folder cannot be made.
+    pub fn needs(&self, needs: &mut Needs) -> Result<()> {
+        self.trust.iter().for_each(|key| needs.replaceable(key));
+        if let Some(folder) = &self.state {
+            State::open(folder)?;
+            needs.writable(folder);
+        }
+        Ok(())
+    }
 }
 
 /// Where a pair comes from, and what it must fulfil.

@@ -225,6 +225,11 @@ impl Machine {
         Usage { descriptors: descriptors.parse().unwrap(), resident: resident.parse().unwrap() }
     }
 
+    /// How the threads of a program are fenced off, as `/proc` tells it, each way once.
+    pub fn fence(&mut self, program: Program) -> String {
+        self.call(&["fence", &program.0.to_string()])
+    }
+
     /// Shows the first of some picture files on a node, in a format such as `YUYV`.
     pub fn feed(&mut self, node: &str, format: &str, size: &str, files: &[String]) -> Feeder {
         let files: Vec<&str> = files.iter().map(String::as_str).collect();

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
-use std::os::unix::net::UnixDatagram;
+use std::net::{Shutdown, TcpStream};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -310,6 +311,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Live {
     child: Child,
     address: String,
+    /// The sandbox, as it tells it.
+    sandbox: String,
     /// What it says on stderr from then on.
     words: Receiver<String>,
 }
@@ -322,7 +325,7 @@ impl Live {
         let (sender, words) = channel();
         // It is read to its end, so that nobody writes into a full pipe.
         std::thread::spawn(move || lines.for_each(|line| _ = sender.send(line)));
-        let mut live = Self { child, address: String::new(), words };
+        let mut live = Self { child, address: String::new(), sandbox: String::new(), words };
         live.find_page();
         live
     }
@@ -331,6 +334,9 @@ impl Live {
     fn find_page(&mut self) {
         self.address = loop {
             let line = self.words.recv_timeout(PATIENCE).expect("it says where the page is");
+            if let Some(words) = line.strip_prefix("edge: sandbox ") {
+                words.clone_into(&mut self.sandbox);
+            }
             if let Some((_, url)) = line.split_once("http://") {
                 break url.trim_end_matches('/').to_owned();
             }
@@ -397,6 +403,23 @@ impl Live {
         let (_, text) = self.get("/metrics", "");
         let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name} in {text}"));
         line.rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
+    fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
+    }
+
+    /// Whether landlock and seccomp are said to be in force; the words and the metrics must agree.
+    fn fence(&self) -> (bool, bool) {
+        let (_, text) = self.get("/metrics", "");
+        let line = text.lines().find(|line| line.starts_with("vgg_edge_sandbox{")).unwrap();
+        let (state, rest) = self.sandbox.split_once([':', ';']).unwrap_or((&self.sandbox, ""));
+        let (parts, _) = rest.split_once(';').unwrap_or((rest, ""));
+        let (landlock, seccomp) = (parts.contains("landlock "), parts.contains("seccomp"));
+        assert!(line.contains(&format!("state=\"{state}\"")), "{line}: {}", self.sandbox);
+        assert_eq!(line.contains("landlock=\"0\""), !landlock, "{line}: {}", self.sandbox);
+        assert_eq!(line.contains("seccomp=\"true\""), seccomp, "{line}: {}", self.sandbox);
+        (landlock, seccomp)
     }
 
     /// Ends it as systemd does, and gives its last words.
@@ -623,4 +646,247 @@ fn a_slow_classifier_takes_the_newest_frame() {
     assert!(dropped >= took / 1000.0 * 30.0 * 0.5, "{dropped} dropped in {took} ms");
     let inference = took / waited.len() as f64;
     assert!(waited[waited.len() / 2] < inference / 3.0, "{waited:?} of {inference}");
+}
+
+/// A number of `/proc/PID/status`.
+fn status(path: &Path, name: &str) -> u32 {
+    let text = std::fs::read_to_string(path.join("status")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap();
+    line.trim().parse().unwrap()
+}
+
+#[test]
+fn every_thread_is_behind_the_fence_that_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    two_scenes(folder.path());
+    let mut edge = edge_run();
+    edge.args(["--loop", "--fps", "50", "--threads", "2", "--collect"]).arg(folder.path().join("kept"));
+    let live = Live::start(edge.arg("--source").arg(folder.path()));
+    // The thread that encodes pictures starts with the first.
+    live.until("/frame.jpg", |status, _| status == 200);
+    let (landlock, seccomp) = live.fence();
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", live.child.id())).unwrap();
+    let mut names = BTreeSet::new();
+    for task in tasks.map(|task| task.unwrap().path()) {
+        // This process may have filters of its own, in a container.
+        let own = status(Path::new("/proc/self"), "Seccomp_filters");
+        assert_eq!(status(&task, "Seccomp_filters"), if seccomp { own + 2 } else { own }, "{task:?}");
+        assert_eq!(status(&task, "Seccomp") == 2, seccomp || own > 0, "{task:?}");
+        assert_eq!(status(&task, "NoNewPrivs") == 1, landlock || seccomp, "{task:?}");
+        names.insert(std::fs::read_to_string(task.join("comm")).unwrap().trim().to_owned());
+    }
+    for name in ["edge", "player", "base-0", "base-1", "collect", "http"] {
+        assert!(names.contains(name), "{name} is not in {names:?}");
+    }
+    // What `edge info` says of this machine is what a run has.
+    let info = succeed(Device::Native.edge().args(["info", "--json"]));
+    let info: Value = serde_json::from_str(&info).unwrap();
+    assert_eq!(live.sandbox.split([':', ';']).next(), info["sandbox"]["state"].as_str());
+    assert_eq!((info["sandbox"]["landlock"] != 0, info["sandbox"]["seccomp"] == true), (landlock, seccomp));
+    live.stop();
+}
+
+#[test]
+fn a_head_elsewhere_is_out_of_reach_until_a_restart() {
+    let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    two_scenes(folder.path());
+    let (config, head) = (folder.path().join("edge.toml"), elsewhere.path().join("head.postcard"));
+    std::fs::copy(small_head(), &head).unwrap();
+    for sandbox in ["auto", "off"] {
+        let write = |head: &Path| {
+            std::fs::write(&config, format!("head = {head:?}\nsandbox = {sandbox:?}\nthreshold = 0.5\n")).unwrap();
+        };
+        write(small_head());
+        let mut edge = Device::Native.edge();
+        edge.args(["run", "--loop", "--fps", "20", "--source"]).arg(folder.path()).arg("--config").arg(&config);
+        let live = Live::start(&mut edge);
+        let (landlock, _) = live.fence();
+        assert!(sandbox == "auto" || !landlock);
+        write(&head);
+        live.signal("-HUP");
+        if landlock {
+            let line = live.log("kept the old settings");
+            assert!(line.contains("the sandbox holds edge to the folders") && line.contains("restart"), "{line}");
+            // What was foreseen is still read.
+            write(small_head());
+            live.signal("-HUP");
+        }
+        live.log("read again");
+        std::fs::write(&config, format!("head = {head:?}\nsandbox = \"require\"\n")).unwrap();
+        live.signal("-HUP");
+        live.log("the sandbox cannot change");
+        live.stop();
+    }
+}
+
+#[test]
+fn all_of_the_sandbox_or_nothing_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    two_scenes(folder.path());
+    let info = succeed(Device::Native.edge().args(["info", "--json"]));
+    let full = serde_json::from_str::<Value>(&info).unwrap()["sandbox"]["state"] == "full";
+    for mut edge in [edge_run(), Device::Native.edge()] {
+        if edge.get_args().next().is_none() {
+            edge.args(["classify", "--head"]).arg(small_head()).arg(folder.path().join("0.bmp"));
+        } else {
+            edge.arg("--source").arg(folder.path());
+        }
+        edge.args(["--sandbox", "require"]);
+        if full { drop(succeed(&mut edge)) } else { drop(fail(&mut edge, 1, "not to be had here")) }
+    }
+    // Under qemu-user there is neither landlock nor seccomp, and it says so.
+    let mut edge = Device::Aarch64.edge();
+    edge.args(["classify", "--head"]).arg(small_head()).arg(folder.path().join("0.bmp"));
+    let words = String::from_utf8(run(&mut edge).stderr).unwrap();
+    assert!(words.contains("sandbox none; missing: landlock: "), "{words}");
+    fail(edge.args(["--sandbox", "require"]), 1, "not to be had here");
+}
+
+/// Pipes, which have no names, and links that lead out of the folder.
+#[test]
+fn what_was_named_is_read_wherever_it_is() {
+    let (folder, links) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    two_scenes(folder.path());
+    let picture = folder.path().join("0.bmp");
+    let classify = |path: &str| {
+        let mut edge = Device::Native.edge();
+        edge.args(["classify", "--json", "--digest", "--head"]).arg(small_head()).arg(path);
+        edge
+    };
+    let expected = answer(&ndjson(&succeed(&mut classify(picture.to_str().unwrap())))[0]);
+    let output = piped(&mut classify("/dev/stdin"), &std::fs::read(&picture).unwrap());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(answer(&ndjson(&String::from_utf8(output.stdout).unwrap())[0]), expected);
+    std::os::unix::fs::symlink(&picture, links.path().join("link.bmp")).unwrap();
+    let found = succeed(edge_run().args(["--json", "--digest", "--source"]).arg(links.path()));
+    assert_eq!(ndjson(&found).iter().map(answer).collect::<Vec<_>>(), [expected]);
+}
+
+/// What systemd hears from behind the fence, at a socket with a path and at one without.
+#[test]
+fn systemd_is_told_from_behind_the_fence() {
+    let folder = tempfile::tempdir().unwrap();
+    two_scenes(folder.path());
+    let path = folder.path().join("notify");
+    let name = format!("vgg-edge-test-{}", std::process::id());
+    let sockets = [
+        (path.to_str().unwrap().to_owned(), UnixDatagram::bind(&path).unwrap()),
+        (format!("@{name}"), UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap()),
+    ];
+    for (address, socket) in sockets {
+        socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let mut edge = edge_run();
+        edge.args(["--loop", "--fps", "20", "--source"]).arg(folder.path());
+        edge.env("NOTIFY_SOCKET", &address).env("WATCHDOG_USEC", "400000");
+        let live = Live::start(&mut edge);
+        let hear = |wanted: &str| {
+            let mut buffer = [0; 512];
+            loop {
+                let length = socket.recv(&mut buffer).unwrap_or_else(|e| panic!("{wanted} at {address}: {e}"));
+                if String::from_utf8_lossy(&buffer[..length]).contains(wanted) {
+                    break;
+                }
+            }
+        };
+        for wanted in ["READY=1", "WATCHDOG=1"] {
+            hear(wanted);
+        }
+        live.signal("-HUP");
+        for wanted in ["RELOADING=1", "READY=1"] {
+            hear(wanted);
+        }
+        live.stop();
+        hear("STOPPING=1");
+    }
+}
+
+/// Requests that are wrong, each in another way.
+const MALFORMED: [&[u8]; 12] = [
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    b"\0\0\0\0\r\n\r\n",
+    b"GET\r\n\r\n",
+    b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n",
+    b"GET  /  HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"G\xc3\xa9T / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost localhost\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n",
+    b"GET /../../etc/passwd HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+];
+
+#[test]
+fn malformed_requests_get_an_error_or_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    two_scenes(folder.path());
+    let live = Live::start(edge_run().args(["--loop", "--fps", "50", "--source"]).arg(folder.path()));
+    let long = |part: &str, times: usize| format!("GET / HTTP/1.1\r\nHost: localhost\r\n{}\r\n", part.repeat(times));
+    let long = [
+        long("A: b\r\n", 100).into_bytes(),
+        long(&format!("A: {}\r\n", "b".repeat(1000)), 40).into_bytes(),
+        format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "a".repeat(100_000)).into_bytes(),
+    ];
+    for request in MALFORMED.into_iter().chain(long.iter().map(Vec::as_slice)) {
+        let mut stream = TcpStream::connect(&live.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        // A request that is refused early may not be taken whole.
+        let _ = stream.write_all(request);
+        let _ = stream.shutdown(Shutdown::Write);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{}: {answer}", request.escape_ascii());
+    }
+    assert_eq!(live.get("/healthz", "").0, 200);
+    live.stop();
+}
+
+/// Clients that dawdle in every way keep nobody out, hold up no frame, and leave nothing behind.
+#[test]
+fn two_hundred_slow_clients_keep_nobody_out() {
+    let folder = tempfile::tempdir().unwrap();
+    two_scenes(folder.path());
+    let live = Live::start(edge_run().args(["--loop", "--fps", "50", "--source"]).arg(folder.path()));
+    live.until("/frame.jpg", |status, _| status == 200);
+    let before = live.descriptors();
+    // Pictures are asked for and not taken.
+    let greedy = "GET /frame.jpg HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(100);
+    let slow: [&[u8]; 6] = [
+        b"",
+        b"G",
+        b"GET / HTTP/1.1\r\nHo",
+        EVENTS.as_bytes(),
+        greedy.as_bytes(),
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\n",
+    ];
+    let requests: Vec<&[u8]> = slow.into_iter().chain(MALFORMED).collect();
+    let mut held = Vec::new();
+    for round in 0..3 {
+        for number in 0..200 {
+            let mut stream = TcpStream::connect(&live.address).unwrap();
+            // It may have had to make room for the next already.
+            let _ = stream.write_all(requests[(number + round) % requests.len()]);
+            held.push(stream);
+        }
+        let classified = live.metric("vgg_edge_frames_total{outcome=\"classified\"}");
+        for path in ["/", "/page.js", "/metrics", "/frame.jpg", "/healthz"] {
+            assert_eq!(live.get(path, "").0, 200, "{path}");
+        }
+        // 64 connections, and one that is let in for another.
+        let now = live.descriptors();
+        assert!(now <= before + 65, "{now} descriptors, {before} before");
+        live.until("/metrics", |_, _| {
+            live.metric("vgg_edge_frames_total{outcome=\"classified\"}") >= classified + 20.0
+        });
+    }
+    drop(held);
+    let end = Instant::now() + Duration::from_secs(60);
+    while live.descriptors() > before {
+        assert!(Instant::now() < end, "{} descriptors, {before} before", live.descriptors());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // A page that is opened now gets its events.
+    live.log("a file, played");
+    live.stop();
 }

@@ -1,11 +1,13 @@
 //! `edge classify`: what a head says of single pictures.
 
 use anyhow::Result;
+use shared::cli::note;
 use shared::options::ClassifyOptions;
 
 use crate::PROGRAM;
 use crate::model::{Files, TrustOptions};
 use crate::options::Threads;
+use crate::sandbox::{Needs, SandboxOptions, State};
 
 /// Classifies picture files
 ///
@@ -22,10 +24,24 @@ pub struct Args {
 
     #[command(flatten)]
     threads: Threads,
+
+    #[command(flatten)]
+    sandbox: SandboxOptions,
 }
 
 /// Runs the command.
-pub fn run(Args { options, trust, threads }: Args) -> Result<()> {
+pub fn run(Args { options, trust, threads, sandbox }: Args) -> Result<()> {
+    let mut needs = Needs::default();
+    options.files.iter().for_each(|path| needs.file(path));
+    // With their signatures beside them. A base that is not found is told of when it is loaded.
+    for path in options.base.path().iter().chain([&options.head]) {
+        if trust.trust.is_empty() { needs.file(path) } else { needs.replaceable(path) }
+    }
+    trust.needs(&mut needs)?;
+    let sandbox = sandbox.enter(&needs)?;
+    if matches!(sandbox.state, State::Partial | State::None) {
+        note(PROGRAM, format_args!("sandbox {sandbox}"));
+    }
     let files = Files::new(&options.head, &options.base, &trust)?;
     let pair = files.load(None)?;
     // Before the first answer, so that no older head is taken later on.

@@ -12,7 +12,11 @@ use shared::trust::{Signable, TrustedKeys};
 
 use crate::state::State;
 
-/// Shows CPU features, the kernel that would run, the base, and a head
+use crate::sandbox::{Needs, SandboxOptions};
+
+/// Shows CPU features, the kernel that would run, the sandbox, the base, and a head
+///
+/// The sandbox is what `edge run` and `edge classify` have here: full, partial or none, with the version of landlock, and what is missing.
 #[derive(clap::Args)]
 pub struct Args {
     /// A head to look at as well
@@ -30,6 +34,9 @@ pub struct Args {
     #[command(flatten)]
     base: BaseOptions,
 
+    #[command(flatten)]
+    sandbox: SandboxOptions,
+
     /// Prints one object
     #[arg(long)]
     json: bool,
@@ -37,6 +44,13 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
+    // It reads what the sandbox hides: the share of the processor that a container has.
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut needs = Needs::default();
+    for path in args.base.path().iter().chain(&args.head) {
+        needs.file(path);
+    }
+    let sandbox = args.sandbox.enter(&needs)?;
     let base = args.base.load()?;
     let mut signed = None;
     let head = match &args.head {
@@ -59,7 +73,6 @@ pub fn run(args: Args) -> Result<()> {
         None => None,
     };
     let kernels: Vec<&str> = Kernel::available().map(Kernel::name).collect();
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let contract = base.contract();
     let algorithms: Vec<(&str, &str)> =
         base.layers().map(|layer| &*layer.name).zip(base.algorithms().map(Algorithm::name)).collect();
@@ -72,6 +85,12 @@ pub fn run(args: Args) -> Result<()> {
             "kernel": base.kernel().name(),
             "kernels": kernels,
             "algorithms": algorithms.iter().map(|&(layer, name)| (layer.to_owned(), name.into())).collect::<serde_json::Map<_, _>>(),
+            "sandbox": {
+                "state": sandbox.state.name(),
+                "landlock": sandbox.landlock,
+                "seccomp": sandbox.seccomp,
+                "missing": sandbox.missing,
+            },
             "base": {
                 "path": base.path(),
                 "fingerprint": base.fingerprint().to_string(),
@@ -99,6 +118,7 @@ pub fn run(args: Args) -> Result<()> {
         let layers = if first == last { first.to_owned() } else { format!("{first} to {last}") };
         print_line(format_args!("            {:<9} {layers}", run[0].1))?;
     }
+    print_line(format_args!("sandbox     {sandbox}"))?;
     print_line(format_args!("base        {}", base.path().display()))?;
     print_line(format_args!("            {}", base.fingerprint()))?;
     print_line(format_args!(

@@ -17,7 +17,7 @@ use shared::result::{FrameResult, time};
 
 use crate::PROGRAM;
 use crate::board::{Board, Hello};
-use crate::collect::{CollectOptions, Collected, Collector, Reason};
+use crate::collect::{self, CollectOptions, Collected, Collector, Reason};
 use crate::decide::{Decider, Said, Smoothing, label};
 use crate::feed::camera::{self, CameraOptions, is_jpeg_name, parse_format};
 use crate::feed::files::Source;
@@ -28,6 +28,7 @@ use crate::model::{Files, Pair, TrustOptions, try_out};
 use crate::motion::MotionGate;
 use crate::options::Threads;
 use crate::picture::Picture;
+use crate::sandbox::{Needs, SandboxOptions};
 use crate::service::Service;
 
 /// How long the loop waits for a frame before it looks at signals and the watchdog.
@@ -175,6 +176,9 @@ pub struct Args {
     #[command(flatten)]
     threads: Threads,
 
+    #[command(flatten)]
+    sandbox: SandboxOptions,
+
     /// Prints NDJSON
     #[arg(long)]
     json: bool,
@@ -292,6 +296,32 @@ impl Args {
             (device, source, camera, args.fps, args.raw, args.looped, args.every_frame)
         };
         key(self) == key(other)
+    }
+
+    /// What must go on working in the sandbox: what is read again at SIGHUP, the source, the folder for collected frames, the page.
+    fn needs(&self) -> Result<Needs> {
+        let mut needs = Needs::default();
+        needs.service();
+        // A base that is not found is told of when it is loaded.
+        let base = self.base.path().ok();
+        for path in [Some(&self.head), base.as_ref(), self.config.as_ref(), self.http_token_file.as_ref()] {
+            path.into_iter().for_each(|path| needs.replaceable(path));
+        }
+        match (&self.device, &self.source) {
+            (Some(device), _) => needs.camera(device),
+            (None, Some(source)) if source.is_dir() => needs.folder(source),
+            (None, Some(source)) => needs.file(source),
+            (None, None) => {}
+        }
+        if let Some(folder) = &self.collect {
+            collect::make_folder(folder)?;
+            needs.writable(folder);
+        }
+        self.trust.needs(&mut needs)?;
+        if let Some(address) = self.http {
+            needs.listen(address.port());
+        }
+        Ok(needs)
     }
 
     /// Opens the source; [`Feed::start`] is still to come.
@@ -473,7 +503,11 @@ impl Output {
 /// Runs the command; `again` reads arguments and configuration anew, for SIGHUP.
 pub fn run(mut args: Args, again: &dyn Fn() -> Result<Args>) -> Result<()> {
     args.check()?;
+    // Before the first thread and the first byte of a head or a frame.
+    let sandbox = args.sandbox.enter(&args.needs()?)?;
+    note(PROGRAM, format_args!("sandbox {sandbox}"));
     let board = Arc::new(Board::new());
+    board.set_sandbox(&sandbox);
     let id = Fingerprint::of(format!("{} {}", time(), std::process::id()).as_bytes()).short();
     let mut service = Service::new();
     // The source is opened first: its errors should not wait for the base.
@@ -500,7 +534,7 @@ pub fn run(mut args: Args, again: &dyn Fn() -> Result<Args>) -> Result<()> {
             match Reload::begin(&args, again, &board, &id, &keeper, collector.as_ref(), &mut server) {
                 Ok(reload) => pending = Some(reload),
                 Err(e) => {
-                    tell_not_reloaded(&e, &board, &output)?;
+                    tell_not_reloaded(&sandbox.explain(e), &board, &output)?;
                     service.ready();
                 }
             }
@@ -529,7 +563,7 @@ pub fn run(mut args: Args, again: &dyn Fn() -> Result<Args>) -> Result<()> {
                         }
                         Err(e) => {
                             reload.give_up(&board, &mut server)?;
-                            tell_not_reloaded(&e, &board, &output)?;
+                            tell_not_reloaded(&sandbox.explain(e), &board, &output)?;
                         }
                     }
                     service.ready();
@@ -631,6 +665,9 @@ impl Reload {
     ) -> Result<Self> {
         let new = again()?;
         new.check()?;
+        if new.sandbox != args.sandbox {
+            bail!("the sandbox cannot change while edge runs; restart it");
+        }
         let plan = new.plan(id)?;
         let options = new.collect_options();
         let new_collector = if options.as_ref() == collector.map(Collector::options) {
