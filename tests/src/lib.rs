@@ -3,6 +3,7 @@
 //! Programs are built by Cargo when a test first asks for them. A missing tool is a failure that names it, never a silent skip.
 
 pub mod machine;
+pub mod slurm;
 
 use std::collections::BTreeMap;
 use std::io::{Cursor, Write};

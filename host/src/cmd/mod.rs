@@ -8,5 +8,6 @@ pub mod extract;
 pub mod head_options;
 pub mod inspect;
 pub mod label;
+pub mod merge;
 pub mod summary;
 pub mod train;
