@@ -144,7 +144,7 @@ fn features(path: &Path, files: bool, json: bool) -> Result<()> {
         ))?;
     }
     let mut index = part.index(PIECE);
-    while let Some((Entry { item, class, name, outcome }, _)) = index.next()?.filter(|_| files) {
+    while let Some((Entry { item, class, name, outcome }, _)) = index.next_entry()?.filter(|_| files) {
         let file = String::from_utf8_lossy(&name);
         match (outcome, json) {
             (Outcome::Row(hash), true) => {

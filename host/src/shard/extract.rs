@@ -72,10 +72,12 @@ pub fn extract_part(
     let mut index = Vec::new();
     let mut hashes = features.hashes.iter();
     for (number, Item { path, class }) in numbers.iter().zip(&items) {
-        let outcome = match (unreadable.remove(&**path), hashes.len()) {
-            (Some(reason), _) => Outcome::Unreadable(reason.clone()),
-            (None, 0) => bail!("{}: neither read nor left out", path.display()),
-            (None, _) => Outcome::Row(hashes.next().copied().unwrap_or(Fingerprint([0; 32]))),
+        let outcome = match unreadable.remove(&**path) {
+            Some(reason) => Outcome::Unreadable(reason.clone()),
+            None => match hashes.next() {
+                Some(&hash) => Outcome::Row(hash),
+                None => bail!("{}: neither read nor left out", path.display()),
+            },
         };
         let name = relative(path, data).to_vec();
         Entry { item: *number, class: *class as u32, name, outcome }.append(&mut index)?;
@@ -173,7 +175,7 @@ fn existing(path: &Path, shard: Shard, run: &Run, data: &Path, items: &[Item]) -
     let mut entries = Vec::new();
     let mut index = part.index(PIECE);
     loop {
-        match index.next() {
+        match index.next_entry() {
             Ok(Some((entry, _))) => entries.push(entry),
             Ok(None) => break,
             Err(e) => return anew(e),

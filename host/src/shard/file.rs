@@ -22,6 +22,8 @@ const HEADER: usize = 8 + 4 + 8;
 const CHECKSUM: usize = 32;
 /// Thousands of classes with long names.
 const MAX_MANIFEST: u64 = 64 << 20;
+/// More pixels than any base takes; keeps lengths within what numbers hold.
+const MAX_SIZE: u32 = 1 << 14;
 /// A path and a reason, both of a few kilobytes at most.
 const MAX_ENTRY: usize = 64 << 10;
 
@@ -231,6 +233,10 @@ impl Part {
         let found = file.metadata().map_err(read())?.len();
         let mut header = Vec::new();
         (&file).take(HEADER as u64).read_to_end(&mut header).map_err(read())?;
+        // An empty file too may be what a machine that lost its power has left.
+        if header.len() < MAGIC.len() && MAGIC.starts_with(&header) {
+            return Err(damaged("it is cut"));
+        }
         if !header.starts_with(MAGIC) {
             return Err(FileError::Magic(path.to_owned()));
         }
@@ -265,14 +271,20 @@ impl Part {
     /// The length that follows from the manifest; `None` if nothing does.
     fn expected_len(&self) -> Option<u64> {
         let Manifest { run, entries, index_len, rows, shard } = &self.manifest;
+        let preprocess = &run.preprocess;
         let consistent = rows <= entries
             && *entries <= run.data.pictures
             && *entries <= *index_len
             && shard.index < shard.count
-            && run.scales.len() == run.preprocess.base.channels as usize;
+            && run.scales.len() == preprocess.base.channels as usize
+            && preprocess.size <= MAX_SIZE
+            && preprocess.feature_len() > 0;
+        if !consistent {
+            return None;
+        }
         let rows = rows.checked_mul(self.dim() as u64)?;
         let ends = 2 * CHECKSUM as u64;
-        self.index_at.checked_add(*index_len)?.checked_add(rows)?.checked_add(ends).filter(|_| consistent)
+        self.index_at.checked_add(*index_len)?.checked_add(rows)?.checked_add(ends)
     }
 
     /// Bytes of a row.
@@ -329,14 +341,16 @@ impl Index {
     ///
     /// # Errors
     /// [`FileError`].
-    pub fn next(&mut self) -> Result<Option<(Entry, Vec<u8>)>, FileError> {
+    pub fn next_entry(&mut self) -> Result<Option<(Entry, Vec<u8>)>, FileError> {
         if self.left == 0 {
             self.pieces.finish()?;
             return Ok(None);
         }
         self.left -= 1;
-        let mut record = self.pieces.take(4)?.to_vec();
-        let len = record.iter().rev().fold(0, |len, &byte| len << 8 | usize::from(byte));
+        let mut len = [0; 4];
+        len.copy_from_slice(self.pieces.take(4)?);
+        let mut record = len.to_vec();
+        let len = u32::from_le_bytes(len) as usize;
         if len > MAX_ENTRY {
             return Err(self.pieces.damaged("a record is too long"));
         }

@@ -181,7 +181,7 @@ impl ListBuilder {
             self.hash.update(class.as_bytes());
             self.hash.update((class.len() as u64).to_le_bytes());
         }
-        for number in [classes.len() as u64, train.map_or(u64::MAX, |train| train), self.pictures] {
+        for number in [classes.len() as u64, train.unwrap_or(u64::MAX), self.pictures] {
             self.hash.update(number.to_le_bytes());
         }
         DataSet { classes, train, pictures: self.pictures, list: Fingerprint(self.hash.finalize().into()) }

@@ -172,6 +172,7 @@ impl Set {
                     missing.push(index);
                 }
                 Err(FileError::Damaged { what, .. }) => damaged.push((index, what)),
+                Err(FileError::Magic(_)) => damaged.push((index, "it is no file of features".into())),
                 Err(e) => return Err(e.into()),
             }
         }
@@ -217,10 +218,10 @@ impl Set {
             Some(format!("{word} {} {}", ranges(indices, ", "), run.difference(most)?))
         });
         let differences: Vec<String> = words.collect();
-        match differences.is_empty() {
-            true => Ok(()),
-            false => Err(SetError::Foreign { path: self.path.clone(), differences: differences.join("; ") }),
+        if differences.is_empty() {
+            return Ok(());
         }
+        Err(SetError::Foreign { path: self.path.clone(), differences: differences.join("; ") })
     }
 
     /// What all parts have in common.
@@ -266,28 +267,28 @@ impl Set {
         let mut next = Vec::new();
         let mut order = BinaryHeap::new();
         for (part, index) in indices.iter_mut().enumerate() {
-            let entry = index.next()?;
+            let entry = index.next_entry()?;
             order.extend(entry.iter().map(|(entry, _)| Reverse((entry.item, part))));
             next.push(entry);
         }
         while let Some(Reverse((item, part))) = order.pop() {
             let Part { path, manifest, .. } = &self.parts[part];
-            let Some((entry, record)) = std::mem::replace(&mut next[part], indices[part].next()?) else { break };
+            let Some((entry, record)) = std::mem::replace(&mut next[part], indices[part].next_entry()?) else { break };
             order.extend(next[part].iter().map(|(entry, _)| Reverse((entry.item, part))));
-            let name = String::from_utf8_lossy(&entry.name);
+            let name = || String::from_utf8_lossy(&entry.name);
             let wrong = |what: String| Err(SetError::Pictures { path: path.clone(), what });
             if item != list.pictures {
-                return wrong(format!("{name} is picture {item}, where picture {} comes next", list.pictures));
+                return wrong(format!("{} is picture {item}, where picture {} comes next", name(), list.pictures));
             }
             if Shard::of(&entry.name, manifest.shard.count) != manifest.shard.index {
-                return wrong(format!("{name} belongs to another part"));
+                return wrong(format!("{} belongs to another part", name()));
             }
             if entry.class as usize >= run.data.classes.len() {
-                return wrong(format!("{name} is of class {}, which is not there", entry.class));
+                return wrong(format!("{} is of class {}, which is not there", name(), entry.class));
             }
             list.add(entry.class as usize, &entry.name);
             rows[part] += u64::from(matches!(entry.outcome, Outcome::Row(_)));
-            if list.pictures % BREATH == 0 && interrupted() {
+            if list.pictures.is_multiple_of(BREATH) && interrupted() {
                 return Err(Interrupted.into());
             }
             each(part, entry, &record)?;
@@ -296,23 +297,22 @@ impl Set {
             let what = format!("{} rows announced, {} there", part.0.manifest.rows, part.1);
             return Err(SetError::Pictures { path: part.0.path.clone(), what });
         }
-        match list.finish(run.data.classes.clone(), run.data.train) == run.data {
-            true => Ok(()),
-            false => {
-                let what = "its pictures are not those of the list that it names".into();
-                Err(SetError::Pictures { path: self.path.clone(), what })
-            }
+        if list.finish(run.data.classes.clone(), run.data.train) != run.data {
+            let what = "its pictures are not those of the list that it names".into();
+            return Err(SetError::Pictures { path: self.path.clone(), what });
         }
+        Ok(())
     }
 
-    /// If a part is damaged, looks which others are too.
+    /// If a part is damaged, or its pictures are not what they should be, looks which parts have other bytes than were written.
     fn all_damaged(&self, error: SetError) -> SetError {
-        if !matches!(error, SetError::File(FileError::Damaged { .. })) || !self.path.is_dir() {
+        let is_content = matches!(error, SetError::File(FileError::Damaged { .. }) | SetError::Pictures { .. });
+        if !is_content || !self.path.is_dir() {
             return error;
         }
         let check = |part: &Part| -> Result<(), FileError> {
             let mut index = part.index(self.piece());
-            while index.next()?.is_some() && !interrupted() {}
+            while index.next_entry()?.is_some() && !interrupted() {}
             part.verify_rows(self.piece(), interrupted)
         };
         let damaged: Vec<(u32, String)> = self
@@ -323,10 +323,10 @@ impl Set {
                 _ => None,
             })
             .collect();
-        match damaged.is_empty() {
-            true => error,
-            false => self.incomplete(self.parts.len() as u32, &[], &damaged),
+        if damaged.is_empty() {
+            return error;
         }
+        self.incomplete(self.parts.len() as u32, &[], &damaged)
     }
 
     /// Writes all parts into one file: the part that `--shard 0/1` would make, byte for byte. Pictures that could not be read are told on stderr.
@@ -360,7 +360,7 @@ impl Set {
             let mut rows: Vec<_> = self.parts.iter().map(|part| part.rows(self.piece())).collect();
             let dim = self.parts[0].dim();
             for (row, &part) in order.iter().enumerate() {
-                if row as u64 % BREATH == 0 && interrupted() {
+                if (row as u64).is_multiple_of(BREATH) && interrupted() {
                     return Err(Interrupted.into());
                 }
                 writer.bytes(rows[usize::from(part)].take(dim)?)?;
