@@ -1,9 +1,10 @@
 //! A Slurm cluster of this machine alone: munge, the controller and some nodes, in a folder of its own. Of the system's Slurm nothing is used but the programs.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -39,8 +40,17 @@ impl Slurm {
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let mut slurm = Self { folder, daemons: Vec::new() };
         let at = |name: &str| slurm.folder.path().join(name);
-        fs::write(at("munge.key"), Vec::from_iter((0..64u8).map(|n| n ^ std::process::id() as u8))).unwrap();
-        fs::set_permissions(at("munge.key"), fs::Permissions::from_mode(0o600)).unwrap();
+        // A secret: whoever had it could run jobs as anybody here.
+        let mut key = Vec::new();
+        fs::File::open("/dev/urandom").unwrap().take(64).read_to_end(&mut key).unwrap();
+        fs::File::options()
+            .create_new(true)
+            .write(true)
+            .mode(0o600)
+            .open(at("munge.key"))
+            .unwrap()
+            .write_all(&key)
+            .unwrap();
         // Only the plugin of cgroups that does nothing unless asked to; nothing here asks it.
         fs::write(at("cgroup.conf"), "CgroupPlugin=cgroup/v1\n").unwrap();
         fs::create_dir(at("state")).unwrap();
@@ -75,10 +85,8 @@ impl Slurm {
             slurm.daemon("slurmd", &["-D", "-f", &conf, "-N", &format!("n{node}")].map(str::to_owned));
         }
         wait_for("nodes that are idle", || {
-            for daemon in &mut slurm.daemons {
-                if let Some(status) = daemon.try_wait().unwrap() {
-                    panic!("a daemon of Slurm ended with {status}:\n{}", slurm.log());
-                }
+            if let Some(status) = slurm.daemons.iter_mut().find_map(|daemon| daemon.try_wait().unwrap()) {
+                panic!("a daemon of Slurm ended with {status}:\n{}", slurm.log());
             }
             let idle = run(slurm.command("sinfo").args(["--noheader", "--Node", "--states=idle"]));
             (String::from_utf8_lossy(&idle.stdout).lines().count() == nodes).then_some(())
@@ -127,11 +135,6 @@ impl Slurm {
         let read = |path: PathBuf| format!("{}:\n{}\n", path.display(), fs::read_to_string(&path).unwrap_or_default());
         let entries = fs::read_dir(self.folder.path()).into_iter().flatten();
         entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_log).map(read).collect()
-    }
-
-    /// The folder of its state.
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
     }
 }
 

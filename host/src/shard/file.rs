@@ -144,7 +144,7 @@ pub enum FileError {
     )]
     Magic(PathBuf),
     /// It is of another format.
-    #[error("{path}: of format {found}, but this program reads format {FORMAT}; extract with this version of host")]
+    #[error("{path}: of format {found}, but this program reads format {wanted}; extract with this version of host", wanted = FORMAT)]
     Format {
         /// The file.
         path: PathBuf,

@@ -279,11 +279,9 @@ mod tests {
         // Recorded: another assignment would make parts of two versions overlap.
         let parts =
             ["cat/1.jpg", "cat/2.jpg", "dog/1.jpg", "dog/\u{e9}.png"].map(|name| Shard::of(name.as_bytes(), 16));
-        assert_eq!(parts, RECORDED);
+        assert_eq!(parts, [6, 8, 11, 11]);
         assert_eq!(Shard::of(b"x", 1), 0);
     }
-
-    const RECORDED: [u32; 4] = [0, 0, 0, 0];
 
     #[test]
     fn ranges_are_short() {
