@@ -75,7 +75,8 @@ CONFIG
 
 setup() {
   need_packages cc:gcc
-  compgen -G '/usr/lib/llvm-*/lib/libclang.so*' >/dev/null || compgen -G '/usr/lib/*/libclang*.so*' >/dev/null ||
+  # libclang-cpp, which other packages bring, is another library.
+  compgen -G '/usr/lib/llvm-*/lib/libclang[.-][s0-9]*' >/dev/null || compgen -G '/usr/lib/*/libclang[.-][s0-9]*' >/dev/null ||
     need_packages none-such-d:libclang-dev
   if ! command -v cargo >/dev/null; then
     say "Rust is missing: install it from https://rustup.rs, then run this again"

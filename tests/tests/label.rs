@@ -156,8 +156,9 @@ fn collected_frames_are_sorted_by_keyboard_and_trained_on() {
     assert_eq!(margin(&item["scores"]), least);
 
     let total = collected.len();
-    let left =
-        |count: usize| format!("until state && state.open + state.skipped === {count} && seen === (state.item?.id ?? null)");
+    let left = |count: usize| {
+        format!("until state && state.open + state.skipped === {count} && seen === (state.item?.id ?? null)")
+    };
     let mut steps = vec![left(total)];
     for (name, size) in [("phone", "390 844"), ("desktop", "1280 800")] {
         for scheme in ["light", "dark"] {
