@@ -13,6 +13,7 @@ mod npz;
 mod options;
 mod progress;
 mod report;
+mod shard;
 mod store;
 mod trainer;
 
@@ -41,6 +42,7 @@ enum Command {
     Train(Box<cmd::train::Args>),
     Augment(cmd::augment::Args),
     Extract(cmd::extract::Args),
+    Merge(cmd::merge::Args),
     Evaluate(cmd::evaluate::Args),
     Classify(cmd::classify::Args),
     Label(cmd::label::Args),
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         Command::Train(args) => cmd::train::run(*args),
         Command::Augment(args) => cmd::augment::run(args),
         Command::Extract(args) => cmd::extract::run(args),
+        Command::Merge(args) => cmd::merge::run(args),
         Command::Evaluate(args) => cmd::evaluate::run(args),
         Command::Classify(args) => cmd::classify::run(args),
         Command::Label(args) => cmd::label::run(args),

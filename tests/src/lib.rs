@@ -4,6 +4,7 @@
 
 pub mod disk;
 pub mod machine;
+pub mod slurm;
 
 use std::collections::BTreeMap;
 use std::io::{Cursor, Write};

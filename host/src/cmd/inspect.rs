@@ -1,28 +1,40 @@
-//! `host inspect`: what is in a head file.
+//! `host inspect`: what is in a head file, or in a file of features.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde_json::json;
 use shared::Head;
-use shared::cli::print_line;
+use shared::cli::{UsageError, print_line};
 use shared::head::{MAX_BYTES, format_of};
 use shared::trust::Signable;
 
-/// Shows what is in a head file; needs no base
+use crate::shard::{Entry, Manifest, Outcome, Part, is_features_file};
+
+/// Shows what is in a head file, or in a file of features; needs no base
 #[derive(clap::Args)]
 pub struct Args {
-    /// The head
-    #[arg(value_name = "HEAD")]
+    /// The head, a part of host extract --shard, or a file of host merge
+    #[arg(value_name = "FILE")]
     head: PathBuf,
 
-    /// Prints one object
+    /// Lists the pictures of a file of features too, with the SHA-256 of their files or why they were left out
+    #[arg(long)]
+    files: bool,
+
+    /// Prints one object; with --files then one a picture
     #[arg(long)]
     json: bool,
 }
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
+    if is_features_file(&args.head) {
+        return features(&args.head, args.files, args.json);
+    }
+    if args.files {
+        bail!(UsageError(format!("{}: --files is for files of features", args.head.display())));
+    }
     let file = Signable::read(&args.head, MAX_BYTES)?;
     let head = Head::from_bytes(&file.bytes);
     let head = head.map_err(|source| shared::Error::HeadFile { path: args.head.clone(), source })?;
@@ -101,5 +113,61 @@ pub fn run(args: Args) -> Result<()> {
         lines.push(format!("data        {data}"));
     }
     print_line(lines.join("\n"))?;
+    Ok(())
+}
+
+/// Bytes of a file that are read at once.
+const PIECE: usize = 1 << 20;
+
+fn features(path: &Path, files: bool, json: bool) -> Result<()> {
+    let part = Part::open(path)?;
+    let Manifest { run, shard, entries, rows, .. } = &part.manifest;
+    let data = &run.data;
+    if json {
+        print_line(json!({
+            "program": run.program,
+            "base": run.base.to_string(),
+            "size": run.preprocess.size,
+            "preprocess": run.preprocess.to_string(),
+            "shape": run.preprocess.feature_shape(),
+            "shard": shard.index,
+            "shards": shard.count,
+            "pictures": entries,
+            "rows": rows,
+            "labels": data.classes,
+            "list": data.list.to_string(),
+            "list_pictures": data.pictures,
+            "list_train": data.train,
+        }))?;
+    } else {
+        let split = data.train.map_or(String::new(), |train| format!(", the first {train} to train on"));
+        print_line(format_args!(
+            "features    {}\nbase        {}\ninput       {}\npart        {} of {}\npictures    {rows} of {entries} have features\n\
+             labels      {}\nlist        {} of {} pictures{split}\nmade        by {}",
+            path.display(),
+            run.base,
+            run.preprocess,
+            shard.index,
+            shard.count,
+            data.classes.join(", "),
+            data.list,
+            data.pictures,
+            run.program,
+        ))?;
+    }
+    let mut index = part.index(PIECE);
+    while let Some((Entry { item, class, name, outcome }, _)) = index.next_entry()?.filter(|_| files) {
+        let file = String::from_utf8_lossy(&name);
+        match (outcome, json) {
+            (Outcome::Row(hash), true) => {
+                print_line(json!({ "item": item, "file": file, "class": class, "sha256": hash.to_string() }))
+            }
+            (Outcome::Unreadable(reason), true) => {
+                print_line(json!({ "item": item, "file": file, "class": class, "left_out": reason }))
+            }
+            (Outcome::Row(hash), false) => print_line(format_args!("{hash}  {file}")),
+            (Outcome::Unreadable(reason), false) => print_line(format_args!("left out: {file}: {reason}")),
+        }?;
+    }
     Ok(())
 }

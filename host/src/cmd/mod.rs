@@ -9,6 +9,7 @@ pub mod head_options;
 pub mod inspect;
 pub mod keygen;
 pub mod label;
+pub mod merge;
 mod password;
 pub mod sign;
 pub mod summary;
