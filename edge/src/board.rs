@@ -319,7 +319,7 @@ impl Board {
         }
         inner.sampled = Some(Instant::now());
         drop(inner);
-        let found = (temperature(), memory("VmRSS"));
+        let found = (temperature(THERMAL), memory("VmRSS"));
         let now = &mut self.lock().now;
         (now.temperature_c, now.memory_bytes) = found;
     }
