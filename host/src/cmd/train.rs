@@ -4,7 +4,7 @@ mod fine_tune;
 mod teller;
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
@@ -23,12 +23,13 @@ use super::head_options::HeadOptions;
 use crate::PROGRAM;
 use crate::augment::{Augmentation, Variants, VariantsOptions};
 use crate::checkpoint::{Checkpoint, Key};
-use crate::data::{self, Item};
+use crate::data::{self, Item, Pool, Splits};
 use crate::extract::{Features, Rows, extract};
 use crate::folds::{self, Done, FoldResult, Summary};
 use crate::metrics;
 use crate::options::{BaseOptions, ExtractOptions};
 use crate::report::{self, Order, ReportOptions};
+use crate::shard::Set;
 use crate::trainer::{
     self, Dataset, DenseWeights, EpochStats, FeatureSource, Moment, Optimizer, Progress, State, TrainConfig,
     TrainError, TrainedHead,
@@ -44,6 +45,8 @@ const FOLDS_CHECKPOINT: &str = "folds.checkpoint";
 ///
 /// DATA has a sub-folder a class, or train/ and val/ (also validation/, test/) over such folders. Without a validation folder a share of
 /// each class is set aside (--val-split). The epoch with the best validation accuracy is kept.
+///
+/// With --features the pictures are not looked at: their features were extracted before, in parts, and the head is the same to the byte.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  host train photos -o head.postcard\n  \
     host train photos -o head.postcard --size 128 --units 512 --cache ~/.cache/vgg-edge\n  \
@@ -52,10 +55,16 @@ const FOLDS_CHECKPOINT: &str = "folds.checkpoint";
     host train photos -o head.postcard --folds 5 --class-weights balanced\n  \
     host train photos -o head.postcard --resume   # after Ctrl-C\n  \
     host train photos -o head.postcard --report report   # and look at report/report.html\n  \
-    host train cats_and_dogs -o head.postcard --recipe seed   # the Keras tutorial's values")]
+    host train cats_and_dogs -o head.postcard --recipe seed   # the Keras tutorial's values\n  \
+    host train --features photos.features -o head.postcard   # made by host extract --shard and host merge")]
 pub struct Args {
-    /// Folder of pictures
-    data: PathBuf,
+    /// Folder of pictures; beside --features only for --augment, --fine-tune, --float, and pictures in a report
+    #[arg(required_unless_present = "features")]
+    data: Option<PathBuf>,
+
+    /// Trains on these features: a file of host merge, or the folder of all parts
+    #[arg(long, value_name = "FILE|DIR", conflicts_with_all = ["size", "fit", "resize", "cache", "strict"])]
+    features: Option<PathBuf>,
 
     /// Where the head goes; replaced when training is done, or by the best head so far at Ctrl-C
     #[arg(short, long, value_name = "FILE")]
@@ -259,10 +268,8 @@ pub fn run(args: Args) -> Result<()> {
         bail!(UsageError(words.into()));
     }
     let base = args.base.load()?;
-    let resize = args.resize.map_or(base.contract().resize, Into::into);
-    let preprocess = Preprocess::new(base.contract().clone(), args.size, args.fit.into(), resize)?;
-    let splits = data::open(&args.data)?;
-    let labels = splits.train.classes.clone();
+    let source = args.source(&base)?;
+    let labels = source.labels().to_vec();
     let config = args.config(labels.len())?;
     // Before minutes of work rather than after.
     shared::fs::check_writable(&args.output)?;
@@ -276,20 +283,8 @@ pub fn run(args: Args) -> Result<()> {
         note(PROGRAM, "--float is of the frozen base: the report of a fine-tuned one does not compare with it");
     }
 
-    let ignored = splits.train.ignored + splits.val.as_ref().map_or(0, |(_, folder)| folder.ignored);
-    if ignored > 0 {
-        note(PROGRAM, format_args!("{ignored} files without the name of a picture are not looked at"));
-    }
-    match (&splits.val, args.shape.folds) {
-        (_, Some(folds)) => note(PROGRAM, format_args!("cross-validating over {folds} parts of all pictures")),
-        (Some((path, _)), None) => note(PROGRAM, format_args!("validating on {}", path.display())),
-        (None, None) => note(PROGRAM, format_args!("setting aside {} of each class for validation", args.val_split)),
-    }
-    let pictures = splits.pool();
-    if let Some(folds) = args.shape.folds {
-        folds::check_counts(pictures.items.iter().map(|item| item.class), &labels, folds as usize)?;
-    }
-    let features = extract(&base, &preprocess, &pictures.items, &args.extract)?;
+    source.tell(&args);
+    let (pictures, features, preprocess) = source.load(&args, &base, &labels)?;
     let classes = pictures.classes_of(&features.items);
     let (train_rows, val_rows) = match args.shape.folds {
         Some(_) => ((0..classes.len()).collect(), Vec::new()),
@@ -322,11 +317,104 @@ pub fn run(args: Args) -> Result<()> {
         pool: rayon::ThreadPoolBuilder::new().num_threads(args.extract.threads()).build()?,
     };
     if let Some(class) = job.counts(&train_rows).iter().position(|&count| count == 0) {
-        bail!("{}: no picture of class {} could be read", args.data.display(), labels[class]);
+        bail!("{}: no picture of class {} could be read", args.about().display(), labels[class]);
     }
     match args.shape.folds {
         Some(folds) => job.cross_validated(folds as usize, &train_rows),
         None => job.validated(&train_rows, &val_rows),
+    }
+}
+
+/// Where features come from.
+enum Source {
+    /// They are extracted now.
+    Folder(Splits, Preprocess),
+    /// They were extracted before.
+    Features(Set),
+}
+
+impl Args {
+    /// What is trained on, for messages: the data folder, or the features.
+    fn about(&self) -> &Path {
+        self.data.as_deref().or(self.features.as_deref()).unwrap_or(Path::new(""))
+    }
+
+    /// What is named on the command line, looked at but not read.
+    fn source(&self, base: &Base) -> Result<Source> {
+        let Some(path) = &self.features else {
+            let resize = self.resize.map_or(base.contract().resize, Into::into);
+            let preprocess = Preprocess::new(base.contract().clone(), self.size, self.fit.into(), resize)?;
+            return Ok(Source::Folder(data::open(self.about())?, preprocess));
+        };
+        let needs = [
+            (self.augment.resolve()?.is_some(), "augmentation"),
+            (self.fine_tune.first.is_some(), "--fine-tune"),
+            (self.report.float.is_some(), "--float"),
+        ];
+        if let (None, Some((_, flag))) = (&self.data, needs.iter().find(|(asked, _)| *asked)) {
+            bail!(UsageError(format!("{flag} needs the pictures themselves: name their folder beside --features")));
+        }
+        let set = Set::open(path)?;
+        set.check_base(base)?;
+        Ok(Source::Features(set))
+    }
+}
+
+impl Source {
+    fn labels(&self) -> &[String] {
+        match self {
+            Self::Folder(splits, _) => &splits.train.classes,
+            Self::Features(set) => &set.run().data.classes,
+        }
+    }
+
+    /// Says what is trained and validated on.
+    fn tell(&self, args: &Args) {
+        let val = match self {
+            Self::Folder(splits, _) => {
+                let ignored = splits.train.ignored + splits.val.as_ref().map_or(0, |(_, folder)| folder.ignored);
+                if ignored > 0 {
+                    note(PROGRAM, format_args!("{ignored} files without the name of a picture are not looked at"));
+                }
+                splits.val.as_ref().map(|(path, _)| path.display().to_string())
+            }
+            Self::Features(set) => set.run().data.train.map(|_| "the validation folder's features".to_owned()),
+        };
+        match (val, args.shape.folds) {
+            (_, Some(folds)) => note(PROGRAM, format_args!("cross-validating over {folds} parts of all pictures")),
+            (Some(val), None) => note(PROGRAM, format_args!("validating on {val}")),
+            (None, None) => {
+                note(PROGRAM, format_args!("setting aside {} of each class for validation", args.val_split));
+            }
+        }
+    }
+
+    /// Extracts features, or finds where they are.
+    fn load(self, args: &Args, base: &Base, labels: &[String]) -> Result<(Pool, Features, Preprocess)> {
+        let check = |pictures: &Pool| match args.shape.folds {
+            Some(folds) => folds::check_counts(pictures.items.iter().map(|item| item.class), labels, folds as usize),
+            None => Ok(()),
+        };
+        match self {
+            Self::Folder(splits, preprocess) => {
+                let pictures = splits.pool();
+                check(&pictures)?;
+                let features = extract(base, &preprocess, &pictures.items, &args.extract)?;
+                Ok((pictures, features, preprocess))
+            }
+            Self::Features(set) => {
+                // Only what reads or names pictures needs their paths.
+                let names = args.data.is_some() || args.report.report.is_some();
+                let root = args.data.as_deref().unwrap_or(Path::new(""));
+                let (pictures, features) = set.features(root, names)?;
+                check(&pictures)?;
+                let skipped = features.skipped.len();
+                if skipped > 0 {
+                    note(PROGRAM, format_args!("{skipped} pictures could not be read when features were extracted"));
+                }
+                Ok((pictures, features, set.run().preprocess.clone()))
+            }
+        }
     }
 }
 
@@ -668,7 +756,7 @@ impl Job<'_> {
             // The state before the first epoch, which fine-tuning begins its history with, is none of the report's.
             let epochs: Vec<EpochStats> = trained.history.iter().filter(|stats| stats.epoch > 0).copied().collect();
             let made = report::Made {
-                data: &args.data,
+                data: args.about(),
                 head: &head,
                 head_file: &args.output,
                 history: Some(report::History::of(&epochs)),

@@ -177,7 +177,7 @@ impl Job<'_> {
     fn features_of(&self, base: &Base, preprocess: &Preprocess, options: &ExtractOptions) -> Result<Features> {
         let features = extract(base, preprocess, self.items, options)?;
         if features.hashes != self.features.hashes {
-            bail!("{}: pictures have changed since they were first read; start again", self.args.data.display());
+            bail!("{}: pictures have changed since they were first read; start again", self.args.about().display());
         }
         Ok(features)
     }
