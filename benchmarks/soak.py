@@ -46,7 +46,7 @@ with socket.socket() as probe:
     address = "127.0.0.1:%d" % probe.getsockname()[1]
 edge = subprocess.Popen(
     [args.edge, "run", "--head", args.head, "--source", "-", "--raw", f"yuyv:{width}x{height}", "--json", "--http", address,
-     "--smooth", "0.5", "--threshold", "0.6", "--collect", collected, "--collect-max", "200", "--collect-megabytes", "2", "--threads", "1"],
+     "--smooth", "0.5", "--threshold", "0.6", "--collect", collected, "--collect-max", "200", "--collect-megabytes", "2", "--collect-every", "0", "--threads", "1"],
     stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 classified = reloads = 0

@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::fmt::Write;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use shared::result::time;
 use tokio::sync::watch;
 
 use crate::feed::{Lost, State};
+use crate::keeper::Origin;
 use crate::options::memory;
 use crate::picture::Picture;
 use crate::sandbox::Sandbox;
@@ -50,6 +52,10 @@ pub struct Hello {
     pub base: String,
     /// Fingerprint of the head's file.
     pub head: String,
+    /// Its version, once its signature is verified.
+    pub head_version: Option<u64>,
+    /// The number of the key that signed it.
+    pub head_key: Option<String>,
     /// Day of its training.
     pub head_date: String,
     /// Accuracy on its validation pictures, 0 to 1.
@@ -67,6 +73,19 @@ pub struct SourceState {
     pub detail: String,
     /// How often it was lost, stalled or frozen.
     pub lost: u64,
+}
+
+/// Head and base against what was put in place.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ModelState {
+    /// Why that pair runs.
+    pub origin: Origin,
+    /// What is wrong with what was put in place.
+    pub note: Option<String>,
+    /// How often another pair was taken while it ran.
+    pub swaps: u64,
+    /// How often one was refused.
+    pub refused: u64,
 }
 
 /// What changes with each frame.
@@ -90,7 +109,7 @@ pub struct Now {
     pub fps: f64,
     /// From the frame to the answer.
     pub latency_ms: Option<f64>,
-    /// From the capture to the answer.
+    /// From the capture to the answer; from the arrival, if the source does not tell when it captured.
     pub age_ms: Option<f64>,
     /// Frames that came to be looked at.
     pub frames: u64,
@@ -104,8 +123,14 @@ pub struct Now {
     pub skipped: u64,
     /// Frames collected.
     pub collected: u64,
+    /// Frames that were to be collected and could not be.
+    pub collect_missed: u64,
+    /// Whether the folder for them is full.
+    pub collect_full: bool,
     /// The source.
     pub source: SourceState,
+    /// Head and base.
+    pub model: ModelState,
     /// Of the processor.
     pub temperature_c: Option<f64>,
     /// Resident memory.
@@ -123,7 +148,7 @@ pub struct Entry {
     pub id: u64,
     /// When, RFC 3339.
     pub time: String,
-    /// `label`, `source` or `reload`.
+    /// `label`, `source`, `model`, `reload` or `collect`.
     pub kind: &'static str,
     /// In words.
     pub text: String,
@@ -143,6 +168,8 @@ struct Inner {
     wanted: Option<Instant>,
     started: Instant,
     answered: Option<Instant>,
+    /// As `answered`, or found still.
+    looked_at: Option<Instant>,
     sampled: Option<Instant>,
     latencies: [u64; BUCKETS.len()],
     latency_sum: f64,
@@ -170,6 +197,7 @@ impl Board {
                 wanted: None,
                 started,
                 answered: None,
+                looked_at: None,
                 sampled: None,
                 latencies: [0; BUCKETS.len()],
                 latency_sum: 0.0,
@@ -202,6 +230,7 @@ impl Board {
         inner.latency_sum += seconds;
         inner.now.classified += 1;
         let now = Instant::now();
+        inner.looked_at = Some(now);
         if let Some(last) = inner.answered.replace(now) {
             let rate = 1.0 / now.duration_since(last).as_secs_f64().max(1e-6);
             // About the last ten frames.
@@ -209,6 +238,12 @@ impl Board {
         }
         inner.now.latency_ms = Some(latency_ms);
         drop(inner);
+        self.update(change);
+    }
+
+    /// Puts down a frame in which nothing moved.
+    pub fn still(&self, change: impl FnOnce(&mut Now)) {
+        self.lock().looked_at = Some(Instant::now());
         self.update(change);
     }
 
@@ -284,7 +319,7 @@ impl Board {
         }
         inner.sampled = Some(Instant::now());
         drop(inner);
-        let found = (temperature(), memory("VmRSS"));
+        let found = (temperature(THERMAL), memory("VmRSS"));
         let now = &mut self.lock().now;
         (now.temperature_c, now.memory_bytes) = found;
     }
@@ -306,13 +341,17 @@ impl Board {
 
     /// `Ok` if answers come, or the source has ended as it should; else what is wrong.
     pub fn health(&self) -> Result<&'static str, String> {
+        self.health_at(Instant::now())
+    }
+
+    fn health_at(&self, now: Instant) -> Result<&'static str, String> {
         let inner = self.lock();
         let source = &inner.now.source;
         match source.state {
             State::Ended => Ok("ended"),
-            State::Streaming if inner.answered.unwrap_or(inner.started).elapsed() < HEALTHY => Ok("ok"),
-            // A still scene is looked at, and answered as before.
-            State::Streaming if inner.now.still => Ok("ok"),
+            State::Streaming if now.saturating_duration_since(inner.looked_at.unwrap_or(inner.started)) < HEALTHY => {
+                Ok("ok")
+            }
             State::Streaming => Err(format!("no answer for {} s", HEALTHY.as_secs())),
             state => Err(format!("{state:?}: {}", source.detail).to_lowercase()),
         }
@@ -338,6 +377,15 @@ impl Board {
             inner.hello.edge, inner.hello.kernel, inner.hello.base, inner.hello.head
         );
         metric("info", "gauge", "What runs.", &[(labels, 1.0)]);
+        if let Some(version) = inner.hello.head_version {
+            metric("head_version", "gauge", "Version of the head, by its verified signature.", &plain(version as f64));
+        }
+        let model = &now.model;
+        let swaps = [("done", model.swaps), ("refused", model.refused)];
+        let swaps = swaps.map(|(name, count)| (format!("{{outcome=\"{name}\"}}"), count as f64));
+        metric("swaps_total", "counter", "Heads and bases that were put in place, by what became of them.", &swaps);
+        let kept = f64::from(model.origin != Origin::InPlace);
+        metric("last_good", "gauge", "Whether a kept pair runs instead of what is in place.", &plain(kept));
         metric("sandbox", "gauge", "How edge is shut off from the system.", &[(inner.sandbox.clone(), 1.0)]);
         let counts = [
             ("classified", now.classified),
@@ -348,6 +396,18 @@ impl Board {
         let counts = counts.map(|(name, count)| (format!("{{outcome=\"{name}\"}}"), count as f64));
         metric("frames_total", "counter", "Frames by what became of them.", &counts);
         metric("collected_total", "counter", "Frames kept for relabelling.", &plain(now.collected as f64));
+        metric(
+            "collect_missed_total",
+            "counter",
+            "Frames to be kept that were not: the folder is full, the disk too slow or failing.",
+            &plain(now.collect_missed as f64),
+        );
+        metric(
+            "collect_full",
+            "gauge",
+            "Whether the folder of kept frames is full.",
+            &plain(f64::from(now.collect_full)),
+        );
         metric("source_up", "gauge", "Whether frames come.", &plain(f64::from(now.source.state == State::Streaming)));
         metric(
             "source_lost_total",
@@ -365,7 +425,8 @@ impl Board {
         histogram.push(("_count".into(), now.classified as f64));
         metric("latency_seconds", "histogram", "From a frame to its answer.", &histogram);
         if let Some(age) = now.age_ms {
-            metric("age_seconds", "gauge", "From the capture of the last frame to its answer.", &plain(age / 1e3));
+            let help = "From the capture of the last frame (its arrival, if the source does not tell) to its answer.";
+            metric("age_seconds", "gauge", help, &plain(age / 1e3));
         }
         let scores: Vec<(String, f64)> = now
             .scores
@@ -392,9 +453,12 @@ impl Inner {
     }
 }
 
-/// Temperature of the first thermal zone, which is the processor's on a Raspberry Pi, in degrees Celsius.
-fn temperature() -> Option<f64> {
-    let text = std::fs::read_to_string("/sys/class/thermal/thermal_zone0/temp").ok()?;
+/// Where Linux tells the temperature of the first thermal zone, which is the processor's on a Raspberry Pi.
+const THERMAL: &str = "/sys/class/thermal/thermal_zone0/temp";
+
+/// The temperature in such a file of thousandths, in degrees Celsius.
+fn temperature(path: impl AsRef<Path>) -> Option<f64> {
+    let text = std::fs::read_to_string(path).ok()?;
     Some(text.trim().parse::<f64>().ok()? / 1000.0)
 }
 
@@ -435,6 +499,27 @@ mod tests {
         assert_eq!(board.health(), Ok("ok"));
         set(State::Lost, "the camera was unplugged");
         assert_eq!(board.health(), Err("lost: the camera was unplugged".into()));
+    }
+
+    #[test]
+    fn a_still_scene_is_healthy_only_while_it_is_looked_at() {
+        let board = Board::new();
+        board.update(|now| now.source.state = State::Streaming);
+        board.still(|now| now.still = true);
+        let soon = Instant::now() + Duration::from_secs(20);
+        assert_eq!(board.health_at(soon), Ok("ok"));
+        assert!(board.health_at(soon + HEALTHY).unwrap_err().contains("no answer"));
+    }
+
+    #[test]
+    fn temperatures() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("temp");
+        assert_eq!(temperature(&path), None, "a machine without a sensor");
+        for (text, wanted) in [("48250\n", Some(48.25)), ("-1000\n", Some(-1.0)), ("hot\n", None), ("", None)] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(temperature(&path), wanted, "{text:?}");
+        }
     }
 
     #[test]

@@ -26,10 +26,7 @@ impl BaseOptions {
     /// # Errors
     /// As [`Base::load`], [`crate::base::find`] and [`Kernel::from_name`].
     pub fn load(&self) -> Result<Base> {
-        let kernel = match &self.kernel {
-            Some(name) => Kernel::from_name(name)?,
-            None => Kernel::detect()?,
-        };
+        let kernel = self.kernel()?;
         Base::load(&self.path()?, kernel)
     }
 
@@ -39,6 +36,14 @@ impl BaseOptions {
     /// As [`crate::base::find`].
     pub fn path(&self) -> Result<PathBuf> {
         self.base.clone().map_or_else(crate::base::find, Ok)
+    }
+
+    /// The kernel.
+    ///
+    /// # Errors
+    /// As [`Kernel::from_name`].
+    pub fn kernel(&self) -> Result<Kernel> {
+        self.kernel.as_deref().map_or_else(Kernel::detect, Kernel::from_name)
     }
 }
 

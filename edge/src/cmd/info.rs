@@ -2,12 +2,15 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde_json::json;
 use shared::Head;
 use shared::cli::print_line;
 use shared::conv::{Algorithm, Kernel};
 use shared::options::BaseOptions;
+use shared::trust::{Signable, TrustedKeys};
+
+use crate::state::State;
 
 use crate::sandbox::{Needs, SandboxOptions};
 
@@ -19,6 +22,14 @@ pub struct Args {
     /// A head to look at as well
     #[arg(long, value_name = "FILE")]
     head: Option<PathBuf>,
+
+    /// A public key that must have signed the head; can be given more than once
+    #[arg(long, value_name = "KEY.pub", requires = "head")]
+    trust: Vec<PathBuf>,
+
+    /// The state folder of an edge run, to see what was kept
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
 
     #[command(flatten)]
     base: BaseOptions,
@@ -41,10 +52,26 @@ pub fn run(args: Args) -> Result<()> {
     }
     let sandbox = args.sandbox.enter(&needs)?;
     let base = args.base.load()?;
-    let head = args.head.as_deref().map(Head::load).transpose()?;
-    if let Some(head) = &head {
-        head.check_base(&base)?;
-    }
+    let mut signed = None;
+    let head = match &args.head {
+        None => None,
+        Some(path) => {
+            let file = Signable::read(path, shared::head::MAX_BYTES)?;
+            signed =
+                if args.trust.is_empty() { file.claim() } else { Some(TrustedKeys::load(&args.trust)?.verify(&file)?) };
+            let head = Head::from_bytes(&file.bytes);
+            let head = head.map_err(|source| shared::Error::HeadFile { path: path.clone(), source })?;
+            head.check_base(&base)?;
+            Some(head)
+        }
+    };
+    let verified = !args.trust.is_empty();
+    // Looking must not make a folder.
+    let kept = match &args.state {
+        Some(folder) if !folder.is_dir() => bail!("{}: there is no such state folder", folder.display()),
+        Some(folder) => Some(State::open(folder)?.read()?),
+        None => None,
+    };
     let kernels: Vec<&str> = Kernel::available().map(Kernel::name).collect();
     let contract = base.contract();
     let algorithms: Vec<(&str, &str)> =
@@ -71,11 +98,15 @@ pub fn run(args: Args) -> Result<()> {
             },
             "head": head.as_ref().map(|head| json!({
                 "labels": head.labels,
+                "version": signed.map(|signed| signed.version),
+                "key": signed.map(|signed| signed.key.to_string()),
+                "verified": verified,
                 "size": head.preprocess.size,
                 "preprocess": head.preprocess.to_string(),
                 "date": head.training.date,
                 "val_accuracy": head.training.metrics.val_accuracy,
             })),
+            "state": kept,
         }))?;
         return Ok(());
     }
@@ -106,6 +137,17 @@ pub fn run(args: Args) -> Result<()> {
             head.preprocess.size,
             head.labels.join(", ")
         ))?;
+        let words = if verified { "verified" } else { "not verified; name the key with --trust" };
+        match signed {
+            Some(signed) => print_line(format_args!("            {signed}, {words}"))?,
+            None => print_line("            not signed")?,
+        }
+    }
+    if let Some(kept) = kept {
+        let pairs = [("kept", kept.current), ("before", kept.previous), ("held back", kept.held)];
+        for (name, pair) in pairs.into_iter().filter_map(|(name, pair)| Some((name, pair?))) {
+            print_line(format_args!("{name:<12}{pair}"))?;
+        }
     }
     Ok(())
 }

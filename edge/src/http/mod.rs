@@ -26,7 +26,8 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio_io_timeout::TimeoutStream;
@@ -70,6 +71,7 @@ pub struct Server {
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
     address: SocketAddr,
+    access: Access,
 }
 
 impl Server {
@@ -88,13 +90,8 @@ impl Server {
             runtime.block_on(async { listen(wanted) }).with_context(|| format!("--http {wanted}: cannot listen"))?;
         let address = listener.local_addr().context("cannot start the web server")?;
         let (stop, stopped) = oneshot::channel();
-        let shared = Arc::new(Shared {
-            access,
-            board,
-            streams: Arc::new(Semaphore::new(STREAMS)),
-            jpeg: Mutex::new(None),
-            open: std::sync::Mutex::default(),
-        });
+        let kept = access.clone();
+        let shared = Shared::new(access, board);
         let thread = std::thread::Builder::new().name("http".into()).spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
@@ -105,12 +102,17 @@ impl Server {
             // A picture may be in the making; it is not waited for.
             runtime.shutdown_background();
         })?;
-        Ok(Self { stop: Some(stop), thread: Some(thread), address })
+        Ok(Self { stop: Some(stop), thread: Some(thread), address, access: kept })
     }
 
     /// Where it listens, with the port that port 0 became.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What it asks of those who look.
+    pub fn access(&self) -> &Access {
+        &self.access
     }
 }
 
@@ -123,7 +125,8 @@ impl Drop for Server {
     }
 }
 
-struct Shared {
+/// What all connections share.
+pub(crate) struct Shared {
     access: Access,
     board: Arc<Board>,
     streams: Arc<Semaphore>,
@@ -206,6 +209,14 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
+impl Shared {
+    /// For a server of that board.
+    pub(crate) fn new(access: Access, board: Arc<Board>) -> Arc<Self> {
+        let streams = Arc::new(Semaphore::new(STREAMS));
+        Arc::new(Self { access, board, streams, jpeg: Mutex::new(None), open: std::sync::Mutex::default() })
+    }
+}
+
 async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
@@ -227,7 +238,15 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-async fn connection(stream: TcpStream, place: Place) {
+/// [`connection`] of a client that is the only one.
+pub(crate) async fn lone_connection(stream: impl AsyncRead + AsyncWrite, shared: Arc<Shared>) {
+    if let Ok(permit) = Arc::new(Semaphore::new(1)).acquire_owned().await {
+        connection(stream, Place::new(&shared, permit)).await;
+    }
+}
+
+/// Answers one client over a stream that need not be a socket.
+async fn connection(stream: impl AsyncRead + AsyncWrite, place: Place) {
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_TIME));
     let service = service_fn(|request| {

@@ -89,6 +89,7 @@ struct State {
     next: u32,
     programs: BTreeMap<u32, Pid>,
     feeders: BTreeMap<u32, Feeder>,
+    held: BTreeMap<u32, Node>,
 }
 
 impl State {
@@ -116,6 +117,15 @@ impl State {
             ["played", id] => self.feeders.get(&id.parse()?).ok_or("no such feeder")?.played().to_string(),
             ["end", id] => {
                 self.feeders.remove(&id.parse()?).ok_or("no such feeder")?.end()?;
+                String::new()
+            }
+            ["hold", path] => {
+                self.next += 1;
+                self.held.insert(self.next, Node::open(path)?);
+                self.next.to_string()
+            }
+            ["release", id] => {
+                self.held.remove(&id.parse()?).ok_or("nothing of that number is held")?;
                 String::new()
             }
             ["control", path, name, value] => {
