@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::board::Board;
 use crate::feed::files::Source;
 use crate::feed::{Next, pipe};
-use crate::http::{Access, connection};
+use crate::http::{Access, serve_one};
 use crate::picture::Picture;
 use crate::{Cli, config};
 
@@ -98,9 +98,9 @@ pub fn http(bytes: &[u8], token: Option<&str>) -> Result<Vec<u8>, String> {
     let access = Access::new(([127, 0, 0, 1], 80).into(), token)?;
     let answers = Arc::new(Mutex::new(Vec::new()));
     let client = Client { requests: bytes.to_vec(), sent: 0, waits: 16, answers: answers.clone() };
-    let shared = crate::http::Shared::new(access, Arc::new(Board::new()));
+    let board = Arc::new(Board::new());
     // A stream of events goes on until the client is found to be gone, which takes seconds.
-    let _ = runtime.block_on(async { tokio::time::timeout(PATIENCE, connection(client, shared)).await });
+    let _ = runtime.block_on(async { tokio::time::timeout(PATIENCE, serve_one(client, access, board)).await });
     runtime.shutdown_background();
     let answers = std::mem::take(&mut *answers.lock().unwrap_or_else(PoisonError::into_inner));
     Ok(answers)

@@ -109,8 +109,7 @@ impl Drop for Server {
     }
 }
 
-/// What all connections share.
-pub(crate) struct Shared {
+struct Shared {
     access: Access,
     board: Arc<Board>,
     streams: Arc<Semaphore>,
@@ -119,8 +118,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// For a server of that board.
-    pub(crate) fn new(access: Access, board: Arc<Board>) -> Arc<Self> {
+    fn new(access: Access, board: Arc<Board>) -> Arc<Self> {
         Arc::new(Self { access, board, streams: Arc::new(Semaphore::new(STREAMS)), jpeg: Mutex::new(None) })
     }
 }
@@ -143,8 +141,12 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-/// Answers one client over a stream that need not be a socket.
-pub(crate) async fn connection(stream: impl AsyncRead + AsyncWrite, shared: Arc<Shared>) {
+/// Answers one client, without a server: the stream need not be a socket.
+pub async fn serve_one(stream: impl AsyncRead + AsyncWrite, access: Access, board: Arc<Board>) {
+    connection(stream, Shared::new(access, board)).await;
+}
+
+async fn connection(stream: impl AsyncRead + AsyncWrite, shared: Arc<Shared>) {
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_TIME));
     let service = service_fn(move |request| {
