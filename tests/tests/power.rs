@@ -119,9 +119,12 @@ fn the_model_tells_who_syncs() {
     };
     let old_or_new: BTreeSet<Option<String>> = [Some("old".into()), Some("new!".into())].into();
     let write = "file = os.open('t', os.O_CREAT | os.O_WRONLY); os.write(file, b'new!');";
-    let whole: BTreeSet<_> = kinds(&format!("{write} os.fsync(file); os.rename('t', 'head'); os.fsync(folder)"));
+    let whole: BTreeSet<_> = kinds(&format!(
+        "{write} os.fsync(file); os.rename('t', 'head', src_dir_fd=folder, dst_dir_fd=folder); os.fsync(folder)"
+    ));
     assert_eq!(whole, old_or_new);
-    let torn: BTreeSet<_> = kinds(&format!("{write} os.rename('t', 'head'); os.fsync(folder)"));
+    let torn: BTreeSet<_> =
+        kinds(&format!("{write} os.rename('t', 'head', src_dir_fd=folder, dst_dir_fd=folder); os.fsync(folder)"));
     assert!(torn.contains(&Some(String::new())) && torn.contains(&Some("ne".into())), "{torn:?}");
     let in_place: BTreeSet<_> =
         kinds("file = os.open('head', os.O_WRONLY | os.O_TRUNC); os.write(file, b'new!'); os.fsync(file)");
