@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what is needed, and says so. Sourced by ./demo and ./test; safe to run again.
 #   setup.sh demo   a C compiler, and libclang, with which the crate v4l reads the kernel's headers
-#   setup.sh test   also cross compilers, QEMU, the Rust targets for ARM, a browser, and what the tests boot and install into
+#   setup.sh test   also cross compilers, QEMU, the Rust targets for ARM, a browser, Slurm, and what the tests boot and
+#                   install into
 set -euo pipefail
 
 say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }
@@ -24,9 +25,9 @@ need_packages() { # need_packages COMMAND:PACKAGE ...
   DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
-# ONNX Runtime is what the integer base is held against, NumPy reads what users would read with it.
+# ONNX Runtime is what the integer base is held against, NumPy reads what users would read with it. kubernetes-validate brings the schemas of Kubernetes.
 python_packages() {
-  local wanted=target/python/wanted packages="numpy==2.4.6 onnx==1.23.2 onnxruntime==1.32.0"
+  local wanted=target/python/wanted packages="numpy==2.4.6 onnx==1.23.2 onnxruntime==1.32.0 kubernetes-validate==1.37.0"
   [ "$(cat "$wanted" 2>/dev/null)" = "$packages" ] && return 0
   python3 -c 'import ensurepip, venv' 2>/dev/null || need_packages none-such-c:python3-venv
   say "Installing into target/python: $packages"
@@ -74,7 +75,8 @@ CONFIG
 
 setup() {
   need_packages cc:gcc
-  compgen -G '/usr/lib/llvm-*/lib/libclang.so*' >/dev/null || compgen -G '/usr/lib/*/libclang*.so*' >/dev/null ||
+  # libclang-cpp, which other packages bring, is another library.
+  compgen -G '/usr/lib/llvm-*/lib/libclang[.-][s0-9]*' >/dev/null || compgen -G '/usr/lib/*/libclang[.-][s0-9]*' >/dev/null ||
     need_packages none-such-d:libclang-dev
   if ! command -v cargo >/dev/null; then
     say "Rust is missing: install it from https://rustup.rs, then run this again"
@@ -83,7 +85,10 @@ setup() {
   [ "$1" = test ] || return 0
   need_packages \
     aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu arm-linux-gnueabihf-gcc:gcc-arm-linux-gnueabihf \
-    qemu-aarch64-static:qemu-user-static python3:python3 chromium:chromium strace:strace
+    qemu-aarch64-static:qemu-user-static python3:python3 chromium:chromium minisign:minisign strace:strace \
+    setpriv:util-linux
+  # A Slurm cluster for tests/tests/shards.rs, which brings its own configuration and starts the daemons itself.
+  PATH=$PATH:/usr/sbin:/sbin need_packages slurmctld:slurmctld slurmd:slurmd sbatch:slurm-client munged:munge
   # The headers of the C libraries are packages of their own.
   [ -e /usr/aarch64-linux-gnu/include/stdio.h ] && [ -e /usr/arm-linux-gnueabihf/include/stdio.h ] || {
     say "Installing Debian packages: libc6-dev-arm64-cross libc6-dev-armhf-cross"

@@ -9,10 +9,14 @@ mod feed;
 pub mod hostile;
 mod http;
 mod jpeg;
+mod keeper;
+mod model;
 mod motion;
 mod options;
 mod picture;
+mod sandbox;
 mod service;
+mod state;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -40,6 +44,7 @@ struct Cli {
 enum Command {
     Classify(cmd::classify::Args),
     Run(Box<cmd::run::Args>),
+    Rollback(cmd::rollback::Args),
     Devices(cmd::devices::Args),
     Info(cmd::info::Args),
     Bench(cmd::bench::Args),
@@ -59,6 +64,7 @@ pub fn main() -> ExitCode {
         shared::cli::catch_interrupts(reloads).map_err(anyhow::Error::from).and_then(|()| match cli.command {
             Command::Classify(args) => cmd::classify::run(args),
             Command::Run(args) => cmd::run::run(*args, &|| run_args(&arguments)),
+            Command::Rollback(args) => cmd::rollback::run(args),
             Command::Devices(args) => cmd::devices::run(args),
             Command::Info(args) => cmd::info::run(args),
             Command::Bench(args) => cmd::bench::run(args, start),

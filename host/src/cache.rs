@@ -16,7 +16,7 @@ use crate::store::Table;
 
 const MAGIC: &[u8; 8] = b"VGGEFEAT";
 /// Raised whenever decoding, pre-processing or the arithmetic changes on purpose.
-const VERSION: u32 = 1;
+pub const ARITHMETIC: u32 = 1;
 const HEADER: usize = 8 + 4 + 32 + 8;
 const KEY: usize = 32;
 const CHECKSUM: usize = 8;
@@ -46,7 +46,7 @@ impl Cache {
         let feature_len = preprocess.feature_len();
         let mut header = Vec::with_capacity(HEADER);
         header.extend_from_slice(MAGIC);
-        header.extend_from_slice(&VERSION.to_le_bytes());
+        header.extend_from_slice(&ARITHMETIC.to_le_bytes());
         header.extend_from_slice(&contract.0);
         header.extend_from_slice(&(feature_len as u64).to_le_bytes());
 

@@ -107,7 +107,7 @@ pub struct Pool {
     /// The pictures: first those to train on.
     pub items: Vec<Item>,
     /// How many are to train on; `None` if the folder is not split.
-    train: Option<usize>,
+    pub train: Option<usize>,
 }
 
 impl Pool {
@@ -130,6 +130,10 @@ pub fn training_folder(path: &Path) -> Option<PathBuf> {
     TRAIN.iter().map(|name| path.join(name)).find(|folder| folder.is_dir())
 }
 
+fn validation_folder(path: &Path) -> Option<PathBuf> {
+    VAL.iter().map(|name| path.join(name)).find(|folder| folder.is_dir())
+}
+
 /// Whether a folder of this name makes a data folder a split one.
 pub fn is_training_name(name: &str) -> bool {
     TRAIN.contains(&name)
@@ -140,12 +144,11 @@ pub fn is_training_name(name: &str) -> bool {
 /// # Errors
 /// [`DataError`].
 pub fn open(path: &Path) -> Result<Splits, DataError> {
-    let find = |names: &[&str]| names.iter().map(|name| path.join(name)).find(|folder| folder.is_dir());
     let Some(train_path) = training_folder(path) else {
         return Ok(Splits { train: list(path, None)?, val: None });
     };
     let train = list(&train_path, None)?;
-    let val = match find(VAL) {
+    let val = match validation_folder(path) {
         Some(val_path) => {
             let folder = list(&val_path, Some(&train.classes))?;
             Some((val_path, folder))
@@ -169,11 +172,7 @@ pub fn open_for_evaluation(
     let split = TRAIN.iter().chain(VAL).any(|name| path.join(name).is_dir());
     let folder = match (part, split) {
         (Some(part), _) => path.join(part),
-        (None, true) => VAL
-            .iter()
-            .map(|name| path.join(name))
-            .find(|folder| folder.is_dir())
-            .ok_or_else(|| DataError::NoClasses(path.join(VAL[0])))?,
+        (None, true) => validation_folder(path).ok_or_else(|| DataError::NoClasses(path.join(VAL[0])))?,
         (None, false) => path.to_owned(),
     };
     let listed = list(&folder, Some(classes))?;
@@ -185,12 +184,52 @@ pub fn open_for_evaluation(
 /// # Errors
 /// [`DataError`].
 pub fn list(path: &Path, classes: Option<&[String]>) -> Result<Folder, DataError> {
-    let mut folders = Vec::new();
-    for entry in entries(path)? {
-        if entry.is_dir() {
-            folders.push(entry);
-        }
-    }
+    let mut items = Vec::new();
+    let (classes, ignored) = visit(path, classes, &mut |item| items.push(item))?;
+    // By class, whatever the order of the folders.
+    items.sort_by(|a, b| (a.class, &a.path).cmp(&(b.class, &b.path)));
+    Ok(Folder { classes, items, ignored })
+}
+
+/// What [`walk`] tells beside the pictures.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Walked {
+    /// Names of the classes, sorted.
+    pub classes: Vec<String>,
+    /// How many of the pictures are to train on; `None` if the folder is not split.
+    pub train: Option<usize>,
+    /// Files whose names are not those of pictures.
+    pub ignored: usize,
+}
+
+/// Gives `each` the pictures of a data folder in the order of [`Splits::pool`], and keeps no more of them than the names in a folder.
+///
+/// # Errors
+/// [`DataError`]; `each` may have had some pictures by then.
+pub fn walk(path: &Path, each: &mut dyn FnMut(Item)) -> Result<Walked, DataError> {
+    // Classes are numbered in the order of their folders, and folders within are sorted, so pictures come in order.
+    let Some(train_path) = training_folder(path) else {
+        let (classes, ignored) = visit(path, None, each)?;
+        return Ok(Walked { classes, train: None, ignored });
+    };
+    let mut count = 0;
+    let (classes, mut ignored) = visit(&train_path, None, &mut |item| {
+        count += 1;
+        each(item);
+    })?;
+    let Some(val_path) = validation_folder(path) else { return Ok(Walked { classes, train: None, ignored }) };
+    ignored += visit(&val_path, Some(&classes), each)?.1;
+    Ok(Walked { classes, train: Some(count), ignored })
+}
+
+/// Gives `each` the pictures of a folder of class folders, folder by folder; returns the classes and the number of files that are none.
+fn visit(
+    path: &Path,
+    classes: Option<&[String]>,
+    each: &mut dyn FnMut(Item),
+) -> Result<(Vec<String>, usize), DataError> {
+    let folders: Vec<PathBuf> =
+        entries(path)?.into_iter().filter_map(|(entry, is_folder)| is_folder.then_some(entry)).collect();
     if folders.is_empty() {
         return Err(DataError::NoClasses(path.to_owned()));
     }
@@ -209,21 +248,22 @@ pub fn list(path: &Path, classes: Option<&[String]>) -> Result<Folder, DataError
         _ => {}
     }
     let classes = classes.map_or_else(|| names.clone(), <[String]>::to_vec);
-    let mut found = Folder { classes, items: Vec::new(), ignored: 0 };
+    let mut ignored = 0;
     for (folder, name) in folders.iter().zip(names) {
-        let Some(class) = found.classes.iter().position(|known| *known == name) else {
-            let known = found.classes.join(", ");
+        let Some(class) = classes.iter().position(|known| *known == name) else {
+            let known = classes.join(", ");
             return Err(DataError::UnknownClass { path: path.to_owned(), class: name, known });
         };
-        let before = found.items.len();
-        collect(folder, class, &mut found, 0)?;
-        if found.items.len() == before {
+        let mut count = 0;
+        ignored += collect(folder, 0, &mut |path| {
+            count += 1;
+            each(Item { path, class });
+        })?;
+        if count == 0 {
             return Err(DataError::EmptyClass(folder.clone()));
         }
     }
-    // By class, whatever the order of the folders.
-    found.items.sort_by(|a, b| (a.class, &a.path).cmp(&(b.class, &b.path)));
-    Ok(found)
+    Ok((classes, ignored))
 }
 
 /// All pictures below a folder, sorted by path.
@@ -231,37 +271,45 @@ pub fn list(path: &Path, classes: Option<&[String]>) -> Result<Folder, DataError
 /// # Errors
 /// [`DataError::Io`].
 pub fn pictures(path: &Path) -> Result<Vec<PathBuf>, DataError> {
-    let mut found = Folder { classes: Vec::new(), items: Vec::new(), ignored: 0 };
-    collect(path, 0, &mut found, 0)?;
-    let mut paths: Vec<PathBuf> = found.items.into_iter().map(|item| item.path).collect();
+    let mut paths = Vec::new();
+    collect(path, 0, &mut |path| paths.push(path))?;
     paths.sort();
     Ok(paths)
 }
 
-/// Folders within a class folder belong to the class, as in Keras. The depth is bounded against loops of links.
-fn collect(folder: &Path, class: usize, found: &mut Folder, depth: u32) -> Result<(), DataError> {
-    for path in entries(folder)? {
-        if path.is_dir() {
+/// Gives `each` the pictures below a folder, in the order of their paths, and returns how many files are none. Folders within a class folder belong to
+/// the class, as in Keras. The depth is bounded against loops of links.
+fn collect(folder: &Path, depth: u32, each: &mut dyn FnMut(PathBuf)) -> Result<usize, DataError> {
+    let mut ignored = 0;
+    for (path, is_folder) in entries(folder)? {
+        if is_folder {
             if depth < 16 {
-                collect(&path, class, found, depth + 1)?;
+                ignored += collect(&path, depth + 1, each)?;
             }
         } else if has_picture_extension(&path) {
-            found.items.push(Item { path, class });
+            each(path);
         } else {
-            found.ignored += 1;
+            ignored += 1;
         }
     }
-    Ok(())
+    Ok(ignored)
 }
 
-/// The entries of a folder, sorted by name, without hidden ones.
-fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
+/// The entries of a folder and whether they are folders or links to some, sorted by name, without hidden ones.
+///
+/// Only links are asked for what they are: the folder itself tells of the others, which matters where each question crosses a network.
+fn entries(folder: &Path) -> Result<Vec<(PathBuf, bool)>, DataError> {
     let wrong = |source| DataError::Io { path: folder.to_owned(), source };
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(wrong)? {
         let entry = entry.map_err(wrong)?;
         if !entry.file_name().as_encoded_bytes().starts_with(b".") {
-            paths.push(entry.path());
+            let path = entry.path();
+            let is_folder = match entry.file_type() {
+                Ok(kind) if !kind.is_symlink() => kind.is_dir(),
+                _ => path.is_dir(),
+            };
+            paths.push((path, is_folder));
         }
     }
     paths.sort();
@@ -334,6 +382,35 @@ mod tests {
         assert_eq!(names, ["a/x.jpeg", "b/1.JPG", "b/2.png", "b/deep/3.bmp"]);
         assert_eq!(splits.train.ignored, 1);
         assert!(splits.val.is_none());
+    }
+
+    /// What a walk gives, as a pool.
+    fn walked(path: &Path) -> Pool {
+        let mut items = Vec::new();
+        let Walked { classes, train, .. } = walk(path, &mut |item| items.push(item)).unwrap();
+        Pool { classes, items, train }
+    }
+
+    #[test]
+    fn a_walk_gives_the_pictures_in_the_order_of_the_pool() {
+        let dir = tempfile::tempdir().unwrap();
+        touch(
+            dir.path(),
+            &["b.c/1.png", "b/2.png", "b/d/3.png", "b/d.e/4.png", "b/d!/5.png", "B/6.png", "b/notes.txt"],
+        );
+        std::os::unix::fs::symlink(dir.path().join("B"), dir.path().join("b/z")).unwrap();
+        std::os::unix::fs::symlink("nowhere", dir.path().join("b/dangling.png")).unwrap();
+        let same = || {
+            let (pool, walked) = (open(dir.path()).unwrap().pool(), walked(dir.path()));
+            assert_eq!((&pool.classes, &pool.items, pool.train), (&walked.classes, &walked.items, walked.train));
+            pool
+        };
+        let pool = same();
+        assert_eq!((pool.classes.len(), pool.items.len(), pool.train), (3, 8, None));
+        touch(dir.path(), &["train/a/1.png", "train/b/1.png", "train/c/1.png"]);
+        assert_eq!((same().items.len(), same().train), (3, None));
+        touch(dir.path(), &["test/c/1.png", "test/b/7.png"]);
+        assert_eq!((same().items.len(), same().train), (5, Some(3)));
     }
 
     #[test]

@@ -18,13 +18,14 @@ use crate::PROGRAM;
 use crate::cache::Cache;
 use crate::data::Item;
 use crate::options::ExtractOptions;
+use crate::progress::Meter;
 use crate::store::{self, Draft, Table};
 use crate::trainer::FeatureSource;
 
 /// Feature maps of pictures, as u8 with a scale for each channel.
 pub struct Features {
     /// `[len, h, w, channels]`, channels last.
-    table: Table,
+    pub table: Table,
     /// Values of one picture.
     pub dim: usize,
     /// A feature is `q * scale`, with the scale of its channel.
@@ -104,6 +105,34 @@ pub fn batch(size: u32, each: usize) -> usize {
     fit.min(each / 4).max(1)
 }
 
+/// Why a picture is left out that [`shared::fs::read_limited`] does not read.
+///
+/// # Errors
+/// With `fail_on_storage` the error itself, if it is not the file's fault: on another try, or another machine, the picture could be read.
+pub fn read_error(error: shared::Error, fail_on_storage: bool) -> shared::Result<String> {
+    use rustix::io::Errno;
+    const OF_THE_FILE: [Errno; 9] = [
+        Errno::NOENT,
+        Errno::ACCESS,
+        Errno::PERM,
+        Errno::ISDIR,
+        Errno::NOTDIR,
+        Errno::LOOP,
+        Errno::NAMETOOLONG,
+        Errno::NXIO,
+        Errno::NODEV,
+    ];
+    match &error {
+        shared::Error::Io { source, .. } => match source.raw_os_error() {
+            Some(code) if fail_on_storage && !OF_THE_FILE.iter().any(|known| known.raw_os_error() == code) => {
+                Err(error)
+            }
+            _ => Ok(format!("cannot read: {source}")),
+        },
+        other => Ok(other.to_string()),
+    }
+}
+
 /// What a worker makes of one picture.
 enum Done {
     Features {
@@ -140,7 +169,7 @@ pub fn extract(base: &Base, preprocess: &Preprocess, items: &[Item], options: &E
     let mut cached_count = 0;
     let threads = options.threads().min(items.len()).max(1);
     let batch = batch(preprocess.size, items.len() / threads);
-    let bar = crate::progress::bar(items.len() as u64, "{bar:30} {pos}/{len} pictures  {per_sec}  {eta} left");
+    let bar = Meter::new(items.len() as u64, "pictures");
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
     let outcome: Result<()> = std::thread::scope(|scope| {
@@ -154,10 +183,11 @@ pub fn extract(base: &Base, preprocess: &Preprocess, items: &[Item], options: &E
                 let prepare = |item: &Item| -> Result<(Fingerprint, Vec<u8>), Done> {
                     let bytes = match shared::fs::read_limited(&item.path, MAX_FILE_BYTES) {
                         Ok(bytes) => bytes,
-                        Err(shared::Error::Io { source, .. }) => {
-                            return Err(Done::Unreadable(format!("cannot read: {source}")));
+                        Err(e) => {
+                            return Err(
+                                read_error(e, options.fail_on_storage).map_or_else(Done::Broken, Done::Unreadable)
+                            );
                         }
-                        Err(e) => return Err(Done::Unreadable(e.to_string())),
                     };
                     let hash = Fingerprint::of(&bytes);
                     if let Some(cache) = cache {
@@ -251,7 +281,7 @@ pub fn extract(base: &Base, preprocess: &Preprocess, items: &[Item], options: &E
         drop(receiver);
         outcome
     });
-    bar.finish_and_clear();
+    drop(bar);
     // The cache stays whole if a worker panics: it holds records that are complete.
     let mut cache = cache.map(|cache| cache.into_inner().unwrap_or_else(PoisonError::into_inner));
     if let Some(cache) = &mut cache {
@@ -288,4 +318,27 @@ pub fn extract(base: &Base, preprocess: &Preprocess, items: &[Item], options: &E
         skipped,
         cached: cached_count,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_storage_that_fails_is_not_the_pictures_fault() {
+        use rustix::io::Errno;
+        let error = |errno: Errno| shared::Error::io("read", "cat.jpg")(errno.into());
+        for errno in [Errno::IO, Errno::STALE, Errno::TIMEDOUT, Errno::NOMEM, Errno::MFILE, Errno::HOSTDOWN] {
+            assert!(read_error(error(errno), true).is_err());
+            assert!(read_error(error(errno), false).unwrap().starts_with("cannot read: "));
+        }
+        for errno in [Errno::NOENT, Errno::ACCESS, Errno::LOOP] {
+            assert!(read_error(error(errno), true).unwrap().starts_with("cannot read: "));
+        }
+        // Over the limit of bytes.
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("large"), b"123").unwrap();
+        let error = shared::fs::read_limited(&folder.path().join("large"), 2).unwrap_err();
+        assert!(read_error(error, true).unwrap().contains("limit"));
+    }
 }

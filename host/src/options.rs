@@ -18,6 +18,10 @@ pub struct ExtractOptions {
     /// Ends at the first file that cannot be read, rather than leaving it out
     #[arg(long)]
     pub strict: bool,
+
+    /// A storage that fails ends the extraction, rather than leaving pictures out that could be read elsewhere.
+    #[arg(skip)]
+    pub fail_on_storage: bool,
 }
 
 impl ExtractOptions {

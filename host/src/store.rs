@@ -56,12 +56,56 @@ enum Place {
         /// Where each row begins.
         offsets: Vec<u64>,
     },
+    Stretches {
+        stretches: Vec<Stretch>,
+        /// For each row the stretch that it is in, and its place there.
+        places: Vec<[u32; 2]>,
+    },
+}
+
+/// Files that are kept open: processes may often have 1,024.
+const OPEN_FILES: usize = 512;
+
+/// Rows one after another in a file.
+pub struct Stretch {
+    path: PathBuf,
+    /// Where the first one begins.
+    start: u64,
+    /// `None` if there are too many files: then it is opened for each row.
+    file: Option<File>,
+}
+
+impl Stretch {
+    /// Stretches that begin at these places of these files; nothing there may change any more.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn open_all(stretches: Vec<(PathBuf, u64)>) -> Result<Vec<Self>> {
+        let keep = stretches.len() <= OPEN_FILES;
+        let open = |(path, start): (PathBuf, u64)| {
+            let file = File::open(&path).map_err(Error::io("read features from", &path))?;
+            Ok(Self { path, start, file: keep.then_some(file) })
+        };
+        stretches.into_iter().map(open).collect()
+    }
+
+    fn read(&self, at: u64, bytes: &mut [u8]) -> std::io::Result<()> {
+        match &self.file {
+            Some(file) => file.read_exact_at(bytes, self.start + at),
+            None => File::open(&self.path)?.read_exact_at(bytes, self.start + at),
+        }
+    }
 }
 
 impl Table {
     /// Rows that begin at these offsets of a file; nothing there may change any more. `path` is for messages.
     pub fn in_file(dim: usize, file: File, path: PathBuf, offsets: Vec<u64>) -> Self {
         Self { dim, place: Place::File { file, path, offsets } }
+    }
+
+    /// Rows in several files: for each row the stretch that it is in, and its place there.
+    pub fn in_stretches(dim: usize, stretches: Vec<Stretch>, places: Vec<[u32; 2]>) -> Self {
+        Self { dim, place: Place::Stretches { stretches, places } }
     }
 
     /// A row.
@@ -77,6 +121,14 @@ impl Table {
             Place::File { file, path, offsets } => {
                 let mut bytes = vec![0; self.dim];
                 file.read_exact_at(&mut bytes, offsets[row]).map_err(Error::io("read features from", path))?;
+                Ok(Cow::Owned(bytes))
+            }
+            Place::Stretches { stretches, places } => {
+                let [stretch, place] = places[row];
+                let stretch = &stretches[stretch as usize];
+                let mut bytes = vec![0; self.dim];
+                let at = u64::from(place) * self.dim as u64;
+                stretch.read(at, &mut bytes).map_err(Error::io("read features from", &stretch.path))?;
                 Ok(Cow::Owned(bytes))
             }
         }

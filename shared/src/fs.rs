@@ -127,6 +127,23 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomic(path, |file| file.write_all(bytes).map_err(Error::io("write", path)))
 }
 
+/// Writes a new file that only its owner may read, for secrets; whole, or not at all.
+///
+/// # Errors
+/// [`Error::Io`], also if there is a file already: a secret is never written over.
+pub fn create_private(path: &Path, bytes: &[u8]) -> Result<()> {
+    // The default of `tempfile` is 0600, whatever the umask.
+    let mut temporary = tempfile::Builder::new()
+        .prefix(".vgg-edge-")
+        .suffix(".tmp")
+        .tempfile_in(folder(path))
+        .map_err(Error::io("write", path))?;
+    temporary.write_all(bytes).map_err(Error::io("write", path))?;
+    temporary.as_file().sync_all().map_err(Error::io("sync", path))?;
+    temporary.persist_noclobber(path).map_err(|e| Error::io("write", path)(e.error))?;
+    sync_folder(path)
+}
+
 /// Renames a file that is synced, and syncs the folder.
 ///
 /// # Errors
@@ -295,6 +312,18 @@ mod tests {
         let refused: Result<()> = write_atomic(&socket, |_| Ok(()));
         assert!(refused.unwrap_err().to_string().contains("not a regular file"));
         assert!(socket.exists() && check_writable(&socket).is_err() && check_writable(&file).is_ok());
+    }
+
+    #[test]
+    fn secrets_are_for_their_owner_and_never_written_over() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        create_private(&path, b"secret").unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(create_private(&path, b"other").unwrap_err().to_string().contains("cannot write"));
+        assert_eq!(std::fs::read(&path).unwrap(), b"secret");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]

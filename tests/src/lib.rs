@@ -4,6 +4,7 @@
 
 pub mod disk;
 pub mod machine;
+pub mod slurm;
 
 use std::collections::BTreeMap;
 use std::io::{Cursor, Write};
@@ -95,6 +96,10 @@ fn quiet(command: &mut Command) {
         .env_remove("VGG_EDGE_FEATURES_IN_MEMORY")
         .env_remove("VGG_EDGE_BASE")
         .env_remove("VGG_EDGE_KERNEL")
+        .env_remove("VGG_EDGE_HTTP_TOKEN")
+        .env_remove("NOTIFY_SOCKET")
+        .env_remove("WATCHDOG_USEC")
+        .env_remove("WATCHDOG_PID")
         .env("SOURCE_DATE_EPOCH", "1700000000");
     command.current_dir(root()).stdin(Stdio::null());
 }

@@ -1,35 +1,48 @@
-//! `host extract`: a folder of pictures to a NumPy archive of features.
+//! `host extract`: a folder of pictures to a NumPy archive of features, or to a part of all features.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use shared::Error;
 use shared::cli::print_line;
 use shared::contract::Preprocess;
 use shared::head::dequantise;
 use shared::options::FitName;
+use shared::{Base, Error};
 
 use super::train::ResizeName;
 use crate::data::{self, Pool};
 use crate::npz::NpzWriter;
 use crate::options::{BaseOptions, ExtractOptions};
+use crate::shard::{Made, Shard, ShardOption, extract_part};
 
 /// Extracts features into a NumPy archive
 ///
 /// Writes `features` (n, h, w, 512) as f32 in Keras's channel-last order, `labels` (n) as i64, `class_names`, and `file_names` (n)
 /// relative to DATA; read it with numpy.load. With --quantised, `features` are u8 and `scale` (512), one a
 /// channel, turns them into f32.
+///
+/// With --shard I/N it extracts one of N parts, each on a machine of its own, into a file in the folder DIR. Parts are for host merge and
+/// host train --features. A part that is there is left as it is, so the same command may be run again; pictures that have changed since are told.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  host extract photos/train -o train.npz --size 64\n  \
-    python3 -c \"import numpy as np; f = np.load('train.npz'); print(f['features'].shape)\"")]
+#[command(after_help = "Examples:\n  host extract photos/train -o train.npz --size 64\n  \
+    python3 -c \"import numpy as np; f = np.load('train.npz'); print(f['features'].shape)\"\n  \
+    host extract photos --shard 0/4 -o parts   # then 1/4, 2/4, 3/4, on any machine\n  \
+    host extract photos --shard auto -o parts   # in a task of a Slurm array 0-(N-1)\n  \
+    host extract photos --shard auto/16 -o parts   # in an indexed job of Kubernetes\n  \
+    host merge parts -o photos.features && host train --features photos.features -o head.postcard")]
 pub struct Args {
     /// Folder with a sub-folder of pictures a class, or train/ and val/ over such folders (then all are extracted)
     data: PathBuf,
 
-    /// Where the archive goes
-    #[arg(short, long, value_name = "FILE")]
+    /// Where the archive goes; with --shard the folder of the parts
+    #[arg(short, long, value_name = "FILE|DIR")]
     output: PathBuf,
+
+    /// Extracts part I of N (from 0) of the pictures. auto takes both from SLURM_ARRAY_TASK_ID and its kin; auto/N takes I from there or from
+    /// JOB_COMPLETION_INDEX
+    #[arg(long, value_name = "I/N", conflicts_with = "quantised")]
+    shard: Option<ShardOption>,
 
     #[command(flatten)]
     base: BaseOptions,
@@ -53,17 +66,23 @@ pub struct Args {
     #[arg(long)]
     quantised: bool,
 
-    /// Prints one object with the shape
+    /// Prints one object with the shape, or with --shard the numbers of pictures
     #[arg(long)]
     json: bool,
 }
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
-    shared::fs::check_writable(&args.output)?;
+    let shard = args.shard.map(|shard| shard.resolve(|name| std::env::var_os(name))).transpose()?;
+    if shard.is_none() {
+        shared::fs::check_writable(&args.output)?;
+    }
     let base = args.base.load()?;
     let resize = args.resize.map_or(base.contract().resize, Into::into);
     let preprocess = Preprocess::new(base.contract().clone(), args.size, args.fit.into(), resize)?;
+    if let Some(shard) = shard {
+        return part(&args, &base, &preprocess, shard);
+    }
     let Pool { classes, items, .. } = data::open(&args.data)?.pool();
     let features = crate::extract::extract(&base, &preprocess, &items, &args.extract)?;
     let [height, width, channels] = preprocess.feature_shape();
@@ -93,6 +112,22 @@ pub fn run(args: Args) -> Result<()> {
         }))?;
     } else {
         print_line(format_args!("wrote {}: features {shape:?}", args.output.display()))?;
+    }
+    Ok(())
+}
+
+/// Makes a part.
+fn part(args: &Args, base: &Base, preprocess: &Preprocess, shard: Shard) -> Result<()> {
+    let Made { path, pictures, rows, cached, kept } =
+        extract_part(base, preprocess, &args.data, shard, &args.output, &args.extract)?;
+    if args.json {
+        print_line(serde_json::json!({
+            "output": path, "shard": shard.index, "shards": shard.count, "pictures": pictures, "skipped": pictures - rows,
+            "cached": cached, "kept": kept,
+        }))?;
+    } else {
+        let done = if kept { "kept" } else { "wrote" };
+        print_line(format_args!("{done} {}: {rows} of {pictures} pictures", path.display()))?;
     }
     Ok(())
 }
