@@ -175,6 +175,11 @@ impl Drop for Place {
 }
 
 impl Shared {
+    fn new(access: Access, board: Arc<Board>) -> Arc<Self> {
+        let streams = Arc::new(Semaphore::new(STREAMS));
+        Arc::new(Self { access, board, streams, jpeg: Mutex::new(None), open: std::sync::Mutex::default() })
+    }
+
     fn open(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -206,13 +211,6 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
-}
-
-impl Shared {
-    fn new(access: Access, board: Arc<Board>) -> Arc<Self> {
-        let streams = Arc::new(Semaphore::new(STREAMS));
-        Arc::new(Self { access, board, streams, jpeg: Mutex::new(None), open: std::sync::Mutex::default() })
-    }
 }
 
 async fn serve(listener: TcpListener, shared: Arc<Shared>) {
