@@ -5,11 +5,13 @@
     cargo build --release --locked --workspace --bins
     host base import WEIGHTS -o f32.onnx                    # the f32 base, of the same weights as the shipped int8 one
     benchmarks/augment.py ../shared/data/cats_dogs --base f32.onnx --epochs 10 --seeds 3
+    benchmarks/augment.py ../shared/data/cats_dogs --base f32.onnx --first-seed 1 --seeds 1 --log runs.ndjson    # in pieces
 
 Both train on fresh variants in each epoch with the tutorial's values (rotation 40, shifts, shear and zoom 0.2, horizontal flip; batches of 20, 256 units,
 dropout 0.5, RMSprop at 2e-5) and validate on the whole validation folder. Keras subtracts the mean of the weights rather than dividing by 255, as the base does
-(--rescale: as the tutorial). Time of an epoch: median from the second epoch on, validation within; `host` runs the base over the validation pictures once,
-before the first epoch, so that time is told apart. --limit takes the first pictures of each class, to try the script.
+(--rescale: as the tutorial). Each program runs in a process of its own, one seed of each in turn. Time of an epoch: median from the second epoch on, validation within;
+`host` runs the base over the validation pictures once, before the first epoch, so `first_s`, the first epoch with what goes before, is told apart (Keras: without
+its imports). --limit takes the first pictures of each class, to try the script.
 """
 
 import argparse
@@ -17,24 +19,22 @@ import json
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
+
+from comparison import Log, keras_process, load_weights, options, seeds, spread
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("data", help="folder with train/ and validation/")
-parser.add_argument("--host", default="target/release/host")
-parser.add_argument("--base", required=True, help="the f32 base as ONNX, for Keras's weights")
-parser.add_argument("--size", type=int, default=64)
+options(parser, seeds=3)
 parser.add_argument("--epochs", type=int, default=10)
-parser.add_argument("--seeds", type=int, default=3)
 parser.add_argument("--batch-size", type=int, default=20)
 parser.add_argument("--lr", type=float, default=2e-5)
 parser.add_argument("--limit", type=int)
 parser.add_argument("--rescale", action="store_true")
-parser.add_argument("--skip-keras", action="store_true")
 arguments = parser.parse_args()
 
 
@@ -47,6 +47,12 @@ def limited(folder):
             for file in sorted(os.listdir(source))[:arguments.limit]:
                 os.symlink(os.path.abspath(os.path.join(source, file)), os.path.join(folder, part, name, file))
     return folder
+
+
+def figures(seconds, first, val_accuracy):
+    """What is logged of a run: `seconds` are those of the epochs from the second on."""
+    return {"epoch_s": statistics.median(seconds), "first_s": first, "last": val_accuracy[-1], "best": max(val_accuracy),
+            "epochs_s": seconds, "val_accuracy": val_accuracy}
 
 
 def ours(data, seed, folder):
@@ -63,32 +69,18 @@ def ours(data, seed, folder):
         raise SystemExit(f"{' '.join(command)} failed")
     epochs = [line for line in lines if "epoch" in line]
     ends = ends[:len(epochs)]
-    seconds = [b - a for a, b in zip(ends, ends[1:])]
-    return seconds, ends[0] - start, [epoch["val_accuracy"] for epoch in epochs]
-
-
-def load_weights(model):
-    """The f32 base's kernels, in the order of its graph."""
-    import onnx
-    from onnx import numpy_helper
-
-    graph = onnx.load(arguments.base).graph
-    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    convolutions = [node for node in graph.node if node.op_type == "Conv"]
-    layers = [layer for layer in model.layers if "conv" in layer.name]
-    assert len(convolutions) == len(layers) == 13
-    for node, layer in zip(convolutions, layers):
-        layer.set_weights([tensors[node.input[1]].transpose(2, 3, 1, 0), tensors[node.input[2]]])
+    return figures([b - a for a, b in zip(ends, ends[1:])], ends[0] - start, [epoch["val_accuracy"] for epoch in epochs])
 
 
 def keras_recipe(data, seed):
     import keras
     from keras.src.legacy.preprocessing.image import ImageDataGenerator
 
+    begin = time.time()
     keras.utils.set_random_seed(seed)
     side = arguments.size
     base = keras.applications.VGG16(weights=None, include_top=False, input_shape=(side, side, 3))
-    load_weights(base)
+    load_weights(base, arguments.base)
     base.trainable = False
     model = keras.Sequential([
         base, keras.layers.Flatten(), keras.layers.Dense(256, activation="relu"), keras.layers.Dropout(0.5),
@@ -101,29 +93,39 @@ def keras_recipe(data, seed):
     flow = dict(target_size=(side, side), batch_size=arguments.batch_size, class_mode="binary", interpolation="bilinear")
     train = augmented.flow_from_directory(os.path.join(data, "train"), seed=seed, **flow)
     validation = ImageDataGenerator(**pixels).flow_from_directory(os.path.join(data, "validation"), shuffle=False, **flow)
-    seconds = []
+    ends = []
 
     class Clock(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            self.start = time.time()
-
         def on_epoch_end(self, epoch, logs=None):
-            seconds.append(time.time() - self.start)
+            ends.append(time.time())
 
     history = model.fit(train, epochs=arguments.epochs, validation_data=validation, verbose=0, callbacks=[Clock()]).history
-    return seconds[1:], seconds[0], [float(value) for value in history["val_accuracy"]]
+    return figures([b - a for a, b in zip(ends, ends[1:])], ends[0] - begin, [float(value) for value in history["val_accuracy"]])
 
 
-def report(name, runs):
-    seconds = [second for run in runs for second in run[0]]
-    last, best = [run[2][-1] for run in runs], [max(run[2]) for run in runs]
-    print(f"{name}: {statistics.median(seconds):.2f} s an epoch (the first, with what goes before: {statistics.median(r[1] for r in runs):.2f} s); "
-          f"val_accuracy after {arguments.epochs} epochs {statistics.mean(last):.4f} (from {min(last):.4f} to {max(last):.4f}), "
-          f"of the best epoch {statistics.mean(best):.4f}; {len(runs)} seeds", flush=True)
+def main(scratch):
+    data = limited(os.path.join(scratch, "data")) if arguments.limit else arguments.data
+    settings = {"script": "augment", "data": os.path.basename(os.path.normpath(arguments.data)), "size": arguments.size, "epochs": arguments.epochs,
+                "batch_size": arguments.batch_size, "lr": arguments.lr, "limit": arguments.limit, "rescale": arguments.rescale}
+    log = Log(arguments.log, settings)
+    for seed in seeds(arguments):
+        for program in ("host", "keras"):
+            if arguments.only in (None, program):
+                log.add(program, seed, ours(data, seed, scratch) if program == "host" else keras_process(seed))
+    for program in ("host", "keras"):
+        runs = [run for run in log.runs if run["program"] == program]
+        if runs:
+            seconds = [second for run in runs for second in run["epochs_s"]]
+            print(f"{program}, {len(runs)} seeds\n  seconds of an epoch: {spread(seconds, 2)}")
+            for figure in ("first_s", "last", "best"):
+                print(f"  {figure}: {spread([run[figure] for run in runs], 4)}")
+    if ratios := log.ratio("epoch_s"):
+        print(f"keras over host, median seconds of an epoch: {spread(ratios, 2)}; {len(ratios)} seeds")
 
 
 with tempfile.TemporaryDirectory() as scratch:
-    data = limited(os.path.join(scratch, "data")) if arguments.limit else arguments.data
-    report("host", [ours(data, seed, scratch) for seed in range(arguments.seeds)])
-    if not arguments.skip_keras:
-        report("keras", [keras_recipe(data, seed) for seed in range(arguments.seeds)])
+    if arguments.keras_seed is not None:
+        data = limited(os.path.join(scratch, "data")) if arguments.limit else arguments.data
+        print(json.dumps(keras_recipe(data, arguments.keras_seed)))
+        sys.exit()
+    main(scratch)

@@ -1,14 +1,18 @@
 #!/usr/bin/env python3
 """`host train` beside Keras with the same weights: the tutorial's recipe A, and fine-tuning of block 5.
 
-    pip install keras==3.15.1 tensorflow-cpu onnx pillow scikit-learn
+    pip install keras==3.15.1 tensorflow-cpu onnx pillow
     benchmarks/recipes.py a ../shared/data/cats_dogs --base f32.onnx --seeds 5
+    benchmarks/recipes.py a ../shared/data/cats_dogs --base f32.onnx --first-seed 2 --seeds 1 --log runs.ndjson
     benchmarks/recipes.py fine-tune ../shared/data/clothing --base f32.onnx --size 128 --epochs 6 --seeds 1
 
 a: features of the frozen base, then Dense 256 + Dropout 0.5 + sigmoid by RMSprop at 2e-5, 100 epochs, batches of 100. Time is that of the whole run from
-files (decode, extract, train), each program in a process of its own.
+files (read the weights, decode, extract, train), each program in a process of its own, one seed of each in turn. `seconds` is the process from start to end;
+`seconds_after_imports` leaves out, for Keras, the start of Python and the import of Keras and TensorFlow, and its end; for `host`, which has nothing to import, it is the same
+as `seconds`. Which of the two is the fair one depends on whether a user starts Python for each training, so both ratios are printed.
 fine-tune: a head as `host train` makes it (Dense 256, dropout 0.5, Adam at 0.001, the best epoch of 60 with patience 10), then block 5 and the head by RMSprop
-at 1e-5, batches of 32, from the features of block 4, which is the same as training the whole model with the rest frozen and in inference.
+at 1e-5, batches of 32, from the features of block 4, which is the same as training the whole model with the rest frozen and in inference. `seconds` of `host` hold the new
+quantisation of the block, and the features of the frozen part that an earlier seed has left in the cache; only `epoch_s` compares there.
 
 Keras reads pictures with Pillow's bilinear filter, as `host` does, and subtracts the means of the weights. The seeds of both have nothing in common.
 """
@@ -16,25 +20,20 @@ Keras reads pictures with Pillow's bilinear filter, as `host` does, and subtract
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+
+from comparison import Log, keras_process, load_weights, options, seeds, spread
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("recipe", choices=["a", "fine-tune"])
-parser.add_argument("data", help="folder with train/ and validation/")
-parser.add_argument("--host", default="target/release/host")
-parser.add_argument("--base", required=True, help="the f32 base as ONNX, for Keras's weights")
-parser.add_argument("--size", type=int, default=64)
-parser.add_argument("--seeds", type=int, default=5)
+options(parser, seeds=5)
 parser.add_argument("--epochs", type=int, default=6, help="of fine-tuning")
-parser.add_argument("--only", choices=["host", "keras"])
-parser.add_argument("--keras-seed", type=int, help=argparse.SUPPRESS)
 arguments = parser.parse_args()
 
 
@@ -56,17 +55,9 @@ def pictures(part):
 
 def vgg16():
     import keras
-    import onnx
-    from onnx import numpy_helper
 
-    graph = onnx.load(arguments.base).graph
-    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    convolutions = [node for node in graph.node if node.op_type == "Conv"]
     base = keras.applications.VGG16(weights=None, include_top=False, input_shape=(arguments.size, arguments.size, 3))
-    layers = [layer for layer in base.layers if "conv" in layer.name]
-    assert len(convolutions) == len(layers) == 13
-    for node, layer in zip(convolutions, layers):
-        layer.set_weights([tensors[node.input[1]].transpose(2, 3, 1, 0), tensors[node.input[2]]])
+    load_weights(base, arguments.base)
     return base
 
 
@@ -114,6 +105,18 @@ def keras_fine_tune(seed):
             "epoch_s": (time.time() - start) / arguments.epochs, "val_accuracy": history["val_accuracy"]}
 
 
+def keras_run(seed):
+    """A run of Keras in this process, timed from after the imports."""
+    import keras  # noqa: F401  with TensorFlow, which takes seconds
+    import numpy  # noqa: F401
+    import onnx  # noqa: F401
+    from PIL import Image  # noqa: F401
+
+    start = time.time()
+    figures = keras_a(seed) if arguments.recipe == "a" else keras_fine_tune(seed)
+    return {**figures, "seconds_after_imports": time.time() - start}
+
+
 def ours(seed, scratch):
     head = os.path.join(scratch, "head.postcard")
     command = [arguments.host, "train", arguments.data, "-o", head, "--json", "--size", str(arguments.size), "--seed", str(seed)]
@@ -138,25 +141,34 @@ def ours(seed, scratch):
             "epoch_s": (tuning[-1][1] - tuning[0][1]) / max(len(tuning) - 1, 1), "val_accuracy": [line["val_accuracy"] for line, _ in tuning]}
 
 
+def main():
+    settings = {"script": "recipes", "recipe": arguments.recipe, "data": os.path.basename(os.path.normpath(arguments.data)), "size": arguments.size}
+    if arguments.recipe == "fine-tune":
+        settings["epochs"] = arguments.epochs
+    log = Log(arguments.log, settings)
+    with tempfile.TemporaryDirectory() as scratch:
+        for seed in seeds(arguments):
+            for program in ("host", "keras"):
+                if arguments.only not in (None, program):
+                    continue
+                start = time.time()
+                figures = ours(seed, scratch) if program == "host" else keras_process(seed)
+                figures["seconds"] = time.time() - start
+                if program == "host":
+                    figures["seconds_after_imports"] = figures["seconds"]
+                log.add(program, seed, figures)
+    for program in ("host", "keras"):
+        runs = [run for run in log.runs if run["program"] == program]
+        if runs:
+            print(f"{program}, {len(runs)} seeds")
+            for figure in [name for name, value in runs[0].items() if isinstance(value, float)]:
+                print(f"  {figure}: {spread([run[figure] for run in runs], 4)}")
+    for figure in ["seconds", "seconds_after_imports"] if arguments.recipe == "a" else ["epoch_s"]:
+        if ratios := log.ratio(figure):
+            print(f"keras over host, {figure}: {spread(ratios, 2)}; {len(ratios)} seeds")
+
+
 if arguments.keras_seed is not None:
-    print(json.dumps((keras_a if arguments.recipe == "a" else keras_fine_tune)(arguments.keras_seed)))
+    print(json.dumps(keras_run(arguments.keras_seed)))
     sys.exit()
-runs = {"host": [], "keras": []}
-with tempfile.TemporaryDirectory() as scratch:
-    for seed in range(arguments.seeds):
-        for name in runs:
-            if arguments.only not in (None, name):
-                continue
-            start = time.time()
-            if name == "host":
-                run = ours(seed, scratch)
-            else:
-                command = [sys.executable, __file__, *sys.argv[1:], "--keras-seed", str(seed)]
-                run = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
-            run["seconds"] = time.time() - start
-            runs[name].append(run)
-            print(name, seed, json.dumps(run), flush=True)
-for name, found in runs.items():
-    if found:
-        figures = {key: [run[key] for run in found] for key in found[0] if isinstance(found[0][key], float)}
-        print(name, {key: f"{statistics.mean(values):.4f} ({min(values):.4f} to {max(values):.4f})" for key, values in figures.items()})
+main()

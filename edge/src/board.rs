@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::fmt::Write;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,8 +13,10 @@ use shared::result::time;
 use tokio::sync::watch;
 
 use crate::feed::{Lost, State};
+use crate::keeper::Origin;
 use crate::options::memory;
 use crate::picture::Picture;
+use crate::sandbox::Sandbox;
 
 /// Log entries that a new page is told.
 const LOG: usize = 50;
@@ -26,6 +29,9 @@ const WANTED: Duration = Duration::from_secs(5);
 
 /// A classified frame is recent enough for health within this, if the source gives frames at all.
 const HEALTHY: Duration = Duration::from_secs(30);
+
+/// Least time between two looks at memory and temperature.
+const SAMPLE: Duration = Duration::from_secs(1);
 
 /// What does not change while a head runs.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -46,6 +52,10 @@ pub struct Hello {
     pub base: String,
     /// Fingerprint of the head's file.
     pub head: String,
+    /// Its version, once its signature is verified.
+    pub head_version: Option<u64>,
+    /// The number of the key that signed it.
+    pub head_key: Option<String>,
     /// Day of its training.
     pub head_date: String,
     /// Accuracy on its validation pictures, 0 to 1.
@@ -63,6 +73,19 @@ pub struct SourceState {
     pub detail: String,
     /// How often it was lost, stalled or frozen.
     pub lost: u64,
+}
+
+/// Head and base against what was put in place.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ModelState {
+    /// Why that pair runs.
+    pub origin: Origin,
+    /// What is wrong with what was put in place.
+    pub note: Option<String>,
+    /// How often another pair was taken while it ran.
+    pub swaps: u64,
+    /// How often one was refused.
+    pub refused: u64,
 }
 
 /// What changes with each frame.
@@ -86,7 +109,7 @@ pub struct Now {
     pub fps: f64,
     /// From the frame to the answer.
     pub latency_ms: Option<f64>,
-    /// From the capture to the answer.
+    /// From the capture to the answer; from the arrival, if the source does not tell when it captured.
     pub age_ms: Option<f64>,
     /// Frames that came to be looked at.
     pub frames: u64,
@@ -100,8 +123,14 @@ pub struct Now {
     pub skipped: u64,
     /// Frames collected.
     pub collected: u64,
+    /// Frames that were to be collected and could not be.
+    pub collect_missed: u64,
+    /// Whether the folder for them is full.
+    pub collect_full: bool,
     /// The source.
     pub source: SourceState,
+    /// Head and base.
+    pub model: ModelState,
     /// Of the processor.
     pub temperature_c: Option<f64>,
     /// Resident memory.
@@ -119,7 +148,7 @@ pub struct Entry {
     pub id: u64,
     /// When, RFC 3339.
     pub time: String,
-    /// `label`, `source` or `reload`.
+    /// `label`, `source`, `model`, `reload` or `collect`.
     pub kind: &'static str,
     /// In words.
     pub text: String,
@@ -129,6 +158,8 @@ pub struct Entry {
 
 struct Inner {
     hello: Hello,
+    /// Labels of the metric.
+    sandbox: String,
     now: Now,
     log: VecDeque<Entry>,
     entries: u64,
@@ -137,6 +168,8 @@ struct Inner {
     wanted: Option<Instant>,
     started: Instant,
     answered: Option<Instant>,
+    /// As `answered`, or found still.
+    looked_at: Option<Instant>,
     sampled: Option<Instant>,
     latencies: [u64; BUCKETS.len()],
     latency_sum: f64,
@@ -155,6 +188,7 @@ impl Board {
         Self {
             inner: Mutex::new(Inner {
                 hello: Hello::default(),
+                sandbox: String::new(),
                 now: Now::default(),
                 log: VecDeque::new(),
                 entries: 0,
@@ -163,6 +197,7 @@ impl Board {
                 wanted: None,
                 started,
                 answered: None,
+                looked_at: None,
                 sampled: None,
                 latencies: [0; BUCKETS.len()],
                 latency_sum: 0.0,
@@ -195,6 +230,7 @@ impl Board {
         inner.latency_sum += seconds;
         inner.now.classified += 1;
         let now = Instant::now();
+        inner.looked_at = Some(now);
         if let Some(last) = inner.answered.replace(now) {
             let rate = 1.0 / now.duration_since(last).as_secs_f64().max(1e-6);
             // About the last ten frames.
@@ -205,9 +241,21 @@ impl Board {
         self.update(change);
     }
 
+    /// Puts down a frame in which nothing moved.
+    pub fn still(&self, change: impl FnOnce(&mut Now)) {
+        self.lock().looked_at = Some(Instant::now());
+        self.update(change);
+    }
+
     /// Sets what does not change with each frame.
     pub fn set_hello(&self, hello: Hello) {
         self.lock().hello = hello;
+    }
+
+    /// Sets what holds from the start to the end.
+    pub fn set_sandbox(&self, sandbox: &Sandbox) {
+        let Sandbox { state, landlock, seccomp, .. } = sandbox;
+        self.lock().sandbox = format!("{{state=\"{}\",landlock=\"{landlock}\",seccomp=\"{seccomp}\"}}", state.name());
     }
 
     /// Counts of the source.
@@ -263,14 +311,23 @@ impl Board {
         serde_json::to_string(&self.lock().hello).unwrap_or_default()
     }
 
+    /// Looks at the machine, but not under the lock, for which the classifier would wait.
+    fn sample(&self) {
+        let mut inner = self.lock();
+        if inner.sampled.is_some_and(|at| at.elapsed() < SAMPLE) {
+            return;
+        }
+        inner.sampled = Some(Instant::now());
+        drop(inner);
+        let found = (temperature(THERMAL), memory("VmRSS"));
+        let now = &mut self.lock().now;
+        (now.temperature_c, now.memory_bytes) = found;
+    }
+
     /// What does, as JSON; samples the machine at most once a second.
     pub fn now(&self) -> String {
+        self.sample();
         let mut inner = self.lock();
-        if inner.sampled.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
-            inner.sampled = Some(Instant::now());
-            inner.now.temperature_c = temperature();
-            inner.now.memory_bytes = memory("VmRSS");
-        }
         inner.now.uptime_s = inner.started.elapsed().as_secs();
         serde_json::to_string(&inner.now).unwrap_or_default()
     }
@@ -284,13 +341,17 @@ impl Board {
 
     /// `Ok` if answers come, or the source has ended as it should; else what is wrong.
     pub fn health(&self) -> Result<&'static str, String> {
+        self.health_at(Instant::now())
+    }
+
+    fn health_at(&self, now: Instant) -> Result<&'static str, String> {
         let inner = self.lock();
         let source = &inner.now.source;
         match source.state {
             State::Ended => Ok("ended"),
-            State::Streaming if inner.answered.unwrap_or(inner.started).elapsed() < HEALTHY => Ok("ok"),
-            // A still scene is looked at, and answered as before.
-            State::Streaming if inner.now.still => Ok("ok"),
+            State::Streaming if now.saturating_duration_since(inner.looked_at.unwrap_or(inner.started)) < HEALTHY => {
+                Ok("ok")
+            }
             State::Streaming => Err(format!("no answer for {} s", HEALTHY.as_secs())),
             state => Err(format!("{state:?}: {}", source.detail).to_lowercase()),
         }
@@ -298,6 +359,7 @@ impl Board {
 
     /// The state in the text format of Prometheus (version 0.0.4).
     pub fn metrics(&self) -> String {
+        self.sample();
         let inner = self.lock();
         let now = &inner.now;
         let mut out = String::new();
@@ -315,6 +377,16 @@ impl Board {
             inner.hello.edge, inner.hello.kernel, inner.hello.base, inner.hello.head
         );
         metric("info", "gauge", "What runs.", &[(labels, 1.0)]);
+        if let Some(version) = inner.hello.head_version {
+            metric("head_version", "gauge", "Version of the head, by its verified signature.", &plain(version as f64));
+        }
+        let model = &now.model;
+        let swaps = [("done", model.swaps), ("refused", model.refused)];
+        let swaps = swaps.map(|(name, count)| (format!("{{outcome=\"{name}\"}}"), count as f64));
+        metric("swaps_total", "counter", "Heads and bases that were put in place, by what became of them.", &swaps);
+        let kept = f64::from(model.origin != Origin::InPlace);
+        metric("last_good", "gauge", "Whether a kept pair runs instead of what is in place.", &plain(kept));
+        metric("sandbox", "gauge", "How edge is shut off from the system.", &[(inner.sandbox.clone(), 1.0)]);
         let counts = [
             ("classified", now.classified),
             ("dropped", now.dropped),
@@ -324,6 +396,18 @@ impl Board {
         let counts = counts.map(|(name, count)| (format!("{{outcome=\"{name}\"}}"), count as f64));
         metric("frames_total", "counter", "Frames by what became of them.", &counts);
         metric("collected_total", "counter", "Frames kept for relabelling.", &plain(now.collected as f64));
+        metric(
+            "collect_missed_total",
+            "counter",
+            "Frames to be kept that were not: the folder is full, the disk too slow or failing.",
+            &plain(now.collect_missed as f64),
+        );
+        metric(
+            "collect_full",
+            "gauge",
+            "Whether the folder of kept frames is full.",
+            &plain(f64::from(now.collect_full)),
+        );
         metric("source_up", "gauge", "Whether frames come.", &plain(f64::from(now.source.state == State::Streaming)));
         metric(
             "source_lost_total",
@@ -341,7 +425,8 @@ impl Board {
         histogram.push(("_count".into(), now.classified as f64));
         metric("latency_seconds", "histogram", "From a frame to its answer.", &histogram);
         if let Some(age) = now.age_ms {
-            metric("age_seconds", "gauge", "From the capture of the last frame to its answer.", &plain(age / 1e3));
+            let help = "From the capture of the last frame (its arrival, if the source does not tell) to its answer.";
+            metric("age_seconds", "gauge", help, &plain(age / 1e3));
         }
         let scores: Vec<(String, f64)> = now
             .scores
@@ -350,10 +435,10 @@ impl Board {
             .map(|(label, score)| (format!("{{label=\"{}\"}}", escape(label)), score.as_f64().unwrap_or_default()))
             .collect();
         metric("score", "gauge", "Scores of the last frame.", &scores);
-        if let Some(memory) = memory("VmRSS") {
+        if let Some(memory) = now.memory_bytes {
             metric("resident_memory_bytes", "gauge", "Resident memory.", &plain(memory as f64));
         }
-        if let Some(temperature) = temperature() {
+        if let Some(temperature) = now.temperature_c {
             metric("temperature_celsius", "gauge", "Of the processor.", &plain(temperature));
         }
         metric("uptime_seconds", "counter", "Since the start.", &plain(inner.started.elapsed().as_secs_f64()));
@@ -368,9 +453,12 @@ impl Inner {
     }
 }
 
-/// Temperature of the first thermal zone, which is the processor's on a Raspberry Pi, in degrees Celsius.
-fn temperature() -> Option<f64> {
-    let text = std::fs::read_to_string("/sys/class/thermal/thermal_zone0/temp").ok()?;
+/// Where Linux tells the temperature of the first thermal zone, which is the processor's on a Raspberry Pi.
+const THERMAL: &str = "/sys/class/thermal/thermal_zone0/temp";
+
+/// The temperature in such a file of thousandths, in degrees Celsius.
+fn temperature(path: impl AsRef<Path>) -> Option<f64> {
+    let text = std::fs::read_to_string(path).ok()?;
     Some(text.trim().parse::<f64>().ok()? / 1000.0)
 }
 
@@ -411,6 +499,27 @@ mod tests {
         assert_eq!(board.health(), Ok("ok"));
         set(State::Lost, "the camera was unplugged");
         assert_eq!(board.health(), Err("lost: the camera was unplugged".into()));
+    }
+
+    #[test]
+    fn a_still_scene_is_healthy_only_while_it_is_looked_at() {
+        let board = Board::new();
+        board.update(|now| now.source.state = State::Streaming);
+        board.still(|now| now.still = true);
+        let soon = Instant::now() + Duration::from_secs(20);
+        assert_eq!(board.health_at(soon), Ok("ok"));
+        assert!(board.health_at(soon + HEALTHY).unwrap_err().contains("no answer"));
+    }
+
+    #[test]
+    fn temperatures() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("temp");
+        assert_eq!(temperature(&path), None, "a machine without a sensor");
+        for (text, wanted) in [("48250\n", Some(48.25)), ("-1000\n", Some(-1.0)), ("hot\n", None), ("", None)] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(temperature(&path), wanted, "{text:?}");
+        }
     }
 
     #[test]

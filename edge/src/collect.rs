@@ -1,18 +1,19 @@
 //! Keeps frames that were unsure or changed the label, for people to sort and train on.
 
+use std::cell::Cell;
 use std::fs::OpenOptions;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde_json::json;
 use shared::cli::note;
 
 use crate::PROGRAM;
+use crate::board::Board;
 use crate::jpeg::encode;
 use crate::picture::Picture;
 
@@ -25,6 +26,9 @@ const QUALITY: u8 = 95;
 /// The widest that pictures are kept; the base sees far less.
 const WIDEST: usize = 4096;
 
+/// A full folder is looked at again after so long: people take pictures out of it.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
 /// How much is kept.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CollectOptions {
@@ -34,30 +38,54 @@ pub struct CollectOptions {
     pub most: u64,
     /// Most bytes of pictures in it.
     pub most_bytes: u64,
+    /// Least time between two live frames that are kept for the same reason; those in between would look the same.
+    pub every: Duration,
+}
+
+/// Why a frame is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Its best score is low.
+    Unsure,
+    /// It changed the label.
+    Changed,
+}
+
+impl Reason {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Unsure => "unsure",
+            Self::Changed => "changed",
+        }
+    }
 }
 
 /// A frame to keep.
 pub struct Collected {
     /// The picture.
     pub picture: Arc<Picture>,
+    /// When it was captured; `None` for one of a file.
+    pub at: Option<Instant>,
     /// When it was classified, RFC 3339.
     pub time: String,
     /// Where it came from.
     pub source: Arc<str>,
-    /// Why it is kept: `unsure` or `changed`.
-    pub reason: &'static str,
+    /// Why it is kept.
+    pub reason: Reason,
     /// What was said.
     pub label: String,
     /// Labels and scores.
     pub scores: Vec<(String, f32)>,
 }
 
-/// A thread that encodes and writes, so that a slow card never holds up the classifier.
+/// A thread that encodes and writes, so that a slow card never holds up the classifier. What it keeps and misses is on the board.
 pub struct Collector {
     sender: Option<SyncSender<Collected>>,
     thread: Option<JoinHandle<()>>,
-    kept: Arc<AtomicU64>,
+    board: Arc<Board>,
     options: CollectOptions,
+    /// When the last live frame was kept, for each reason.
+    last: [Cell<Option<Instant>>; 2],
 }
 
 impl Collector {
@@ -65,19 +93,19 @@ impl Collector {
     ///
     /// # Errors
     /// If it cannot be made, read or written to.
-    pub fn new(options: &CollectOptions) -> Result<Self> {
+    pub fn new(options: &CollectOptions, board: &Arc<Board>) -> Result<Self> {
         let folder = &options.folder;
-        std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot make the folder", folder.display()))?;
+        make_folder(folder)?;
         shared::fs::check_writable(&folder.join(INDEX))?;
         let (count, bytes) = stock(folder)?;
-        let kept = Arc::new(AtomicU64::new(0));
         // One frame waits while one is written; more would be memory.
         let (sender, receiver) = sync_channel(1);
-        let (theirs, settings) = (kept.clone(), options.clone());
+        let (theirs, settings) = (board.clone(), options.clone());
         let thread = std::thread::Builder::new()
             .name("collect".into())
-            .spawn(move || work(&settings, &receiver, count, bytes, &theirs))?;
-        Ok(Self { sender: Some(sender), thread: Some(thread), kept, options: options.clone() })
+            .spawn(move || work(Shelf { options: settings, count, bytes, full: None }, &receiver, &theirs))?;
+        let (board, options) = (board.clone(), options.clone());
+        Ok(Self { sender: Some(sender), thread: Some(thread), board, options, last: Default::default() })
     }
 
     /// What it was made with.
@@ -85,16 +113,24 @@ impl Collector {
         &self.options
     }
 
-    /// Hands over a frame; if the one before is not yet written, this one is let go.
-    pub fn keep(&self, frame: Collected) {
-        if let Some(sender) = &self.sender {
-            let _ = sender.try_send(frame);
+    /// Whether a frame of that reason and time comes long enough after the last one. Files are not live: each of them is due.
+    pub fn is_due(&self, reason: Reason, at: Option<Instant>) -> bool {
+        match (self.last[reason as usize].get(), at) {
+            (Some(last), Some(at)) => at.saturating_duration_since(last) >= self.options.every,
+            _ => true,
         }
     }
 
-    /// Frames kept by this run.
-    pub fn kept(&self) -> u64 {
-        self.kept.load(Ordering::Relaxed)
+    /// Hands over a frame. If the one before is not yet written, a live one is let go and counted; one of a file waits.
+    pub fn keep(&self, frame: Collected) {
+        let Some(sender) = &self.sender else { return };
+        let (reason, at) = (frame.reason, frame.at);
+        let taken = if at.is_some() { sender.try_send(frame).is_ok() } else { sender.send(frame).is_ok() };
+        if taken {
+            self.last[reason as usize].set(at);
+        } else {
+            self.board.update(|now| now.collect_missed += 1);
+        }
     }
 }
 
@@ -105,7 +141,16 @@ impl Drop for Collector {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+        self.board.update(|now| now.collect_full = false);
     }
+}
+
+/// Makes the folder if it is not there.
+///
+/// # Errors
+/// What the system says.
+pub fn make_folder(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot make the folder", folder.display()))
 }
 
 /// Pictures and bytes that are there.
@@ -122,59 +167,104 @@ fn stock(folder: &Path) -> Result<(u64, u64)> {
     Ok((count, bytes))
 }
 
-fn work(options: &CollectOptions, frames: &Receiver<Collected>, mut count: u64, mut bytes: u64, kept: &AtomicU64) {
-    let (mut told_full, mut told_error) = (false, false);
+fn work(mut shelf: Shelf, frames: &Receiver<Collected>, board: &Board) {
+    let folder = shelf.options.folder.display().to_string();
+    let tell = |words: String| {
+        note(PROGRAM, format_args!("{folder}: {words}"));
+        board.log("collect", format!("{folder}: {words}"), None);
+    };
+    let (mut was_full, mut told_error) = (false, false);
     for frame in frames {
-        if count >= options.most || bytes >= options.most_bytes {
-            if !told_full {
-                note(
-                    PROGRAM,
-                    format_args!(
-                        "{} is full ({count} pictures, {} MB); nothing more is collected until it is emptied and edge starts anew",
-                        options.folder.display(),
-                        bytes / 1_000_000
-                    ),
-                );
-                told_full = true;
-            }
-            continue;
+        let outcome = shelf.keep(&frame, Instant::now());
+        let full = shelf.full.is_some();
+        board.update(|now| {
+            let count = if matches!(outcome, Ok(true)) { &mut now.collected } else { &mut now.collect_missed };
+            *count += 1;
+            now.collect_full = full;
+        });
+        if std::mem::replace(&mut was_full, full) != full {
+            tell(if full {
+                let megabytes = shelf.bytes as f64 / 1e6;
+                format!(
+                    "full ({} pictures, {megabytes:.1} MB); nothing more is collected until there is room",
+                    shelf.count
+                )
+            } else {
+                "there is room again".into()
+            });
         }
-        match write(&options.folder, &frame) {
-            Ok(written) => {
-                count += 1;
-                bytes += written;
-                kept.fetch_add(1, Ordering::Relaxed);
-                told_error = false;
-            }
-            // A full card must not fill the log as well.
-            Err(e) if !told_error => {
-                note(PROGRAM, format_args!("cannot collect: {e:#}"));
-                told_error = true;
-            }
+        match outcome {
+            Ok(kept) => told_error &= !kept,
+            // A card that fails must not fill the log as well.
+            Err(e) if !std::mem::replace(&mut told_error, true) => tell(format!("cannot collect: {e:#}")),
             Err(_) => {}
         }
     }
 }
 
+/// The folder, with what is in it.
+struct Shelf {
+    options: CollectOptions,
+    count: u64,
+    bytes: u64,
+    /// When it was found full, if it is.
+    full: Option<Instant>,
+}
+
+impl Shelf {
+    /// Writes a frame, if there is room for it.
+    fn keep(&mut self, frame: &Collected, now: Instant) -> Result<bool> {
+        let CollectOptions { folder, most, most_bytes, .. } = &self.options;
+        if let Some(since) = self.full {
+            if now.saturating_duration_since(since) < LOOK_AGAIN {
+                return Ok(false);
+            }
+            (self.count, self.bytes) = stock(folder)?;
+        }
+        // A picture is encoded only if it may fit.
+        let fits = |jpeg: &Vec<u8>| self.bytes + jpeg.len() as u64 <= *most_bytes;
+        let jpeg = match self.count < *most && self.bytes < *most_bytes {
+            true => Some(encode(&frame.picture, WIDEST, QUALITY)?).filter(fits),
+            false => None,
+        };
+        let Some(jpeg) = jpeg else {
+            self.full = Some(now);
+            return Ok(false);
+        };
+        self.full = None;
+        write(folder, frame, &jpeg)?;
+        self.count += 1;
+        self.bytes += jpeg.len() as u64;
+        Ok(true)
+    }
+}
+
 /// Writes the picture, then its line: a line never names a picture that is not there.
-fn write(folder: &Path, frame: &Collected) -> Result<u64> {
-    let jpeg = encode(&frame.picture, WIDEST, QUALITY)?;
+fn write(folder: &Path, frame: &Collected, jpeg: &[u8]) -> Result<()> {
     // Colons are not welcome in file names everywhere.
-    let name = format!("{}-{}.jpg", frame.time.replace(':', "").trim_end_matches('Z'), file_name_of(&frame.label));
-    shared::fs::write_bytes(&folder.join(&name), &jpeg)?;
+    let stem = format!("{}-{}", frame.time.replace(':', "").trim_end_matches('Z'), file_name_of(&frame.label));
+    // The clock of a board without a battery shows the same time again after each start.
+    let mut names = std::iter::once(format!("{stem}.jpg")).chain((2..).map(|number| format!("{stem}-{number}.jpg")));
+    let name = names.find(|name| !folder.join(name).exists()).unwrap_or_default();
+    shared::fs::write_bytes(&folder.join(&name), jpeg)?;
     let scores: serde_json::Map<_, _> =
         frame.scores.iter().map(|(label, score)| (label.clone(), json!(score))).collect();
     let line = json!({
         "file": name,
         "time": frame.time,
         "source": &*frame.source,
-        "reason": frame.reason,
+        "reason": frame.reason.name(),
         "label": frame.label,
         "scores": scores,
     });
-    let mut index = OpenOptions::new().create(true).append(true).open(folder.join(INDEX)).context(INDEX)?;
-    index.write_all(format!("{line}\n").as_bytes()).context(INDEX)?;
-    Ok(jpeg.len() as u64)
+    let path = folder.join(INDEX);
+    let is_new = !path.exists();
+    let index = OpenOptions::new().create(true).read(true).append(true).open(&path).context(INDEX)?;
+    shared::fs::append_line(&index, &line.to_string()).context(INDEX)?;
+    if is_new {
+        shared::fs::sync_folder(&path)?;
+    }
+    Ok(())
 }
 
 /// A label in letters that any file system takes.
@@ -190,42 +280,107 @@ mod tests {
     fn frame(second: u32) -> Collected {
         Collected {
             picture: Arc::new(Picture::Rgb(Frame::new(8, 8, vec![90; 192]).unwrap())),
+            at: None,
             time: format!("2026-11-24T10:00:{second:02}.000Z"),
             source: "/dev/video0".into(),
-            reason: "unsure",
+            reason: Reason::Unsure,
             label: "a/b c".into(),
             scores: vec![("a/b c".into(), 0.5), ("d".into(), 0.5)],
         }
     }
 
+    fn options(folder: &Path) -> CollectOptions {
+        CollectOptions { folder: folder.to_owned(), most: 3, most_bytes: 1 << 30, every: Duration::from_secs(5) }
+    }
+
+    /// What the board knows of collected frames: kept and missed, and how often the folder was found full.
+    fn counts(board: &Board) -> (u64, u64, usize) {
+        let mut counts = (0, 0);
+        board.update(|now| counts = (now.collected, now.collect_missed));
+        (counts.0, counts.1, board.entries(0).iter().filter(|(_, entry)| entry.contains(": full (")).count())
+    }
+
     #[test]
     fn it_keeps_no_more_than_allowed_and_counts_what_was_there() {
         let dir = tempfile::tempdir().unwrap();
-        let options = CollectOptions { folder: dir.path().join("new"), most: 3, most_bytes: 1 << 30 };
+        let options = options(&dir.path().join("new"));
+        let board = Arc::new(Board::new());
         for run in 0..2 {
-            let collector = Collector::new(&options).unwrap();
-            for second in 0..4 {
-                // As a camera would, slower than the disk: wait until the frame before is written.
-                let sender = collector.sender.as_ref().unwrap();
-                sender.send(frame(10 * run + second)).unwrap();
-            }
-            let kept = collector.kept.clone();
+            let collector = Collector::new(&options, &board).unwrap();
+            // Frames of files: each waits until the one before is written. Two of them have the same name.
+            (0..4u32).for_each(|number| collector.keep(frame(10 * run + number / 2)));
             drop(collector);
-            assert_eq!(kept.load(Ordering::Relaxed), if run == 0 { 3 } else { 0 });
+            assert_eq!(counts(&board), if run == 0 { (3, 1, 1) } else { (3, 5, 2) });
         }
         assert_eq!(stock(&options.folder).unwrap().0, 3);
         let index = std::fs::read_to_string(options.folder.join(INDEX)).unwrap();
         let lines: Vec<serde_json::Value> = index.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-        assert_eq!(lines.len(), 3);
-        for line in lines {
-            let path = options.folder.join(line["file"].as_str().unwrap());
-            assert!(path.to_string_lossy().ends_with("-a_b_c.jpg"));
-            assert!(shared::decode::decode_file(&path).is_ok());
-        }
-        let bytes = CollectOptions { most_bytes: 1, ..options };
-        let collector = Collector::new(&bytes).unwrap();
-        collector.keep(frame(50));
+        let names: Vec<&str> = lines.iter().map(|line| line["file"].as_str().unwrap()).collect();
+        let start = "2026-11-24T1000";
+        assert_eq!(
+            names,
+            ["00.000-a_b_c.jpg", "00.000-a_b_c-2.jpg", "01.000-a_b_c.jpg"].map(|end| format!("{start}{end}"))
+        );
+        names.iter().for_each(|name| assert!(shared::decode::decode_file(&options.folder.join(name)).is_ok()));
+    }
+
+    #[test]
+    fn it_stays_within_its_bytes_to_the_last_picture() {
+        let dir = tempfile::tempdir().unwrap();
+        let board = Arc::new(Board::new());
+        let length = encode(&frame(0).picture, WIDEST, QUALITY).unwrap().len() as u64;
+        let options = CollectOptions { most: 100, most_bytes: 2 * length + length / 2, ..options(dir.path()) };
+        let collector = Collector::new(&options, &board).unwrap();
+        (0..4).for_each(|second| collector.keep(frame(second)));
         drop(collector);
-        assert_eq!(stock(&bytes.folder).unwrap().0, 3);
+        assert_eq!(stock(dir.path()).unwrap(), (2, 2 * length));
+        assert_eq!(counts(&board), (2, 2, 1));
+    }
+
+    #[test]
+    fn a_folder_that_was_emptied_is_filled_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut shelf = Shelf { options: options(dir.path()), count: 0, bytes: 0, full: None };
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        (0..3).for_each(|second| assert!(shelf.keep(&frame(second), start).unwrap()));
+        assert!(!shelf.keep(&frame(3), start).unwrap());
+        for entry in std::fs::read_dir(dir.path()).unwrap() {
+            std::fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+        assert!(!shelf.keep(&frame(4), at(59)).unwrap(), "listing a folder for each frame would be too much");
+        assert!(shelf.keep(&frame(5), at(60)).unwrap());
+        assert_eq!((shelf.count, shelf.full), (1, None));
+    }
+
+    #[test]
+    fn live_frames_that_would_look_the_same_are_not_due() {
+        let dir = tempfile::tempdir().unwrap();
+        let collector = Collector::new(&options(dir.path()), &Arc::new(Board::new())).unwrap();
+        let start = Instant::now();
+        let at = |milliseconds| Some(start + Duration::from_millis(milliseconds));
+        assert!(collector.is_due(Reason::Unsure, at(0)));
+        collector.keep(Collected { at: at(0), ..frame(0) });
+        assert!(!collector.is_due(Reason::Unsure, at(4999)) && collector.is_due(Reason::Unsure, at(5000)));
+        assert!(collector.is_due(Reason::Changed, at(100)), "each reason for itself");
+        assert!(collector.is_due(Reason::Unsure, None), "files are not live");
+    }
+
+    #[test]
+    fn a_live_frame_never_waits_for_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let board = Arc::new(Board::new());
+        // A thread that takes nothing.
+        let (sender, _receiver) = sync_channel(1);
+        let collector = Collector {
+            sender: Some(sender),
+            thread: None,
+            board: board.clone(),
+            options: options(dir.path()),
+            last: Default::default(),
+        };
+        let now = Some(Instant::now());
+        (0..3).for_each(|second| collector.keep(Collected { at: now, ..frame(second) }));
+        assert_eq!(counts(&board), (0, 2, 0));
     }
 }

@@ -32,6 +32,20 @@ pub fn expand<C: CommandFactory>(arguments: &[OsString]) -> Result<Vec<OsString>
         .collect())
 }
 
+/// The state folder that a configuration file names.
+///
+/// # Errors
+/// A file that cannot be read or names none.
+pub fn state_folder(path: &Path) -> Result<PathBuf> {
+    let name = path.display();
+    let text =
+        String::from_utf8(shared::fs::read_limited(path, LIMIT)?).with_context(|| format!("{name}: not UTF-8"))?;
+    let table: toml::Table =
+        text.parse().map_err(|e: toml::de::Error| UsageError(format!("{name}: {}", e.to_string().trim_end())))?;
+    let state = table.get("state").and_then(Value::as_str);
+    Ok(state.with_context(|| format!("{name}: it names no state folder (state = \"DIR\")"))?.into())
+}
+
 /// The last `--config FILE` or `--config=FILE`.
 fn config_path(arguments: &[OsString]) -> Option<PathBuf> {
     let mut found = None;
@@ -46,10 +60,18 @@ fn config_path(arguments: &[OsString]) -> Option<PathBuf> {
     found
 }
 
-fn to_flags<C: CommandFactory>(path: &Path, text: &str) -> Result<Vec<String>> {
+/// The settings in a file's text as flags; `path` is for messages.
+///
+/// # Errors
+/// Text that is no TOML, and keys that are no flags.
+pub fn to_flags<C: CommandFactory>(path: &Path, text: &str) -> Result<Vec<String>> {
     let name = path.display();
-    let table: toml::Table =
-        text.parse().map_err(|e: toml::de::Error| UsageError(format!("{name}: {}", e.to_string().trim_end())))?;
+    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| {
+        // The error's own words quote the line, which may be as long as the file.
+        let line =
+            e.span().and_then(|span| text.get(..span.start)).map_or(1, |before| before.matches('\n').count() + 1);
+        UsageError(format!("{name}, line {line}: {}", e.message().replace('\n', ", ")))
+    })?;
     let mut command = C::command();
     // Names of flags are known to clap only once the command is built.
     command.build();
@@ -77,6 +99,12 @@ fn to_flags<C: CommandFactory>(path: &Path, text: &str) -> Result<Vec<String>> {
                 let parts: Vec<String> = parts.iter().map(Value::to_string).collect();
                 flags.push(format!("--{key}={}", parts.join(",")));
             }
+            // A flag that can be given more than once.
+            Value::Array(parts)
+                if matches!(known.get_action(), ArgAction::Append) && parts.iter().all(Value::is_str) =>
+            {
+                flags.extend(parts.iter().filter_map(Value::as_str).map(|text| format!("--{key}={text}")));
+            }
             other => bail!(UsageError(format!("{name}: {key} cannot be a {}", other.type_str()))),
         }
     }
@@ -100,12 +128,15 @@ mod tests {
         let mut found: Vec<&str> = found.iter().map(String::as_str).collect();
         found.sort_unstable();
         assert_eq!(found, ["--crop=1,2,3,4", "--fps=30", "--head=h", "--json", "--on-motion", "--smooth=0.5"]);
+        assert_eq!(flags("trust = [\"a.pub\", \"b.pub\"]").unwrap(), ["--trust=a.pub", "--trust=b.pub"]);
+        assert_eq!(flags("trust = \"a.pub\"").unwrap(), ["--trust=a.pub"]);
         for (wrong, words) in [
             ("heads = 1", "no setting \"heads\"; there are"),
             ("config = \"x\"", "no setting"),
             ("json = 1", "true or false"),
             ("fps = {}", "cannot be"),
-            ("head = ", "edge.toml"),
+            ("head = [\"a\", \"b\"]", "cannot be"),
+            ("json = true\nhead = ", "edge.toml, line 2: "),
         ] {
             let error = flags(wrong).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");

@@ -1,12 +1,8 @@
 //! Flags that several commands share, and the objects they resolve to.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
-use shared::options::BaseOptions;
-use shared::pipeline::Classifier;
-use shared::{Base, Head};
 
 /// How many threads.
 #[derive(Clone, clap::Args)]
@@ -20,15 +16,6 @@ impl Threads {
     /// The pool of that many threads; none for one.
     pub fn pool(&self) -> Result<Option<Arc<rayon::ThreadPool>>> {
         Ok(shared::base::thread_pool(self.threads.into())?)
-    }
-
-    /// Loads base and head, and joins them.
-    pub fn classifier(&self, base: &BaseOptions, head: &Path) -> Result<(Base, Classifier)> {
-        // The head first: it is small, and its errors should not wait for the base.
-        let head = Arc::new(Head::load(head)?);
-        let base = base.load()?;
-        let classifier = Classifier::new(&base, head, self.pool()?)?;
-        Ok((base, classifier))
     }
 }
 

@@ -43,8 +43,6 @@ impl Cache {
         let contract = Fingerprint::of_parts([&base.0[..], &preprocess.to_bytes()]);
         let path = folder.join(format!("{}.features", contract.short()));
         let io = |action| Error::io(action, &path);
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(io("open"))?;
         let feature_len = preprocess.feature_len();
         let mut header = Vec::with_capacity(HEADER);
         header.extend_from_slice(MAGIC);
@@ -52,6 +50,11 @@ impl Cache {
         header.extend_from_slice(&contract.0);
         header.extend_from_slice(&(feature_len as u64).to_le_bytes());
 
+        // With its header or not at all, so that power loss leaves nothing that is taken for a stranger's file.
+        if !path.exists() {
+            shared::fs::write_new(&path, &header)?;
+        }
+        let mut file = OpenOptions::new().read(true).write(true).open(&path).map_err(io("open"))?;
         file.lock().map_err(io("lock"))?;
         let mut found = Vec::new();
         (&file).take(HEADER as u64).read_to_end(&mut found).map_err(io("read"))?;

@@ -14,7 +14,7 @@ const HEADER: usize = 8 + 4;
 const CHECKSUM: usize = 32;
 
 /// Format version that is written and read.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Four times the largest head: weights, best weights, and two values of the optimiser for each.
 const MAX_BYTES: u64 = 4 * shared::head::MAX_BYTES + (64 << 20);
@@ -65,12 +65,17 @@ impl Checkpoint {
     /// # Errors
     /// [`CheckpointError::Content`] if there is none.
     pub fn check_exists(head: &Path, endings: &[&str]) -> Result<(), CheckpointError> {
-        if endings.iter().any(|ending| path_of(head, ending).is_file()) {
+        if Self::find(head, endings).is_some() {
             return Ok(());
         }
-        let path = path_of(head, endings[0]);
+        let path = path_of(head, endings.last().copied().unwrap_or_default());
         let what = "there is no checkpoint to go on from (--resume)".into();
         Err(CheckpointError::Content { path, what })
+    }
+
+    /// The first of the checkpoints with these endings that a head has.
+    pub fn find(head: &Path, endings: &[&str]) -> Option<PathBuf> {
+        endings.iter().map(|ending| path_of(head, ending)).find(|path| path.is_file())
     }
 
     /// The file.
@@ -198,7 +203,7 @@ mod tests {
         train(&config, &data, None, None, &mut |progress| {
             checkpoint.save(|| progress.state(), false).unwrap();
             kept = Some(progress.state().unwrap());
-            ControlFlow::Break(())
+            if progress.at.stats().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })
         .unwrap();
         assert_eq!(Some(checkpoint.load::<State>().unwrap()), kept);

@@ -18,6 +18,7 @@ use crate::PROGRAM;
 use crate::cache::Cache;
 use crate::data::Item;
 use crate::options::ExtractOptions;
+use crate::progress::Meter;
 use crate::store::{self, Draft, Table};
 use crate::trainer::FeatureSource;
 
@@ -168,7 +169,7 @@ pub fn extract(base: &Base, preprocess: &Preprocess, items: &[Item], options: &E
     let mut cached_count = 0;
     let threads = options.threads().min(items.len()).max(1);
     let batch = batch(preprocess.size, items.len() / threads);
-    let bar = crate::progress::bar(items.len() as u64, "{bar:30} {pos}/{len} pictures  {per_sec}  {eta} left");
+    let bar = Meter::new(items.len() as u64, "pictures");
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
     let outcome: Result<()> = std::thread::scope(|scope| {
@@ -280,7 +281,7 @@ pub fn extract(base: &Base, preprocess: &Preprocess, items: &[Item], options: &E
         drop(receiver);
         outcome
     });
-    bar.finish_and_clear();
+    drop(bar);
     // The cache stays whole if a worker panics: it holds records that are complete.
     let mut cache = cache.map(|cache| cache.into_inner().unwrap_or_else(PoisonError::into_inner));
     if let Some(cache) = &mut cache {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
+use serde::{Deserialize, Serialize};
 use shared::Fingerprint;
 
 /// A class has too few pictures to be in every part.
@@ -82,7 +83,7 @@ pub fn assign(
 }
 
 /// What a fold gave on the pictures that it held out, at its best epoch.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FoldResult {
     /// Share classified correctly, 0 to 1.
     pub accuracy: f64,
@@ -90,6 +91,17 @@ pub struct FoldResult {
     pub loss: f64,
     /// The best epoch, from 1.
     pub best_epoch: usize,
+}
+
+/// What the folds so far have given; with it a cross-validation goes on after the last of them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Done {
+    /// One a fold.
+    pub results: Vec<FoldResult>,
+    /// Of the pictures that they held out, one after the other.
+    pub logits: Vec<Vec<f32>>,
+    /// The classes of these.
+    pub truth: Vec<usize>,
 }
 
 /// The folds taken together.

@@ -48,11 +48,15 @@ enum Command {
     Label(cmd::label::Args),
     Summary(cmd::summary::Args),
     Inspect(cmd::inspect::Args),
+    Keygen(cmd::keygen::Args),
+    Sign(cmd::sign::Args),
+    Verify(cmd::verify::Args),
     Base(cmd::base::Args),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    shared::cli::explain_interrupts(PROGRAM);
     let outcome = shared::cli::catch_interrupts(false).map_err(anyhow::Error::from).and_then(|()| match cli.command {
         Command::Train(args) => cmd::train::run(*args),
         Command::Augment(args) => cmd::augment::run(args),
@@ -63,6 +67,9 @@ fn main() -> ExitCode {
         Command::Label(args) => cmd::label::run(args),
         Command::Summary(args) => cmd::summary::run(args),
         Command::Inspect(args) => cmd::inspect::run(args),
+        Command::Keygen(args) => cmd::keygen::run(args),
+        Command::Sign(args) => cmd::sign::run(args),
+        Command::Verify(args) => cmd::verify::run(args),
         Command::Base(args) => cmd::base::run(args),
     });
     match outcome {

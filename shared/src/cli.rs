@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
@@ -57,6 +58,20 @@ pub fn catch_interrupts(reloads: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// Says that Ctrl-C was seen if the program is still at work a little later: a step that is long and cannot be cut short looks like deafness
+/// else, and the second Ctrl-C would end it without saving.
+pub fn explain_interrupts(program: &'static str) {
+    let watch = move || {
+        while !interrupted() {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        std::thread::sleep(Duration::from_secs(1));
+        note(program, "stopping after the step at hand; Ctrl-C again ends at once, without saving");
+    };
+    // Without it the program works all the same.
+    drop(std::thread::Builder::new().name("interrupts".into()).spawn(watch));
+}
+
 /// Tells an error and its causes on stderr, in one line, and gives the exit code.
 ///
 /// A broken pipe is a reader that has seen enough, not an error.
@@ -105,7 +120,7 @@ pub fn date() -> String {
     let epoch = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|seconds| seconds.parse::<u64>().ok());
     let now = match epoch {
         // The year 9999 is the last that the formatter knows.
-        Some(seconds) => std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds.min(253_402_300_799)),
+        Some(seconds) => std::time::UNIX_EPOCH + Duration::from_secs(seconds.min(253_402_300_799)),
         None => std::time::SystemTime::now(),
     };
     humantime::format_rfc3339_seconds(now).to_string().chars().take(10).collect()

@@ -8,7 +8,7 @@ use std::io::Cursor;
 use std::path::Path;
 
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
+use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 use zune_core::bytestream::ZCursor;
 use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
@@ -21,6 +21,10 @@ pub const MAX_PIXELS: u64 = 1 << 27;
 
 /// The largest side that is decoded, in pixels.
 pub const MAX_SIDE: u32 = 32_768;
+
+/// The most memory that decoding takes, in bytes: enough for [`MAX_PIXELS`] in RGB, less for what takes more a pixel (16 bits, alpha,
+/// progressive JPEG).
+pub const MAX_MEMORY: u64 = 512 << 20;
 
 /// The largest file that is read, in bytes.
 pub const MAX_FILE_BYTES: u64 = 512 << 20;
@@ -45,8 +49,8 @@ pub fn decode_file(path: &Path) -> Result<Frame> {
 /// Decodes the bytes of a picture file.
 ///
 /// # Errors
-/// [`Error::Picture`] for what is not a picture, ends early or is damaged; [`Error::PictureTooLarge`] beyond
-/// [`MAX_PIXELS`] or [`MAX_SIDE`].
+/// [`Error::Picture`] for what is not a picture, ends early, is damaged, or would take more than [`MAX_MEMORY`];
+/// [`Error::PictureTooLarge`] beyond [`MAX_PIXELS`] or [`MAX_SIDE`].
 pub fn decode(bytes: &[u8]) -> Result<Frame> {
     if bytes.is_empty() {
         return Err(Error::Picture("the file is empty".into()));
@@ -68,20 +72,33 @@ pub fn check_size(width: u64, height: u64) -> Result<()> {
     if fits { Ok(()) } else { Err(Error::PictureTooLarge { width, height }) }
 }
 
+/// Holds the memory that a picture takes, while it is decoded and turned into RGB, against [`MAX_MEMORY`].
+fn check_memory(width: u64, height: u64, bytes_a_pixel: u64) -> Result<()> {
+    let bytes = width * height * bytes_a_pixel;
+    if bytes <= MAX_MEMORY {
+        return Ok(());
+    }
+    let words = format!(
+        "{width}x{height} pixels of its kind take {} MB to decode, over the limit of {} MB; save it smaller, or in 8 bits without alpha \
+         and not as progressive JPEG",
+        bytes / 1_000_000,
+        MAX_MEMORY / 1_000_000
+    );
+    Err(Error::Picture(words))
+}
+
 fn decode_jpeg(bytes: &[u8]) -> Result<(DynamicImage, Orientation)> {
     let wrong = |e: zune_jpeg::errors::DecodeErrors| Error::Picture(format!("JPEG: {e}"));
     // The decoder fills up what is missing with grey; a picture that is half grey must not pass for a whole one.
-    if !has_end_of_image(bytes) {
-        return Err(Error::Picture("JPEG: it ends early (no end-of-image marker)".into()));
-    }
+    let scan = first_scan(bytes).filter(|scan| scan.ends(bytes));
+    let scan = scan.ok_or_else(|| Error::Picture("JPEG: it ends early (no end-of-image marker)".into()))?;
     let with_tables;
-    let bytes = match first_scan(bytes) {
+    let bytes = if scan.has_tables {
+        bytes
+    } else {
         // Motion JPEG leaves out the tables that the standard proposes.
-        Some((scan, false)) => {
-            with_tables = [&bytes[..scan], &huffman_segment(), &bytes[scan..]].concat();
-            &with_tables[..]
-        }
-        _ => bytes,
+        with_tables = [&bytes[..scan.at], &huffman_segment(), &bytes[scan.at..]].concat();
+        &with_tables[..]
     };
     let options = DecoderOptions::default()
         .set_strict_mode(false)
@@ -91,8 +108,16 @@ fn decode_jpeg(bytes: &[u8]) -> Result<(DynamicImage, Orientation)> {
     decoder.decode_headers().map_err(wrong)?;
     let (width, height) = decoder.dimensions().unwrap_or((0, 0));
     check_size(width as u64, height as u64)?;
+    // Each block of 8x8 pixels takes at least the bit of its mean.
+    if (width.div_ceil(8) * height.div_ceil(8)).div_ceil(8) > bytes.len() {
+        let words = format!("JPEG: it ends early ({} bytes cannot hold {width}x{height} pixels)", bytes.len());
+        return Err(Error::Picture(words));
+    }
     let grey = matches!(decoder.input_colorspace(), Some(ColorSpace::Luma));
     let out = if grey { ColorSpace::Luma } else { ColorSpace::RGB };
+    // Scans that do not give whole pixels are gathered as coefficients of 16 bits.
+    let coefficients = if scan.is_whole { 0 } else { 2 * u64::from(scan.components) };
+    check_memory(width as u64, height as u64, coefficients + if grey { 4 } else { 3 })?;
     decoder.set_options(options.jpeg_set_out_colorspace(out));
     let orientation =
         decoder.exif().and_then(|chunk| Orientation::from_exif_chunk(chunk)).unwrap_or(Orientation::NoTransforms);
@@ -106,26 +131,47 @@ fn decode_jpeg(bytes: &[u8]) -> Result<(DynamicImage, Orientation)> {
     Ok((picture.ok_or_else(|| Error::Picture("JPEG: fewer pixels than announced".into()))?, orientation))
 }
 
-/// Whether an end-of-image marker follows the first start of scan.
-///
-/// Within a scan a 0xff byte is always escaped, so the marker cannot occur by chance (ISO/IEC 10918-1, B.1.1.5).
-fn has_end_of_image(bytes: &[u8]) -> bool {
-    first_scan(bytes).is_some_and(|(scan, _)| bytes[scan..].windows(2).any(|pair| pair == [0xff, 0xd9]))
+/// The first scan of a JPEG.
+struct Scan {
+    /// Where its segment begins.
+    at: usize,
+    /// Whether Huffman tables come before it.
+    has_tables: bool,
+    /// Components of the frame.
+    components: u8,
+    /// Whether it gives whole pixels: it is sequential and has all components.
+    is_whole: bool,
 }
 
-/// Where the first start of scan is, and whether Huffman tables come before it.
+impl Scan {
+    /// Whether an end-of-image marker follows.
+    ///
+    /// Within a scan a 0xff byte is always escaped, so the marker cannot occur by chance (ISO/IEC 10918-1, B.1.1.5).
+    fn ends(&self, bytes: &[u8]) -> bool {
+        bytes[self.at..].windows(2).any(|pair| pair == [0xff, 0xd9])
+    }
+}
+
+/// The first start of scan, and what is said before it.
 ///
 /// Segments are skipped by their lengths, since an EXIF thumbnail is a JPEG of its own.
-fn first_scan(bytes: &[u8]) -> Option<(usize, bool)> {
-    let (mut at, mut tables) = (2, false);
+fn first_scan(bytes: &[u8]) -> Option<Scan> {
+    let (mut at, mut has_tables, mut frame) = (2, false, (0, 0));
     loop {
         let &[mark, kind] = bytes.get(at..at + 2)? else { return None };
         match (mark, kind) {
             (0xff, 0xff) => at += 1,
             (0xff, 0x01 | 0xd0..=0xd8) => at += 2,
-            (0xff, 0xda) => return Some((at, tables)),
+            (0xff, 0xda) => {
+                let (process, components) = frame;
+                let is_whole = process <= 0xc1 && bytes.get(at + 4).is_some_and(|&count| count >= components);
+                return Some(Scan { at, has_tables, components, is_whole });
+            }
             (0xff, _) => {
-                tables |= kind == 0xc4;
+                has_tables |= kind == 0xc4;
+                if matches!(kind, 0xc0..=0xcf) && !matches!(kind, 0xc4 | 0xc8 | 0xcc) {
+                    frame = (kind, bytes.get(at + 9).copied().unwrap_or(0));
+                }
                 let &[high, low] = bytes.get(at + 2..at + 4)? else { return None };
                 at += 2 + usize::from(u16::from_be_bytes([high, low]));
             }
@@ -185,14 +231,20 @@ fn decode_other(bytes: &[u8]) -> Result<(DynamicImage, Orientation)> {
     if reader.format().is_none() {
         return Err(Error::Picture("none of JPEG, PNG, BMP, PNM, WebP".into()));
     }
+    let is_webp = reader.format() == Some(ImageFormat::WebP);
     let mut reader = reader;
-    // The limit is on what a decoder allocates at once: the pixels of the largest picture, in 16-bit RGBA.
+    // Decoders hold themselves to it as far as they can tell; what they cannot is counted below.
     let mut limits = Limits::default();
-    limits.max_alloc = Some(MAX_PIXELS * 8);
+    limits.max_alloc = Some(MAX_MEMORY);
     reader.limits(limits);
     let mut decoder = reader.into_decoder().map_err(wrong)?;
     let (width, height) = decoder.dimensions();
     check_size(u64::from(width), u64::from(height))?;
+    let colour = decoder.color_type();
+    let rgb = if colour == ColorType::Rgb8 { 0 } else { 3 };
+    // WebP is decoded to RGBA first.
+    let own = if is_webp { 4 } else { 0 };
+    check_memory(width.into(), height.into(), u64::from(colour.bytes_per_pixel()) + rgb + own)?;
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     Ok((DynamicImage::from_decoder(decoder).map_err(wrong)?, orientation))
 }
@@ -242,6 +294,33 @@ mod tests {
         assert!(decode(&bomb).is_err());
         assert!(matches!(check_size(60_000, 60_000), Err(Error::PictureTooLarge { .. })));
         assert!(check_size(10_000, 10_000).is_ok());
+    }
+
+    #[test]
+    fn memory_is_bounded_by_the_kind_of_the_picture() {
+        // 10,000 x 10,000 in grey or baseline colour passes, in 16-bit RGBA it does not.
+        assert!(check_memory(10_000, 10_000, 4).is_ok() && check_memory(11_585, 11_585, 3).is_ok());
+        assert!(check_memory(10_000, 10_000, 11).unwrap_err().to_string().contains("1100 MB to decode"));
+        let fixture = |name: &str| {
+            std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/jpeg").join(name)).unwrap()
+        };
+        for (name, is_whole, components) in [
+            ("baseline-420.jpg", true, 3),
+            ("progressive-420.jpg", false, 3),
+            ("cmyk.jpg", true, 4),
+            ("grey.jpg", true, 1),
+        ] {
+            let scan = first_scan(&fixture(name)).unwrap();
+            assert_eq!((scan.is_whole, scan.components), (is_whole, components), "{name}");
+        }
+        // Few bytes that announce many pixels; all of the picture would be made up.
+        let mut huge = fixture("progressive-420.jpg");
+        let frame = huge.windows(2).position(|pair| pair == [0xff, 0xc2]).unwrap();
+        huge[frame + 5..frame + 9].copy_from_slice(&[0x10, 0, 0x10, 0]);
+        assert!(decode(&huge).unwrap_err().to_string().contains("cannot hold 4096x4096"));
+        huge.extend_from_slice(&vec![0; 1 << 20]);
+        huge[frame + 5..frame + 9].copy_from_slice(&[0x20, 0, 0x40, 0]);
+        assert!(decode(&huge).unwrap_err().to_string().contains("MB to decode"));
     }
 
     /// Without its tables, as Motion JPEG cameras send it, a file that has the standard's is the same picture.

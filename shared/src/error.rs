@@ -63,6 +63,20 @@ pub enum Error {
         /// What is wrong with it.
         source: HeadFileError,
     },
+    /// The file is not signed as it must be.
+    #[error("{path}: not trusted: {reason}")]
+    Untrusted {
+        /// The head or base.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The file is no public key.
+    #[error("{path}: not a public key; host keygen and minisign -G write them")]
+    PublicKey {
+        /// The file.
+        path: PathBuf,
+    },
     /// The size is not one that the base allows.
     #[error("input size {size} is not allowed by the base: take a multiple of {multiple} from {min} to {max}")]
     Size {

@@ -25,6 +25,19 @@ impl Fingerprint {
         Self(hash.finalize().into())
     }
 
+    /// The fingerprint that was printed so.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.as_bytes();
+        let mut bytes = [0; 32];
+        if digits.len() != 64 || !digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
+            return None;
+        }
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
+            *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+        }
+        Some(Self(bytes))
+    }
+
     /// The first twelve hexadecimal digits, enough to tell files apart in words.
     pub fn short(&self) -> String {
         self.to_string()[..12].to_owned()
@@ -52,6 +65,10 @@ mod tests {
         let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         assert_eq!(Fingerprint::of(b"").to_string(), empty);
         assert_eq!(Fingerprint::of(b"").short(), "e3b0c44298fc");
+        assert_eq!(Fingerprint::parse(empty), Some(Fingerprint::of(b"")));
+        for wrong in ["", &empty[1..], &empty.to_uppercase(), &empty.replace('e', "/")] {
+            assert_eq!(Fingerprint::parse(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

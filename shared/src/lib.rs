@@ -20,6 +20,7 @@ pub mod pixels;
 pub mod resize;
 pub mod result;
 mod simd;
+pub mod trust;
 
 pub use base::Base;
 pub use error::{Error, HeadFileError, Result};

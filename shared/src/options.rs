@@ -26,15 +26,24 @@ impl BaseOptions {
     /// # Errors
     /// As [`Base::load`], [`crate::base::find`] and [`Kernel::from_name`].
     pub fn load(&self) -> Result<Base> {
-        let kernel = match &self.kernel {
-            Some(name) => Kernel::from_name(name)?,
-            None => Kernel::detect()?,
-        };
-        let path = match &self.base {
-            Some(path) => path.clone(),
-            None => crate::base::find()?,
-        };
-        Base::load(&path, kernel)
+        let kernel = self.kernel()?;
+        Base::load(&self.path()?, kernel)
+    }
+
+    /// Where the base is.
+    ///
+    /// # Errors
+    /// As [`crate::base::find`].
+    pub fn path(&self) -> Result<PathBuf> {
+        self.base.clone().map_or_else(crate::base::find, Ok)
+    }
+
+    /// The kernel.
+    ///
+    /// # Errors
+    /// As [`Kernel::from_name`].
+    pub fn kernel(&self) -> Result<Kernel> {
+        self.kernel.as_deref().map_or_else(Kernel::detect, Kernel::from_name)
     }
 }
 

@@ -755,7 +755,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(96))]
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 8 } else { 96 }))]
 
         #[test]
         fn rows_are_as_the_format_is_defined(

@@ -325,7 +325,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(48))]
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 48 }))]
         #[test]
         fn close_to_the_real_filter(w in 1usize..40, h in 1usize..40, tw in 1usize..40, th in 1usize..40, seed: u32) {
             let frame = frame(w, h, seed);

@@ -35,7 +35,8 @@ pub struct FrameResult<'a> {
     pub scores: Scores<'a>,
     /// Time from the decoded frame to the answer, in milliseconds.
     pub latency_ms: f64,
-    /// Time from the capture to the answer, in milliseconds; only for live sources.
+    /// Time from the capture to the answer, in milliseconds; only for live sources. What does not tell when it captured (a pipe, a file
+    /// that is played, some drivers) counts from the arrival.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub age_ms: Option<f64>,
     /// Set if nothing moved, so that this is the answer of an earlier frame.

@@ -2,6 +2,7 @@
 //!
 //! Programs are built by Cargo when a test first asks for them. A missing tool is a failure that names it, never a silent skip.
 
+pub mod disk;
 pub mod machine;
 pub mod slurm;
 
@@ -95,6 +96,10 @@ fn quiet(command: &mut Command) {
         .env_remove("VGG_EDGE_FEATURES_IN_MEMORY")
         .env_remove("VGG_EDGE_BASE")
         .env_remove("VGG_EDGE_KERNEL")
+        .env_remove("VGG_EDGE_HTTP_TOKEN")
+        .env_remove("NOTIFY_SOCKET")
+        .env_remove("WATCHDOG_USEC")
+        .env_remove("WATCHDOG_PID")
         .env("SOURCE_DATE_EPOCH", "1700000000");
     command.current_dir(root()).stdin(Stdio::null());
 }
@@ -132,6 +137,21 @@ fn build(package: &str, target: Option<&str>) -> PathBuf {
                 .expect("cargo names the program")
         })
         .clone()
+}
+
+/// The command `inner`, with its surroundings, run by the program of `outer`, whose arguments it follows.
+pub fn wrapped(mut outer: Command, inner: &Command) -> Command {
+    outer.arg(inner.get_program()).args(inner.get_args()).stdin(Stdio::null());
+    for (key, value) in inner.get_envs() {
+        match value {
+            Some(value) => outer.env(key, value),
+            None => outer.env_remove(key),
+        };
+    }
+    if let Some(folder) = inner.get_current_dir() {
+        outer.current_dir(folder);
+    }
+    outer
 }
 
 /// Runs a command and gives its output; panics if it cannot be started.

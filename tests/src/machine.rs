@@ -65,6 +65,10 @@ pub struct Program(u32);
 #[derive(Debug, PartialEq, Eq)]
 pub struct Feeder(u32);
 
+/// A node that is held open on the machine.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Held(u32);
+
 impl Machine {
     /// Boots a machine that has these files: absolute paths there, paths here.
     pub fn boot(board: Board, files: &[(String, PathBuf)]) -> Self {
@@ -188,9 +192,22 @@ impl Machine {
         }
     }
 
+    /// Results of a program that nobody has read, with all that it has said up to now.
+    pub fn pending(&mut self, program: Program) -> Vec<Value> {
+        // The serial line is in order: with the answer comes what was said before it.
+        self.usage(program);
+        let said = self.programs.entry(program.0).or_default();
+        said.out.drain(..).map(|line| serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+    }
+
     /// Ends a program by SIGTERM, which it must obey with exit code 0. Gives the results that were not read, and stderr.
     pub fn terminate(&mut self, program: Program) -> (Vec<Value>, Vec<String>) {
         self.call(&["terminate", &program.0.to_string()]);
+        self.finish(program)
+    }
+
+    /// Waits for the end of a program, which must be one with exit code 0. Gives the results that were not read, and stderr.
+    pub fn finish(&mut self, program: Program) -> (Vec<Value>, Vec<String>) {
         while self.programs.entry(program.0).or_default().status.is_none() {
             self.hear();
         }
@@ -206,6 +223,11 @@ impl Machine {
         let answer = self.call(&["usage", &program.0.to_string()]);
         let (descriptors, resident) = answer.split_once(' ').unwrap();
         Usage { descriptors: descriptors.parse().unwrap(), resident: resident.parse().unwrap() }
+    }
+
+    /// How the threads of a program are fenced off, as `/proc` tells it, each way once.
+    pub fn fence(&mut self, program: Program) -> String {
+        self.call(&["fence", &program.0.to_string()])
     }
 
     /// Shows the first of some picture files on a node, in a format such as `YUYV`.
@@ -229,6 +251,16 @@ impl Machine {
     /// Ends it.
     pub fn end(&mut self, feeder: Feeder) {
         self.call(&["end", &feeder.0.to_string()]);
+    }
+
+    /// Holds a node open, so that its number is not given to another.
+    pub fn hold(&mut self, node: &str) -> Held {
+        Held(self.call(&["hold", node]).parse().unwrap())
+    }
+
+    /// Lets it go.
+    pub fn release(&mut self, held: Held) {
+        self.call(&["release", &held.0.to_string()]);
     }
 
     /// Sets a control; presses a button.

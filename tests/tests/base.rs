@@ -245,6 +245,14 @@ fn fetching_survives_cut_connections_and_resumes() {
     succeed(&mut fetch(&url, &hash, &output));
     assert!(std::fs::read(&output).unwrap() == content);
 
+    // What a power loss has torn is downloaded again.
+    std::fs::remove_file(&output).unwrap();
+    std::fs::write(&part, vec![0; 5_000]).unwrap();
+    let (url, asked) = serve(content.clone(), vec![Answer::Whole, Answer::Whole]);
+    succeed(&mut fetch(&url, &hash, &output));
+    assert!(std::fs::read(&output).unwrap() == content && !part.exists());
+    assert_eq!((asked.recv().unwrap(), asked.recv().unwrap()), (Some(5_000), None));
+
     // Another file than was promised is thrown away.
     std::fs::remove_file(&output).unwrap();
     let (url, _asked) = serve(content[1..].to_vec(), vec![Answer::Whole]);

@@ -1,5 +1,7 @@
-//! What is built: the dependency tree of the device, the code paths of the decoder, the size of the program.
+//! What is built: the dependency tree of the device, its licences, the code paths of the decoder, the size of the program, `unsafe`.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tests::{Device, root, succeed};
@@ -38,4 +40,76 @@ fn the_program_for_the_pi_is_small_and_static() {
         // An interpreter would be named in a program header; a static program has none.
         assert!(!bytes.windows(7).any(|window| window == b"/lib/ld"), "{} is not static", path.display());
     }
+}
+
+/// What `cargo deny check licenses sources` asks for (`deny.toml`), without that program, which takes longer to build than all of this.
+#[test]
+fn licences_and_sources_are_those_of_deny_toml() {
+    let rules = std::fs::read_to_string(root().join("deny.toml")).unwrap();
+    let allowed =
+        rules.split("\nallow = [").nth(1).and_then(|rest| rest.split(']').next()).expect("a list of licences");
+    let allowed: Vec<&str> = allowed.split('"').skip(1).step_by(2).collect();
+    assert!(allowed.contains(&"MIT") && !allowed.contains(&"GPL-3.0"));
+    // An expression of SPDX, without brackets within brackets.
+    let is_free = |expression: &str| {
+        let known = |licence: &str| allowed.contains(&licence.trim());
+        let one_of = |part: &str| part.trim_matches(['(', ')']).replace('/', " OR ").split(" OR ").any(known);
+        expression.split(" AND ").all(one_of)
+    };
+    assert!(is_free("(MIT OR GPL-3.0) AND ISC") && is_free("GPL-3.0/MIT") && !is_free("MIT AND GPL-3.0"));
+    for target in ["x86_64-unknown-linux-gnu", "aarch64-unknown-linux-musl", "armv7-unknown-linux-gnueabihf"] {
+        let crates = tree(&["-p", "edge", "-p", "host", "-e", "normal,build", "--target", target, "-f", "{l}|{p}"]);
+        let mut seen = 0;
+        for line in crates.lines().filter(|line| !line.is_empty()) {
+            let (licence, package) = line.split_once('|').expect("a licence and a package");
+            assert!(is_free(licence), "{package}: {licence:?} is not in deny.toml");
+            // A crate of a registry has no place behind its version; git and folders have.
+            let place = package.split_once('(').map_or("", |(_, place)| place);
+            let ours = place.starts_with(root().to_str().unwrap())
+                || place.starts_with("proc-macro")
+                || place.starts_with('*');
+            assert!(place.is_empty() || ours, "{package} is not of crates.io");
+            seen += 1;
+        }
+        assert!(seen > 100, "{seen} crates");
+    }
+}
+
+/// Files of Rust, without what is built.
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() && name != "target" && !name.starts_with('.') {
+            sources(&path, found);
+        } else if name.ends_with(".rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// Every `unsafe` is on the list in RELIABILITY.md, which gives each file its number and its reason.
+#[test]
+fn unsafe_code_is_listed() {
+    let text = std::fs::read_to_string(root().join("RELIABILITY.md")).unwrap();
+    let mut listed = BTreeMap::new();
+    for row in text.lines().filter(|line| line.starts_with("| `") && line.contains(".rs` |")) {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        listed.insert(cells[1].trim_matches('`').to_owned(), cells[2].parse::<usize>().unwrap());
+    }
+    let mut files = Vec::new();
+    sources(root(), &mut files);
+    let mut found = BTreeMap::new();
+    for file in files {
+        let source = std::fs::read_to_string(&file).unwrap();
+        let code = source.lines().map(|line| line.split("//").next().unwrap());
+        let words = code.flat_map(|line| line.split(|c: char| !c.is_alphanumeric() && c != '_'));
+        // Made of two, so that this line is none of them.
+        let count = words.filter(|word| *word == concat!("un", "safe")).count();
+        if count > 0 {
+            found.insert(file.strip_prefix(root()).unwrap().to_str().unwrap().to_owned(), count);
+        }
+    }
+    assert_eq!(found, listed, "as it is in the code, and in RELIABILITY.md");
+    assert!(found.len() > 3);
 }

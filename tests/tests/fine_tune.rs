@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 use shared::conv::Kernel;
 use shared::{Base, Fingerprint};
-use tests::{Device, base, fail, host, ndjson, root, succeed};
+use tests::{Device, base, fail, host, ndjson, root, run, succeed};
 
 /// Trains on the samples, then their last layer too. Few pictures and a high rate, so that it is quick and changes something.
 fn train(head: &Path, options: &str) -> Command {
@@ -88,32 +88,64 @@ fn a_tuned_base_and_its_head_belong_together() {
 #[test]
 fn interrupted_fine_tuning_goes_on_to_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
-    let (whole, head) = (folder.path().join("whole.postcard"), folder.path().join("head.postcard"));
-    const OPTIONS: &str = "--fine-tune-epochs 10 --fine-tune-patience 0";
+    let whole = folder.path().join("whole.postcard");
+    const OPTIONS: &str = "--fine-tune-epochs 4 --fine-tune-patience 0";
     let lines = ndjson(&succeed(&mut train(&whole, OPTIONS)));
+    let is_tuned = |line: &Value| line["fine_tune"] == true;
+    let bytes = |path: &Path| {
+        let read = |ending| std::fs::read(path.with_extension(ending)).unwrap();
+        ["postcard", "onnx"].map(|ending| Fingerprint::of(&read(ending)))
+    };
 
-    let mut child = train(&head, OPTIONS).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut seen = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-    assert!(seen.by_ref().any(|line| line.contains("fine_tune") && line.contains("\"epoch\":2,")), "no second epoch");
-    succeed(Command::new("kill").args(["-INT", &child.id().to_string()]));
-    seen.for_each(drop);
-    let output = child.wait_with_output().unwrap();
-    let words = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{words}");
-    assert!(words.contains("interrupted while fine-tuning") && words.contains("--resume"), "{words}");
-    // What is there until then is the head of the frozen base.
-    answers(&mut host(), &head, &base());
-    assert!(folder.path().join("head.postcard.fine-tune.checkpoint").exists());
-    assert!(!folder.path().join("head.onnx").exists());
+    // Ctrl-C while the outputs of the frozen part are computed, while the block is trained, and while it is quantised.
+    let tuned = |epoch: u64| move |line: &Value| line["fine_tune"] == true && line["epoch"] == epoch;
+    let moments: [(&str, &dyn Fn(&Value) -> bool); 3] =
+        [("frozen", &|line: &Value| line["head"].is_string()), ("tuning", &tuned(2)), ("quantised", &tuned(4))];
+    for (step, has_come) in moments {
+        let head = folder.path().join(format!("{step}.postcard"));
+        let mut child = train(&head, OPTIONS).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut seen = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        assert!(seen.by_ref().any(|line| has_come(&serde_json::from_str(&line).unwrap())), "{step} does not come");
+        succeed(Command::new("kill").args(["-INT", &child.id().to_string()]));
+        seen.for_each(drop);
+        let output = child.wait_with_output().unwrap();
+        let words = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{step}: {words}");
+        for part in ["interrupted while fine-tuning", "is written", "--resume goes on from"] {
+            assert!(words.contains(part), "{step}: {words}");
+        }
+        // What is there until then is the head of the frozen base.
+        answers(&mut host(), &head, &base());
+        assert!(!head.with_extension("onnx").exists());
 
-    fail(&mut train(&head, "--fine-tune-epochs 9 --fine-tune-patience 0 --resume"), 1, "other settings");
-    let rest = ndjson(&succeed(&mut train(&head, &format!("{OPTIONS} --resume"))));
-    assert_eq!(rest[rest.len() - 2], lines[lines.len() - 2], "the last epoch");
-    for ending in ["postcard", "onnx"] {
-        let read = |path: &Path| std::fs::read(path.with_extension(ending)).unwrap();
-        assert!(read(&whole) == read(&head), "{ending}");
+        fail(&mut train(&head, &format!("{OPTIONS} --pool max --resume")), 1, "other settings");
+        let rest = ndjson(&succeed(&mut train(&head, &format!("{OPTIONS} --resume"))));
+        let mut result = lines.last().unwrap().clone();
+        result["head"] = head.to_str().unwrap().into();
+        assert_eq!(rest.last().unwrap(), &result);
+        let tuned: Vec<&Value> = rest.iter().filter(|line| is_tuned(line)).collect();
+        let all: Vec<&Value> = lines.iter().filter(|line| is_tuned(line)).collect();
+        assert!(all.ends_with(&tuned), "{step}: {tuned:?}");
+        assert!(step != "quantised" || tuned.is_empty(), "epochs are done again: {tuned:?}");
+        assert_eq!(bytes(&whole), bytes(&head), "{step}");
     }
-    assert!(!folder.path().join("head.postcard.fine-tune.checkpoint").exists());
+    let left = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    assert!(!left.into_iter().any(|name| name.contains("checkpoint")), "a checkpoint of what is done stays");
+}
+
+#[test]
+fn what_is_no_better_is_not_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let (head, tuned) = (folder.path().join("head.postcard"), folder.path().join("head.onnx"));
+    std::fs::write(&tuned, "of an earlier training").unwrap();
+    // A rate at which no weight moves.
+    let output = run(&mut train(&head, "--fine-tune-lr 1e-30 --fine-tune-epochs 1"));
+    let words = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{words}");
+    assert!(words.contains("nothing better") && words.contains("does not belong to it"), "{words}");
+    answers(&mut host(), &head, &base());
+    assert_eq!(std::fs::read(&tuned).unwrap(), b"of an earlier training");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
 }
 
 #[test]

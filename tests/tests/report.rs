@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use tests::{base, data_folder, encode, fail, host, ndjson, picture, root, succeed, weights};
+use tests::{base, data_folder, encode, fail, host, ndjson, picture, root, run, succeed, weights};
 
 /// Does steps of `browser.py` on a page, all of which must succeed; gives what each found.
 fn look(page: &Path, steps: &[String]) -> Vec<String> {
@@ -209,4 +209,10 @@ fn int8_is_held_against_f32_if_its_weights_are_given() {
     // Two classes: who differs is right on one side.
     assert_eq!(differ, lost + won);
     assert!(!html.contains("--float FILE"));
+
+    // They are not the weights of a fine-tuned base.
+    let mut tune = train(&at("int8.onnx"));
+    let output = run(tune.args(["--fine-tune", "block5_conv3", "--fine-tune-epochs", "1"]));
+    let words = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && words.contains("--float is of the frozen base"), "{words}");
 }

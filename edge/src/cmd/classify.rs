@@ -1,10 +1,13 @@
 //! `edge classify`: what a head says of single pictures.
 
 use anyhow::Result;
+use shared::cli::note;
 use shared::options::ClassifyOptions;
 
 use crate::PROGRAM;
+use crate::model::{Files, TrustOptions};
 use crate::options::Threads;
+use crate::sandbox::{Needs, SandboxOptions, State};
 
 /// Classifies picture files
 ///
@@ -17,11 +20,33 @@ pub struct Args {
     options: ClassifyOptions,
 
     #[command(flatten)]
+    trust: TrustOptions,
+
+    #[command(flatten)]
     threads: Threads,
+
+    #[command(flatten)]
+    sandbox: SandboxOptions,
 }
 
 /// Runs the command.
-pub fn run(Args { options, threads }: Args) -> Result<()> {
-    let (_, mut classifier) = threads.classifier(&options.base, &options.head)?;
+pub fn run(Args { options, trust, threads, sandbox }: Args) -> Result<()> {
+    let mut needs = Needs::default();
+    options.files.iter().for_each(|path| needs.file(path));
+    // With their signatures beside them. A base that is not found is told of when it is loaded.
+    for path in options.base.path().iter().chain([&options.head]) {
+        if trust.trust.is_empty() { needs.file(path) } else { needs.replaceable(path) }
+    }
+    trust.needs(&mut needs)?;
+    let sandbox = sandbox.enter(&needs)?;
+    if matches!(sandbox.state, State::Partial | State::None) {
+        note(PROGRAM, format_args!("sandbox {sandbox}"));
+    }
+    let files = Files::new(&options.head, &options.base, &trust)?;
+    let pair = files.load(None)?;
+    // Before the first answer, so that no older head is taken later on.
+    files.note_versions(&pair)?;
+    let mut classifier = pair.classifier(threads.pool()?)?;
+    drop(pair);
     Ok(shared::pipeline::classify_files(PROGRAM, &mut classifier, &options)?)
 }

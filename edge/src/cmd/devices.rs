@@ -48,7 +48,7 @@ pub fn run(args: Args) -> Result<()> {
 /// A device, or `None` if it does not capture.
 fn describe(path: &Path) -> std::io::Result<Option<Value>> {
     let device = Device::with_path(path)?;
-    let caps = device.query_caps()?;
+    let camera::Names { driver, card, bus } = camera::names(&device)?;
     let formats: Vec<Value> = match device.enum_formats() {
         Ok(formats) if !formats.is_empty() => formats
             .into_iter()
@@ -63,7 +63,7 @@ fn describe(path: &Path) -> std::io::Result<Option<Value>> {
             .collect(),
         _ => return Ok(None),
     };
-    Ok(Some(json!({ "device": path, "card": caps.card, "driver": caps.driver, "bus": caps.bus, "formats": formats })))
+    Ok(Some(json!({ "device": path, "card": card, "driver": driver, "bus": bus, "formats": formats })))
 }
 
 /// Sizes with the rates at each; a range is told by its ends.

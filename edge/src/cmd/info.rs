@@ -2,22 +2,40 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde_json::json;
 use shared::Head;
 use shared::cli::print_line;
 use shared::conv::{Algorithm, Kernel};
 use shared::options::BaseOptions;
+use shared::trust::{Signable, TrustedKeys};
 
-/// Shows CPU features, the kernel that would run, the base, and a head
+use crate::state::State;
+
+use crate::sandbox::{Needs, SandboxOptions};
+
+/// Shows CPU features, the kernel that would run, the sandbox, the base, and a head
+///
+/// The sandbox is what `edge run` and `edge classify` have here: full, partial or none, with the version of landlock, and what is missing.
 #[derive(clap::Args)]
 pub struct Args {
     /// A head to look at as well
     #[arg(long, value_name = "FILE")]
     head: Option<PathBuf>,
 
+    /// A public key that must have signed the head; can be given more than once
+    #[arg(long, value_name = "KEY.pub", requires = "head")]
+    trust: Vec<PathBuf>,
+
+    /// The state folder of an edge run, to see what was kept
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+
     #[command(flatten)]
     base: BaseOptions,
+
+    #[command(flatten)]
+    sandbox: SandboxOptions,
 
     /// Prints one object
     #[arg(long)]
@@ -26,13 +44,35 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
-    let base = args.base.load()?;
-    let head = args.head.as_deref().map(Head::load).transpose()?;
-    if let Some(head) = &head {
-        head.check_base(&base)?;
-    }
-    let kernels: Vec<&str> = Kernel::available().map(Kernel::name).collect();
+    // It reads what the sandbox hides: the share of the processor that a container has.
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut needs = Needs::default();
+    for path in args.base.path().iter().chain(&args.head) {
+        needs.file(path);
+    }
+    let sandbox = args.sandbox.enter(&needs)?;
+    let base = args.base.load()?;
+    let mut signed = None;
+    let head = match &args.head {
+        None => None,
+        Some(path) => {
+            let file = Signable::read(path, shared::head::MAX_BYTES)?;
+            signed =
+                if args.trust.is_empty() { file.claim() } else { Some(TrustedKeys::load(&args.trust)?.verify(&file)?) };
+            let head = Head::from_bytes(&file.bytes);
+            let head = head.map_err(|source| shared::Error::HeadFile { path: path.clone(), source })?;
+            head.check_base(&base)?;
+            Some(head)
+        }
+    };
+    let verified = !args.trust.is_empty();
+    // Looking must not make a folder.
+    let kept = match &args.state {
+        Some(folder) if !folder.is_dir() => bail!("{}: there is no such state folder", folder.display()),
+        Some(folder) => Some(State::open(folder)?.read()?),
+        None => None,
+    };
+    let kernels: Vec<&str> = Kernel::available().map(Kernel::name).collect();
     let contract = base.contract();
     let algorithms: Vec<(&str, &str)> =
         base.layers().map(|layer| &*layer.name).zip(base.algorithms().map(Algorithm::name)).collect();
@@ -45,6 +85,12 @@ pub fn run(args: Args) -> Result<()> {
             "kernel": base.kernel().name(),
             "kernels": kernels,
             "algorithms": algorithms.iter().map(|&(layer, name)| (layer.to_owned(), name.into())).collect::<serde_json::Map<_, _>>(),
+            "sandbox": {
+                "state": sandbox.state.name(),
+                "landlock": sandbox.landlock,
+                "seccomp": sandbox.seccomp,
+                "missing": sandbox.missing,
+            },
             "base": {
                 "path": base.path(),
                 "fingerprint": base.fingerprint().to_string(),
@@ -52,11 +98,15 @@ pub fn run(args: Args) -> Result<()> {
             },
             "head": head.as_ref().map(|head| json!({
                 "labels": head.labels,
+                "version": signed.map(|signed| signed.version),
+                "key": signed.map(|signed| signed.key.to_string()),
+                "verified": verified,
                 "size": head.preprocess.size,
                 "preprocess": head.preprocess.to_string(),
                 "date": head.training.date,
                 "val_accuracy": head.training.metrics.val_accuracy,
             })),
+            "state": kept,
         }))?;
         return Ok(());
     }
@@ -68,6 +118,7 @@ pub fn run(args: Args) -> Result<()> {
         let layers = if first == last { first.to_owned() } else { format!("{first} to {last}") };
         print_line(format_args!("            {:<9} {layers}", run[0].1))?;
     }
+    print_line(format_args!("sandbox     {sandbox}"))?;
     print_line(format_args!("base        {}", base.path().display()))?;
     print_line(format_args!("            {}", base.fingerprint()))?;
     print_line(format_args!(
@@ -86,6 +137,17 @@ pub fn run(args: Args) -> Result<()> {
             head.preprocess.size,
             head.labels.join(", ")
         ))?;
+        let words = if verified { "verified" } else { "not verified; name the key with --trust" };
+        match signed {
+            Some(signed) => print_line(format_args!("            {signed}, {words}"))?,
+            None => print_line("            not signed")?,
+        }
+    }
+    if let Some(kept) = kept {
+        let pairs = [("kept", kept.current), ("before", kept.previous), ("held back", kept.held)];
+        for (name, pair) in pairs.into_iter().filter_map(|(name, pair)| Some((name, pair?))) {
+            print_line(format_args!("{name:<12}{pair}"))?;
+        }
     }
     Ok(())
 }

@@ -4,4 +4,5 @@ pub mod bench;
 pub mod classify;
 pub mod devices;
 pub mod info;
+pub mod rollback;
 pub mod run;

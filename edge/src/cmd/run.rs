@@ -17,15 +17,18 @@ use shared::result::{FrameResult, time};
 
 use crate::PROGRAM;
 use crate::board::{Board, Hello};
-use crate::collect::{CollectOptions, Collected, Collector};
+use crate::collect::{self, CollectOptions, Collected, Collector, Reason};
 use crate::decide::{Decider, Said, Smoothing, label};
 use crate::feed::camera::{self, CameraOptions, is_jpeg_name, parse_format};
 use crate::feed::files::Source;
-use crate::feed::{Feed, Live, Next, Report, Slot, Stamped, State, pipe};
+use crate::feed::{Feed, Live, Lost, Next, Report, Slot, Stamped, State, pipe};
 use crate::http::{Access, Server, check_token};
+use crate::keeper::{Keeper, News, Origin, Plan, Swap};
+use crate::model::{Files, Pair, TrustOptions, try_out};
 use crate::motion::MotionGate;
 use crate::options::Threads;
 use crate::picture::Picture;
+use crate::sandbox::{Needs, SandboxOptions};
 use crate::service::Service;
 
 /// How long the loop waits for a frame before it looks at signals and the watchdog.
@@ -35,8 +38,13 @@ const PATIENCE: Duration = Duration::from_millis(200);
 ///
 /// The source is a camera (--device), or a folder of pictures (in the order of their names), a picture, YUV4MPEG2 video (.y4m), or - for
 /// stdin: a picture, YUV4MPEG2, or raw frames with --raw. Cameras and raw pipes are live: the newest frame is taken, older ones are
-/// dropped and counted. One line a frame: source, label, score; or NDJSON with --json. Ctrl-C or SIGTERM ends it with exit code 0;
-/// SIGHUP reads the configuration and the head again.
+/// dropped and counted. One line a frame: source, label and score with tabs between, or NDJSON with --json; at a terminal what is live has
+/// one line that is written over. Ctrl-C or SIGTERM ends it with exit code 0. SIGHUP reads the configuration and the head again, but ends
+/// it if stderr is a terminal, which hangs up when it is closed.
+///
+/// With --watch a head, or a base and its head, that is put in place (copied beside and renamed) is taken between two frames. With
+/// --state the last good pair is kept: it runs if what is in place is damaged or refused, and `edge rollback` goes back to the one
+/// before. With --trust only what is signed runs (host sign).
 #[derive(Clone, clap::Args)]
 #[command(
     args_override_self = true,
@@ -44,7 +52,8 @@ const PATIENCE: Duration = Duration::from_millis(200);
     edge run --head head.postcard --device /dev/video0 --http 127.0.0.1:8080 --smooth 0.8 --hold 3 --threshold 0.6\n  \
     edge run --head head.postcard --source samples/surfaces.y4m\n  \
     rpicam-vid -t 0 --width 640 --height 480 --codec yuv420 -o - | edge run --head head.postcard --source - --raw yuv420:640x480\n  \
-    ffmpeg -i film.mp4 -pix_fmt yuv420p -f yuv4mpegpipe - | edge run --head head.postcard --source - --json"
+    ffmpeg -i film.mp4 -pix_fmt yuv420p -f yuv4mpegpipe - | edge run --head head.postcard --source - --json\n  \
+    edge run --head head.postcard --device /dev/video0 --watch --state /var/lib/heads --trust farm.pub"
 )]
 pub struct Args {
     /// Settings, by the names of these flags, that stand before those of the command line (TOML)
@@ -134,6 +143,10 @@ pub struct Args {
     #[arg(long, value_name = "MB", default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..))]
     collect_megabytes: u64,
 
+    /// Live, at most one unsure frame and one change are kept in so many seconds (0: all)
+    #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = parse_every)]
+    collect_every: f32,
+
     /// A frame whose best score is below this is unsure
     #[arg(long, value_name = "SCORE", default_value_t = 0.6, value_parser = parse_share)]
     collect_below: f32,
@@ -153,8 +166,18 @@ pub struct Args {
     #[command(flatten)]
     base: BaseOptions,
 
+    /// Takes a head, or a base and its head, that is put in place while it runs
+    #[arg(long)]
+    watch: bool,
+
+    #[command(flatten)]
+    trust: TrustOptions,
+
     #[command(flatten)]
     threads: Threads,
+
+    #[command(flatten)]
+    sandbox: SandboxOptions,
 
     /// Prints NDJSON
     #[arg(long)]
@@ -203,6 +226,10 @@ fn parse_stall(text: &str) -> Result<f32, String> {
     number(text, 0.5..=3600.0)
 }
 
+fn parse_every(text: &str) -> Result<f32, String> {
+    number(text, 0.0..=86400.0)
+}
+
 impl Args {
     /// What is wrong with flags that are right one by one.
     fn check(&self) -> Result<()> {
@@ -245,7 +272,20 @@ impl Args {
 
     fn collect_options(&self) -> Option<CollectOptions> {
         let folder = self.collect.clone()?;
-        Some(CollectOptions { folder, most: self.collect_max, most_bytes: self.collect_megabytes * 1_000_000 })
+        let every = Duration::from_secs_f32(self.collect_every);
+        Some(CollectOptions {
+            folder,
+            most: self.collect_max,
+            most_bytes: self.collect_megabytes.saturating_mul(1_000_000),
+            every,
+        })
+    }
+
+    /// What is to run, in what a run is known by.
+    fn plan(&self, run: &str) -> Result<Plan<(Engine, Hello)>> {
+        let files = Files::new(&self.head, &self.base, &self.trust)?;
+        let (args, run) = (self.clone(), run.to_owned());
+        Ok(Plan { files, make: Box::new(move |pair| Engine::new(&args, pair, &run)), watch: self.watch })
     }
 
     /// Whether another source is meant, or the same in another way.
@@ -258,7 +298,33 @@ impl Args {
         key(self) == key(other)
     }
 
-    /// Opens the source.
+    /// What must go on working in the sandbox: what is read again at SIGHUP, the source, the folder for collected frames, the page.
+    fn needs(&self) -> Result<Needs> {
+        let mut needs = Needs::default();
+        needs.service();
+        // A base that is not found is told of when it is loaded.
+        let base = self.base.path().ok();
+        for path in [Some(&self.head), base.as_ref(), self.config.as_ref(), self.http_token_file.as_ref()] {
+            path.into_iter().for_each(|path| needs.replaceable(path));
+        }
+        match (&self.device, &self.source) {
+            (Some(device), _) => needs.camera(device),
+            (None, Some(source)) if source.is_dir() => needs.folder(source),
+            (None, Some(source)) => needs.file(source),
+            (None, None) => {}
+        }
+        if let Some(folder) = &self.collect {
+            collect::make_folder(folder)?;
+            needs.writable(folder);
+        }
+        self.trust.needs(&mut needs)?;
+        if let Some(address) = self.http {
+            needs.listen(address.port());
+        }
+        Ok(needs)
+    }
+
+    /// Opens the source; [`Feed::start`] is still to come.
     fn feed(&self) -> Result<Feed> {
         if let Some(device) = &self.device {
             let options = CameraOptions {
@@ -271,7 +337,7 @@ impl Args {
                 color: self.view.color,
             };
             let run = move |slot: &Slot| camera::run(&options, slot);
-            return Ok(Feed::Live(Live::start("camera", self.every_frame, false, run)?));
+            return Ok(Feed::Live(Live::new("camera", self.every_frame, false, run)));
         }
         let Some(path) = &self.source else { bail!(UsageError("--device or --source is wanted".into())) };
         if let Some(raw) = self.raw {
@@ -280,22 +346,22 @@ impl Args {
                 pipe::Kind::Jpeg => pipe::Kind::Jpeg,
             };
             let run = move |slot: &Slot| pipe::run(std::io::stdin(), kind, slot);
-            return Ok(Feed::Live(Live::start("pipe", self.every_frame, true, run)?));
+            return Ok(Feed::Live(Live::new("pipe", self.every_frame, true, run)));
         }
         let is_stdin = path.as_os_str() == "-";
         if is_stdin {
             // In a thread, since a signal must end the program while it waits for bytes. Each frame counts, as in a file.
             let run = move |slot: &Slot| play(Source::open("-".as_ref(), false)?, None, slot);
-            return Ok(Feed::Live(Live::start("stdin", true, true, run)?));
+            return Ok(Feed::Live(Live::new("stdin", true, true, run)));
         }
         let source = Source::open(path, self.looped)?;
         match self.fps {
             Some(fps) => {
                 let every = Duration::from_secs(1) / fps;
                 let run = move |slot: &Slot| play(source, Some(every), slot);
-                Ok(Feed::Live(Live::start("player", self.every_frame, false, run)?))
+                Ok(Feed::Live(Live::new("player", self.every_frame, false, run)))
             }
-            None => Ok(Feed::Files(source)),
+            None => Ok(Feed::Files(source, Lost::default())),
         }
     }
 }
@@ -333,26 +399,27 @@ struct Engine {
 }
 
 impl Engine {
-    /// An engine, and what the page is told of it once it is in place.
-    fn new(args: &Args, run: &str) -> Result<(Self, Hello)> {
-        let (base, mut classifier) = args.threads.classifier(&args.base, &args.head)?;
+    /// An engine that was tried, and what the page is told of it once it is in place.
+    fn new(args: &Args, pair: &Pair, run: &str) -> Result<(Self, Hello)> {
+        let mut classifier = pair.classifier(args.threads.pool()?)?;
         classifier.set_view(&args.view);
         classifier.set_digest(args.digest);
         if let Some(threshold) = args.threshold {
             classifier.set_threshold(threshold);
         }
-        // Start-up pays for the first pass, not the first frame.
-        classifier.classify_input(&vec![0; classifier.head().preprocess.input_len()])?;
+        try_out(&mut classifier)?;
         let head = classifier.head();
         let hello = Hello {
             run: run.to_owned(),
             edge: env!("CARGO_PKG_VERSION"),
-            kernel: base.kernel().name(),
+            kernel: pair.base.kernel().name(),
             threads: args.threads.threads,
             size: head.preprocess.size,
             labels: head.labels.clone(),
-            base: base.fingerprint().to_string(),
-            head: Fingerprint::of(&head.to_bytes().map_err(anyhow::Error::from)?).to_string(),
+            base: pair.id.base.to_string(),
+            head: pair.id.head.to_string(),
+            head_version: pair.head_signed.map(|signed| signed.version),
+            head_key: pair.head_signed.map(|signed| signed.key.to_string()),
             head_date: head.training.date.clone(),
             val_accuracy: head.training.metrics.val_accuracy,
         };
@@ -383,9 +450,10 @@ impl Engine {
         };
         let size = self.classifier.head().preprocess.size as usize;
         let moves = self.gate.as_mut().is_none_or(|gate| gate.moves(&input, size));
-        if let (false, Some((result, said))) = (moves, &self.last) {
-            let (result, said) = (result.clone(), Said { changed: false, ..said.clone() });
-            return Ok(Outcome::Answer { result, said, still: true });
+        if let (false, Some((result, said))) = (moves, &mut self.last) {
+            // The scores count as those of a new frame: the decision may follow them only later.
+            *said = self.decider.update(&result.scores);
+            return Ok(Outcome::Answer { result: result.clone(), said: said.clone(), still: true });
         }
         let mut result = self.classifier.classify_input(&input)?;
         let said = self.decider.update(&result.scores);
@@ -416,6 +484,14 @@ impl Output {
         Ok(())
     }
 
+    /// An event that somebody should hear of who reads words, too.
+    fn warning(&self, event: serde_json::Value, words: &str) -> Result<()> {
+        if self.json || self.events {
+            note(PROGRAM, words);
+        }
+        self.event(event, words)
+    }
+
     fn clear_line(&self) {
         if self.status_line {
             use std::io::Write;
@@ -427,40 +503,80 @@ impl Output {
 /// Runs the command; `again` reads arguments and configuration anew, for SIGHUP.
 pub fn run(mut args: Args, again: &dyn Fn() -> Result<Args>) -> Result<()> {
     args.check()?;
+    // Before the first thread and the first byte of a head or a frame.
+    let sandbox = args.sandbox.enter(&args.needs()?)?;
+    note(PROGRAM, format_args!("sandbox {sandbox}"));
     let board = Arc::new(Board::new());
+    board.set_sandbox(&sandbox);
     let id = Fingerprint::of(format!("{} {}", time(), std::process::id()).as_bytes()).short();
     let mut service = Service::new();
     // The source is opened first: its errors should not wait for the base.
     let mut feed = args.feed()?;
-    let (mut engine, hello) = Engine::new(&args, &id)?;
-    board.set_hello(hello);
-    let mut collector = args.collect_options().map(|options| Collector::new(&options)).transpose()?;
-    let mut server = start_server(&args, &board)?;
+    feed.start();
+    let (swap, keeper) = Keeper::start(args.plan(&id)?)?;
     let mut output = output(&args, &feed);
+    if swap.is_odd() {
+        tell_swap(&swap, &board, &output)?;
+    }
+    let mut engine = put_in(swap, &board);
+    let mut collector = args.collect_options().map(|options| Collector::new(&options, &board)).transpose()?;
+    let mut server = start_server(args.access()?, &board)?;
     set_source(&board, &args, &feed);
     service.ready();
 
     let (mut number, mut unreadable) = (0u64, 0u64);
     let mut told_unreadable = false;
+    let mut pending: Option<Reload> = None;
     while !interrupted() && args.frames.is_none_or(|frames| number < frames) {
         service.alive();
-        if hung_up() {
+        if pending.is_none() && hung_up() {
             service.reloading();
-            match reload(&mut args, again, &board, &id, &mut engine, &mut feed, &mut collector, &mut server) {
-                Ok(()) => {
-                    output = self::output(&args, &feed);
-                    set_source(&board, &args, &feed);
-                    board.log("reload", "settings and head read again".into(), None);
-                    output.event(json!({ "event": "reload", "time": time(), "ok": true }), "reloaded")?;
-                }
+            match Reload::begin(&args, again, &board, &id, &keeper, collector.as_ref(), &mut server) {
+                Ok(reload) => pending = Some(reload),
                 Err(e) => {
-                    let words = format!("{e:#}");
-                    board.log("reload", format!("kept the old settings: {words}"), None);
-                    note(PROGRAM, format_args!("not reloaded, the old settings stay: {words}"));
-                    output.event(json!({ "event": "reload", "time": time(), "ok": false, "detail": words }), &words)?;
+                    tell_not_reloaded(&sandbox.explain(e), &board, &output)?;
+                    service.ready();
                 }
             }
-            service.ready();
+        }
+        // Between two frames: each is looked at by one engine from beginning to end.
+        while let Some(news) = keeper.news()? {
+            match news {
+                News::Swap(swap) => {
+                    tell_swap(&swap, &board, &output)?;
+                    board.update(|now| now.model.swaps += 1);
+                    engine = put_in(swap, &board);
+                }
+                News::Reloaded(outcome) => {
+                    let Some(reload) = pending.take() else { continue };
+                    match outcome {
+                        Ok(swap) => {
+                            reload.finish(&mut args, &mut feed, &mut collector);
+                            output = self::output(&args, &feed);
+                            set_source(&board, &args, &feed);
+                            if swap.is_odd() {
+                                tell_swap(&swap, &board, &output)?;
+                            }
+                            engine = put_in(swap, &board);
+                            board.log("reload", "settings and head read again".into(), None);
+                            output.event(json!({ "event": "reload", "time": time(), "ok": true }), "reloaded")?;
+                        }
+                        Err(e) => {
+                            reload.give_up(&board, &mut server)?;
+                            tell_not_reloaded(&sandbox.explain(e), &board, &output)?;
+                        }
+                    }
+                    service.ready();
+                }
+                News::Refused(words) => tell_kept("refused", &words, &board, &output)?,
+                News::Waiting(words) => tell_kept("waiting", &words, &board, &output)?,
+                News::Settled => {
+                    board.update(|now| now.model.note = None);
+                    let words = "what is in place is again what runs";
+                    board.log("model", words.into(), None);
+                    output.event(json!({ "event": "model", "time": time(), "state": "settled" }), words)?;
+                }
+            }
         }
         match feed.next(PATIENCE)? {
             Next::Frame(stamped) => {
@@ -519,56 +635,137 @@ fn set_source(board: &Board, args: &Args, feed: &Feed) {
     });
 }
 
-fn start_server(args: &Args, board: &Arc<Board>) -> Result<Option<Server>> {
-    let Some(access) = args.access()? else { return Ok(None) };
+fn start_server(access: Option<Access>, board: &Arc<Board>) -> Result<Option<Server>> {
+    let Some(access) = access else { return Ok(None) };
     let server = Server::start(access, board.clone())?;
     note(PROGRAM, format_args!("page at http://{}/", server.address()));
     Ok(Some(server))
 }
 
-/// Replaces what has changed; on an error everything stays as it was.
-#[allow(clippy::too_many_arguments, reason = "these are the parts of a run, which nothing else holds together")]
-fn reload(
-    args: &mut Args,
-    again: &dyn Fn() -> Result<Args>,
-    board: &Arc<Board>,
-    id: &str,
-    engine: &mut Engine,
-    feed: &mut Feed,
-    collector: &mut Option<Collector>,
-    server: &mut Option<Server>,
-) -> Result<()> {
-    let new = again()?;
-    new.check()?;
-    let (new_engine, hello) = Engine::new(&new, id)?;
-    let options = new.collect_options();
-    let new_collector = if options.as_ref() == collector.as_ref().map(Collector::options) {
-        None
-    } else {
-        Some(options.map(|options| Collector::new(&options)).transpose()?)
-    };
-    let new_feed = if new.same_source(args) { None } else { Some(new.feed()?) };
-    if new.access()? != args.access()? {
-        // The port must be free before it can be taken again; so this comes last, and is undone if it fails.
-        *server = None;
-        *server = match start_server(&new, board) {
-            Ok(server) => server,
-            Err(e) => {
-                *server = start_server(args, board)?;
-                return Err(e);
-            }
+/// A reload under way: everything new but the engine, which is in the making.
+struct Reload {
+    args: Args,
+    /// In place of what is there, if it has changed.
+    collector: Option<Option<Collector>>,
+    feed: Option<Feed>,
+    /// How the old server was to be reached, if the new one is there already: its port must be free before it can be taken again.
+    before: Option<Option<Access>>,
+}
+
+impl Reload {
+    /// Makes all that is quick, and orders the engine; on an error everything stays as it was.
+    fn begin(
+        args: &Args,
+        again: &dyn Fn() -> Result<Args>,
+        board: &Arc<Board>,
+        id: &str,
+        keeper: &Keeper<(Engine, Hello)>,
+        collector: Option<&Collector>,
+        server: &mut Option<Server>,
+    ) -> Result<Self> {
+        let new = again()?;
+        new.check()?;
+        if new.sandbox != args.sandbox {
+            bail!("the sandbox cannot change while edge runs; restart it");
+        }
+        let plan = new.plan(id)?;
+        let options = new.collect_options();
+        let new_collector = if options.as_ref() == collector.map(Collector::options) {
+            None
+        } else {
+            Some(options.map(|options| Collector::new(&options, board)).transpose()?)
         };
+        let feed = if new.same_source(args) { None } else { Some(new.feed()?) };
+        // The server knows what it was started with; the file of the token may have changed since.
+        let (access, old) = (new.access()?, server.as_ref().map(|server| server.access().clone()));
+        let changed = access != old;
+        if changed {
+            *server = None;
+            *server = match start_server(access, board) {
+                Ok(server) => server,
+                Err(e) => {
+                    *server = start_server(old, board)?;
+                    return Err(e);
+                }
+            };
+        }
+        let reload = Self { args: new, collector: new_collector, feed, before: changed.then_some(old) };
+        if let Err(e) = keeper.reload(plan) {
+            reload.give_up(board, server)?;
+            return Err(e);
+        }
+        Ok(reload)
     }
-    if let Some(new_collector) = new_collector {
-        *collector = new_collector;
+
+    /// Puts the parts in.
+    fn finish(self, args: &mut Args, feed: &mut Feed, collector: &mut Option<Collector>) {
+        if let Some(new) = self.collector {
+            *collector = new;
+        }
+        if let Some(new) = self.feed {
+            feed.replace(new);
+        }
+        *args = self.args;
     }
-    if let Some(new_feed) = new_feed {
-        *feed = new_feed;
+
+    /// Leaves everything as it was.
+    fn give_up(self, board: &Arc<Board>, server: &mut Option<Server>) -> Result<()> {
+        if let Some(old) = self.before {
+            *server = None;
+            *server = start_server(old, board)?;
+        }
+        Ok(())
     }
+}
+
+fn tell_not_reloaded(error: &anyhow::Error, board: &Board, output: &Output) -> Result<()> {
+    let words = format!("{error:#}");
+    board.log("reload", format!("kept the old settings: {words}"), None);
+    note(PROGRAM, format_args!("not reloaded, the old settings stay: {words}"));
+    output.event(json!({ "event": "reload", "time": time(), "ok": false, "detail": words }), &words)
+}
+
+/// The engine of a pair; the page and the metrics show it from now on.
+fn put_in(swap: Swap<(Engine, Hello)>, board: &Board) -> Engine {
+    let note = swap.is_odd().then(|| swap.to_string());
+    let (engine, hello) = swap.made;
     board.set_hello(hello);
-    *engine = new_engine;
-    *args = new;
-    Ok(())
+    board.update(|now| (now.model.origin, now.model.note) = (swap.origin, note));
+    engine
+}
+
+/// Tells which pair runs from here on, and why if it is not the one in place.
+fn tell_swap(swap: &Swap<(Engine, Hello)>, board: &Board, output: &Output) -> Result<()> {
+    let mut event = json!({
+        "event": "model", "time": time(), "state": swap.origin.event(),
+        "head": swap.id.head.to_string(), "base": swap.id.base.to_string(),
+    });
+    if let Some(version) = swap.version {
+        event["version"] = version.into();
+    }
+    for (key, words) in [("detail", &swap.why), ("unkept", &swap.unkept)] {
+        if let Some(words) = words {
+            event[key] = words.as_str().into();
+        }
+    }
+    let words = swap.to_string();
+    board.log("model", words.clone(), None);
+    if !swap.is_odd() {
+        return output.event(event, &words);
+    }
+    board.update(|now| now.model.refused += u64::from(swap.origin == Origin::LastGood));
+    output.warning(event, &words)
+}
+
+/// Tells why what was put in place does not run.
+fn tell_kept(state: &str, words: &str, board: &Board, output: &Output) -> Result<()> {
+    let line = format!("{state}, what ran goes on: {words}");
+    board.update(|now| {
+        now.model.note = Some(line.clone());
+        now.model.refused += u64::from(state == "refused");
+    });
+    board.log("model", line.clone(), None);
+    output.warning(json!({ "event": "model", "time": time(), "state": state, "detail": words }), &line)
 }
 
 fn tell(report: &Report, args: &Args, board: &Board, service: &mut Service, output: &Output) -> Result<()> {
@@ -601,7 +798,9 @@ impl Seen<'_> {
     /// Classifies the frame and tells everyone; gives words if it is no picture.
     fn classify(self, stamped: Stamped, engine: &mut Engine, args: &Args, output: &Output) -> Result<Option<String>> {
         let Stamped { name, picture, at } = stamped;
-        let picture = match picture.decoded() {
+        let picture = picture.decoded();
+        self.feed.judge(picture.is_ok());
+        let picture = match picture {
             Ok(picture) => picture,
             Err(e) => return Ok(Some(format!("{name}: {e}"))),
         };
@@ -629,11 +828,12 @@ impl Seen<'_> {
 
         // That something has gone is no picture to train on.
         let reason = if said.changed && !background {
-            Some("changed")
+            Some(Reason::Changed)
         } else {
-            (!still && best < args.collect_below.max(engine.classifier.threshold())).then_some("unsure")
+            (!still && best < args.collect_below.max(engine.classifier.threshold())).then_some(Reason::Unsure)
         };
-        let (keep, show) = (self.collector.zip(reason), self.board.wants_picture());
+        let keep = self.collector.zip(reason).filter(|(collector, reason)| collector.is_due(*reason, at));
+        let show = self.board.wants_picture();
         if keep.is_none() && !show {
             self.feed.recycle(picture);
             return Ok(None);
@@ -642,6 +842,7 @@ impl Seen<'_> {
         if let Some((collector, reason)) = keep {
             collector.keep(Collected {
                 picture: picture.clone(),
+                at,
                 time: time(),
                 source: name,
                 reason,
@@ -710,7 +911,6 @@ impl Seen<'_> {
 
     fn publish(&self, result: &Classification, still: bool, age_ms: Option<f64>, labels: &[String], threshold: f32) {
         let number = self.number;
-        let collected = self.collector.map_or(0, Collector::kept);
         let change = |now: &mut crate::board::Now| {
             now.label = Some(result.label.clone());
             now.score = Some(result.score);
@@ -721,9 +921,8 @@ impl Seen<'_> {
             now.skipped += u64::from(still);
             now.age_ms = age_ms;
             now.frames = number + 1;
-            now.collected = collected;
         };
-        if still { self.board.update(change) } else { self.board.answered(result.latency_ms, change) }
+        if still { self.board.still(change) } else { self.board.answered(result.latency_ms, change) }
     }
 }
 
@@ -735,6 +934,7 @@ mod tests {
     fn values_out_of_range_are_refused() {
         assert_eq!(parse_level("6"), Ok(6.0));
         assert!(parse_level("-1").is_err() && parse_past("1").is_err() && parse_share("nan").is_err());
+        assert!(parse_every("0").is_ok() && parse_every("-1").is_err() && parse_every("inf").is_err());
         assert_eq!(parse_capture("640x480"), Ok((640, 480)));
         assert!(parse_capture("0x480").is_err() && parse_capture("640").is_err());
     }

@@ -1,30 +1,37 @@
 //! V4L2 cameras: opened, set up, streamed from, lost and found again.
 //!
 //! A session lasts from opening the node to the first thing that goes wrong; then everything is closed and, after a pause that grows, the
-//! camera is looked for again, also under another node. Three ways of the `v4l` crate shape the code:
+//! camera is looked for again, also under another node. Some ways of the `v4l` crate shape the code:
 //!
 //! - Its wait is infinite unless told otherwise, and after a timeout its `next` queues a buffer twice and fails for ever. So the wait
 //!   is a `poll` of our own, and `next` is called only when a frame is there.
 //! - `next` gives the whole mapping: the frame is its first `bytesused` bytes.
-//! - Dropping a stream panics if the driver fails to stop it. The panic is caught; the session is over anyway.
+//! - Dropping a stream panics if the driver fails to stop it, and so does getting one if the driver gives too few buffers and does not take
+//!   them back. Panics are caught; the session is over anyway.
+//! - `query_caps` panics on names that are no UTF-8, so [`names`] asks by itself.
 
+use std::io;
+use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use sd_notify::NotifyState;
+use shared::decode::decode;
 use shared::pixels::{Colour, Layout, Matrix, PixelFormat, Range, RawFrame, default_colour};
-use v4l::buffer::{Flags, Type};
+use v4l::buffer::{Flags, Metadata, Type};
 use v4l::format::{Colorspace, Quantization};
 use v4l::frameinterval::FrameIntervalEnum;
 use v4l::io::mmap::Stream;
 use v4l::io::traits::{CaptureStream, Stream as _};
+use v4l::v4l_sys::v4l2_capability;
 use v4l::video::Capture;
 use v4l::video::capture::Parameters;
-use v4l::{Device, Format, FourCC};
+use v4l::{Device, Format, FourCC, v4l2};
 
-use super::{Slot, State};
+use super::{Slot, State, panic_words};
 use crate::picture::Picture;
 
 /// Buffers that the driver fills.
@@ -66,17 +73,42 @@ enum Kind {
     Jpeg,
 }
 
-/// Which camera a node is, so that it is known again under another node.
+/// What a driver calls itself, its camera, and where that is plugged in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Identity {
-    card: String,
-    bus: String,
+pub struct Names {
+    /// The driver.
+    pub driver: String,
+    /// The camera.
+    pub card: String,
+    /// The place.
+    pub bus: String,
+}
+
+/// Asks a node for its names. Bytes that are no UTF-8 are replaced: the kernel cuts long names, be it within a letter.
+///
+/// # Errors
+/// What the system says.
+pub fn names(device: &Device) -> io::Result<Names> {
+    let mut capability = MaybeUninit::<v4l2_capability>::zeroed();
+    // SAFETY: the request fills a structure of just this type. It is one of numbers, so any bytes are valid, and zeros before that.
+    let capability = unsafe {
+        v4l2::ioctl(device.handle().fd(), v4l2::vidioc::VIDIOC_QUERYCAP, capability.as_mut_ptr().cast())?;
+        capability.assume_init()
+    };
+    let v4l2_capability { driver, card, bus_info, .. } = capability;
+    Ok(Names { driver: name_of(&driver), card: name_of(&card), bus: name_of(&bus_info) })
+}
+
+/// The text before the first zero.
+fn name_of(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
 /// Why a session ended before it was stopped.
 enum Ended {
-    /// No frames.
-    Stalled,
+    /// No frames, or none of use; in words.
+    Stalled(&'static str),
     /// The same picture for so long.
     Frozen(Duration),
     /// An error.
@@ -102,14 +134,15 @@ pub fn run(options: &CameraOptions, slot: &Slot) -> Result<()> {
     slot.report(State::Opening, &*name);
     loop {
         let mut streamed = false;
-        let ended = session(options, slot, &name, &mut identity, &mut freeze, &mut streamed);
+        slot.forgive();
+        let ended = guarded(|| session(options, slot, &name, &mut identity, &mut freeze, &mut streamed));
         if streamed {
             (pause, told) = (FIRST_PAUSE, None);
         }
         let (state, detail) = match ended {
             _ if slot.stopped() => return Ok(()),
             Ok(()) => return Ok(()),
-            Err(Ended::Stalled) => (State::Stalled, format!("no frame for {} s", options.stall.as_secs_f32())),
+            Err(Ended::Stalled(words)) => (State::Stalled, format!("{words} for {} s", options.stall.as_secs_f32())),
             Err(Ended::Frozen(time)) => {
                 (State::Frozen, format!("the same picture, byte for byte, for {} s", time.as_secs()))
             }
@@ -125,18 +158,24 @@ pub fn run(options: &CameraOptions, slot: &Slot) -> Result<()> {
     }
 }
 
+/// Makes a panic in a session an error of it.
+fn guarded(session: impl FnOnce() -> Result<(), Ended>) -> Result<(), Ended> {
+    catch_unwind(AssertUnwindSafe(session))
+        .unwrap_or_else(|panic| Err(anyhow!("it does what no camera should: {}", panic_words(&*panic)).into()))
+}
+
 fn session(
     options: &CameraOptions,
     slot: &Slot,
     name: &Arc<str>,
-    identity: &mut Option<Identity>,
+    identity: &mut Option<Names>,
     freeze: &mut Freeze,
     streamed: &mut bool,
 ) -> Result<(), Ended> {
     let (device, path) = find(&options.device, identity.as_ref())?;
     let (kind, detail) = set_up(&device, options)?;
     let detail = if path == options.device { detail } else { format!("{detail}, now at {}", path.display()) };
-    *identity = identity_of(&device).ok();
+    *identity = names(&device).ok();
     let mut stream =
         Stream::with_buffers(&device, Type::VideoCapture, BUFFERS).context("the driver gives no buffers")?;
     // `next` takes no longer than this once a frame is there; it is set only so that it can never hang.
@@ -173,10 +212,10 @@ fn pump(
             return Ok(());
         }
         match handle.poll(POLLIN, TICK.as_millis() as i32) {
-            Ok(0) if last.elapsed() >= options.stall => return Err(Ended::Stalled),
+            Ok(0) if last.elapsed() >= options.stall => return Err(Ended::Stalled("no frame")),
             Ok(0) => continue,
             Ok(_) => {}
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             Err(e) => return Err(anyhow::Error::from(e).context("waiting for a frame").into()),
         }
         if !primed {
@@ -197,17 +236,22 @@ fn pump(
         let frame = &bytes[..used];
         let whole = match kind {
             Kind::Raw(layout) => RawFrame::new(layout, frame).is_ok(),
-            Kind::Jpeg => frame.starts_with(&[0xff, 0xd8]),
+            // The first one is decoded here: what gives nothing else than damage never counts as streaming.
+            Kind::Jpeg => frame.starts_with(&[0xff, 0xd8]) && (*streamed || decode(frame).is_ok()),
         };
         if meta.flags.contains(Flags::ERROR) || !whole {
             slot.lose(0, 1);
             // Nothing but faults is no stream.
             if last.elapsed() >= options.stall {
-                return Err(Ended::Stalled);
+                return Err(Ended::Stalled("nothing but faulty frames"));
             }
             continue;
         }
         last = Instant::now();
+        let captured = captured(meta, last, monotonic());
+        if slot.undecoded() >= options.stall {
+            return Err(Ended::Stalled("no frame that can be decoded"));
+        }
         if let Some(time) = freeze.after(frame, last) {
             return Err(Ended::Frozen(time));
         }
@@ -222,7 +266,29 @@ fn pump(
             Kind::Raw(layout) => Picture::Raw(layout, buffer),
             Kind::Jpeg => Picture::Jpeg(buffer),
         };
-        slot.put(name.clone(), picture);
+        slot.put_captured(name.clone(), picture, captured);
+    }
+}
+
+/// The oldest that a frame may be by its driver's word: drivers exist whose clock is another one.
+const OLDEST: Duration = Duration::from_secs(10);
+
+/// When a frame that came just `now` was captured: by the driver's stamp, if that is of the monotonic clock and can be right, else now.
+/// `clock` is that clock, see [`monotonic`].
+fn captured(meta: &Metadata, now: Instant, clock: Option<u32>) -> Instant {
+    let Some(clock) = clock.filter(|_| meta.flags.contains(Flags::TIMESTAMP_MONOTONIC)) else { return now };
+    let stamp = i128::from(meta.timestamp.sec) * 1_000_000 + i128::from(meta.timestamp.usec);
+    // A stamp of the future becomes a very old one.
+    let age = Duration::from_micros(clock.wrapping_sub(stamp as u32).into());
+    if age <= OLDEST { now.checked_sub(age).unwrap_or(now) } else { now }
+}
+
+/// The clock of the stamps, which is behind [`Instant`] too but not to be had from it: microseconds modulo 2^32, all that sd-notify's
+/// arithmetic leaves of them on 32-bit systems.
+fn monotonic() -> Option<u32> {
+    match NotifyState::monotonic_usec_now() {
+        Ok(NotifyState::MonotonicUsec(now)) => Some(now as u32),
+        _ => None,
     }
 }
 
@@ -273,7 +339,7 @@ impl Freeze {
 }
 
 /// The words for an error of the driver.
-fn gone(error: &std::io::Error) -> anyhow::Error {
+fn gone(error: &io::Error) -> anyhow::Error {
     match error.raw_os_error() {
         Some(19) => anyhow!("the camera was unplugged"),
         Some(5) => anyhow!("the driver failed (EIO)"),
@@ -282,28 +348,23 @@ fn gone(error: &std::io::Error) -> anyhow::Error {
 }
 
 /// Opens the node, or the one at which the same camera is now.
-fn find(path: &Path, identity: Option<&Identity>) -> Result<(Device, PathBuf)> {
+fn find(path: &Path, identity: Option<&Names>) -> Result<(Device, PathBuf)> {
     let opened = Device::with_path(path).with_context(|| format!("{}: cannot open", path.display()));
     let Some(identity) = identity else { return opened.map(|device| (device, path.to_owned())) };
     if let Ok(device) = opened {
         // Another camera under the same node is not the one that was asked for, unless the node is a link to its identity.
-        if path.is_symlink() || identity_of(&device).is_ok_and(|found| found == *identity) {
+        if path.is_symlink() || names(&device).is_ok_and(|found| found == *identity) {
             return Ok((device, path.to_owned()));
         }
     }
     for node in nodes() {
         let Ok(device) = Device::with_path(&node) else { continue };
-        let same = identity_of(&device).is_ok_and(|found| found == *identity);
+        let same = names(&device).is_ok_and(|found| found == *identity);
         if same && device.enum_formats().is_ok_and(|formats| !formats.is_empty()) {
             return Ok((device, node));
         }
     }
     bail!("{}: the camera {} is not there", path.display(), identity.card)
-}
-
-fn identity_of(device: &Device) -> Result<Identity> {
-    let caps = device.query_caps()?;
-    Ok(Identity { card: caps.card, bus: caps.bus })
 }
 
 /// Nodes of video devices, in the order of their numbers.
@@ -450,6 +511,7 @@ pub fn parse_format(name: &str) -> Result<Option<[u8; 4]>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use v4l::timestamp::Timestamp;
 
     #[test]
     fn formats_by_name() {
@@ -458,6 +520,47 @@ mod tests {
         assert_eq!(parse_format("mjpeg"), Ok(Some(*b"MJPG")));
         assert_eq!(parse_format("BA81"), Ok(Some(*b"BA81")));
         assert!(parse_format("H264").unwrap_err().contains("NV12"));
+    }
+
+    #[test]
+    fn names_that_are_cut_within_a_letter() {
+        assert_eq!(name_of(b"Cam\xc3\xa9ra\0\0junk"), "Cam\u{e9}ra");
+        assert_eq!(name_of(b"Cam\xc3"), "Cam\u{fffd}");
+        assert_eq!(name_of(b""), "");
+    }
+
+    #[test]
+    fn a_panic_ends_a_session_only() {
+        let Err(Ended::Failed(error)) = guarded(|| panic!("as v4l does")) else { panic!("it has failed") };
+        assert!(error.to_string().contains("as v4l does"), "{error}");
+    }
+
+    #[test]
+    fn frames_are_as_old_as_the_driver_says_if_that_can_be() {
+        let now = Instant::now() + Duration::from_secs(100);
+        let age = |flags, sec, usec, clock| {
+            let meta = Metadata { flags, timestamp: Timestamp::new(sec, usec), ..Metadata::default() };
+            now.duration_since(captured(&meta, now, clock)).as_micros()
+        };
+        let stamped = Flags::TIMESTAMP_MONOTONIC;
+        assert_eq!(age(stamped, 1234, 500_000, Some(1_234_570_000)), 70_000);
+        assert_eq!(age(stamped | Flags::TSTAMP_SRC_SOE, 1234, 500_000, Some(1_234_570_000)), 70_000);
+        // Over an hour after the start the sum of microseconds has passed 2^32.
+        assert_eq!(age(stamped, 4294, 967_290, Some(4)), 10);
+        for (flags, sec, clock) in [
+            (Flags::TIMESTAMP_COPY, 1234, Some(1_234_570_000)),
+            (Flags::TIMESTAMP_UNKNOWN, 1234, Some(1_234_570_000)),
+            (stamped, 1235, Some(1_234_570_000)),
+            (stamped, 1200, Some(1_234_570_000)),
+            (stamped, 1234, None),
+        ] {
+            assert_eq!(age(flags, sec, 500_000, clock), 0, "{flags} {sec}");
+        }
+        // It is the clock of Instant, here in whole microseconds.
+        let (at, before) = (Instant::now(), monotonic().unwrap());
+        std::thread::sleep(Duration::from_millis(5));
+        let passed = u128::from(monotonic().unwrap().wrapping_sub(before));
+        assert!(passed >= 4999 && passed <= at.elapsed().as_micros() + 1, "{passed}");
     }
 
     #[test]
@@ -501,8 +604,8 @@ mod tests {
             frozen: Duration::ZERO,
             color: None,
         };
-        let live = Live::start("camera", false, false, move |slot| run(&options, slot)).unwrap();
-        let mut feed = Feed::Live(live);
+        let mut feed = Feed::Live(Live::new("camera", false, false, move |slot| run(&options, slot)));
+        feed.start();
         let mut reports = Vec::new();
         // Long enough for three attempts.
         let until = Instant::now() + Duration::from_secs(1);

@@ -17,6 +17,9 @@ use crate::picture::Picture;
 /// The first bytes of YUV4MPEG2.
 const Y4M_MAGIC: &[u8] = b"YUV4MPEG2 ";
 
+/// The longest header that the decoder reads, in bytes.
+const Y4M_HEADER: u64 = 1024;
+
 /// A stream of frames.
 pub enum Source {
     /// Picture files.
@@ -94,7 +97,16 @@ impl Source {
         Self::from_reader(&path.to_string_lossy(), Some(path), Box::new(BufReader::new(file)), looped)
     }
 
-    fn from_reader(name: &str, path: Option<&Path>, mut reader: Box<dyn BufRead + Send>, looped: bool) -> Result<Self> {
+    /// Finds out what a reader gives; `path` is where to read it again.
+    ///
+    /// # Errors
+    /// What is no video and cannot be read.
+    pub fn from_reader(
+        name: &str,
+        path: Option<&Path>,
+        mut reader: Box<dyn BufRead + Send>,
+        looped: bool,
+    ) -> Result<Self> {
         let mut start = Vec::new();
         (&mut reader)
             .take(Y4M_MAGIC.len() as u64)
@@ -161,7 +173,8 @@ impl Video {
         // The decoder's own limit is on what it allocates: three planes of at most MAX_PIXELS samples, and a little.
         let limits = y4m::Limits { bytes: 3 * MAX_PIXELS as usize + 4096 };
         let read = Arc::new(AtomicU64::new(0));
-        let counted = Counted { reader, read: read.clone() };
+        let counted =
+            Counted { reader: sized(reader).map_err(|e| anyhow::anyhow!("{name}: {e}"))?, read: read.clone() };
         let decoder = y4m::Decoder::new_with_limits(counted, limits)
             .map_err(|e| anyhow::anyhow!("{name}: not a YUV4MPEG2 stream that can be read: {}", words(&e)))?;
         if decoder.get_bit_depth() != 8 {
@@ -214,6 +227,24 @@ impl Video {
 
 fn of_file(name: &str, picture: Picture) -> Next {
     Next::Frame(Stamped { name: name.into(), picture, at: None })
+}
+
+/// The stream with a size in its header that can be computed with: the decoder multiplies whatever stands there.
+fn sized(mut reader: Box<dyn BufRead + Send>) -> shared::Result<Box<dyn BufRead + Send>> {
+    let mut header = Vec::new();
+    (&mut reader)
+        .take(Y4M_HEADER)
+        .read_until(b'\n', &mut header)
+        .map_err(shared::Error::io("read", Path::new("header")))?;
+    // What the decoder cannot read as a number it tells itself; of several it takes the last.
+    let side = |name: u8| {
+        let sides = header.trim_ascii_end().split(|&b| b == b' ').filter_map(|part| part.strip_prefix(&[name]));
+        std::str::from_utf8(sides.last()?).ok()?.parse::<usize>().ok()
+    };
+    if let (Some(width), Some(height)) = (side(b'W'), side(b'H')) {
+        shared::decode::check_size(width as u64, height as u64)?;
+    }
+    Ok(Box::new(io::Cursor::new(header).chain(reader)))
 }
 
 /// How the planes of a video lie one after the other.

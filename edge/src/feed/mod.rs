@@ -8,20 +8,22 @@ pub mod camera;
 pub mod files;
 pub mod pipe;
 
+use std::any::Any;
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 
 use crate::picture::Picture;
 
 /// Buffers that wait for frames; one is filled while one waits and one is looked at.
 const SPARE: usize = 3;
 
-/// Reports that wait to be told; a flood of them keeps the newest.
+/// Reports that wait to be told, of which a flood keeps the newest; and words of what is no frame, of which it keeps the oldest.
 const REPORTS: usize = 64;
 
 /// What a source is doing.
@@ -58,7 +60,7 @@ pub struct Stamped {
     pub name: Arc<str>,
     /// The picture.
     pub picture: Picture,
-    /// When it was taken over from the device; `None` for files, which have no age.
+    /// When it was captured, or came if the source does not tell; `None` for files, which have no age.
     pub at: Option<Instant>,
 }
 
@@ -81,7 +83,7 @@ pub enum Next {
 pub struct Lost {
     /// Replaced by newer ones, or dropped by the driver.
     pub dropped: u64,
-    /// Flagged as faulty by the driver, or too short.
+    /// Flagged as faulty by the driver, too short, or unreadable and not told of one by one.
     pub corrupt: u64,
 }
 
@@ -92,6 +94,8 @@ struct Inner {
     reports: VecDeque<Report>,
     unreadable: VecDeque<String>,
     lost: Lost,
+    /// The first and the last of the frames in a row that could not be decoded.
+    undecoded: Option<(Instant, Instant)>,
     closed: Option<Result<()>>,
 }
 
@@ -123,9 +127,14 @@ impl Slot {
         buffer
     }
 
-    /// Puts a frame in, in place of one that was not taken.
+    /// Puts a frame that comes just now in, in place of one that was not taken.
     pub fn put(&self, name: Arc<str>, picture: Picture) {
-        let stamped = Stamped { name, picture, at: Some(Instant::now()) };
+        self.put_captured(name, picture, Instant::now());
+    }
+
+    /// As [`Slot::put`], for a frame that was captured `at` a time.
+    pub fn put_captured(&self, name: Arc<str>, picture: Picture, at: Instant) {
+        let stamped = Stamped { name, picture, at: Some(at) };
         let mut inner = self.lock();
         while self.every_frame && inner.newest.is_some() && !self.stopped() {
             inner = self.wait(inner, Duration::from_millis(200));
@@ -156,12 +165,26 @@ impl Slot {
         self.changed.notify_all();
     }
 
-    /// Tells of something that is no frame.
+    /// Tells of something that is no frame, or counts it if too much waits to be told.
     pub fn unreadable(&self, words: String) {
         let mut inner = self.lock();
         if inner.unreadable.len() < REPORTS {
             inner.unreadable.push_back(words);
+        } else {
+            inner.lost.corrupt += 1;
         }
+        drop(inner);
+        self.changed.notify_all();
+    }
+
+    /// For how long no frame that was looked at could be decoded, from the first to the last of them.
+    pub fn undecoded(&self) -> Duration {
+        self.lock().undecoded.map_or(Duration::ZERO, |(first, last)| last.duration_since(first))
+    }
+
+    /// Forgets what was found of earlier frames.
+    pub fn forgive(&self) {
+        self.lock().undecoded = None;
     }
 
     /// Waits, but not after [`Slot::stopped`].
@@ -199,8 +222,8 @@ impl Inner {
 
 /// A source at work.
 pub enum Feed {
-    /// Files, one after the other.
-    Files(files::Source),
+    /// Files, one after the other; and what a source before them has lost.
+    Files(files::Source, Lost),
     /// A thread.
     Live(Live),
 }
@@ -208,54 +231,103 @@ pub enum Feed {
 /// A source in a thread of its own; dropping it stops the thread.
 pub struct Live {
     slot: Arc<Slot>,
+    name: &'static str,
+    /// What the thread does, until it is started.
+    run: Option<Run>,
     thread: Option<JoinHandle<()>>,
     /// Whether the thread may sit in a read that nothing interrupts.
     may_block: bool,
 }
 
+type Run = Box<dyn FnOnce(&Slot) -> Result<()> + Send>;
+
 impl Live {
-    /// Starts `run`, which puts frames into the slot until it is stopped or has nothing more.
-    ///
-    /// # Errors
-    /// If the system has no thread left.
-    pub fn start(
-        name: &str,
+    /// A source that puts frames into the slot until it is stopped or has nothing more, once it is started.
+    pub fn new(
+        name: &'static str,
         every_frame: bool,
         may_block: bool,
         run: impl FnOnce(&Slot) -> Result<()> + Send + 'static,
-    ) -> Result<Self> {
+    ) -> Self {
         let slot = Arc::new(Slot { every_frame, ..Slot::default() });
-        let theirs = slot.clone();
+        Self { slot, name, run: Some(Box::new(run)), thread: None, may_block }
+    }
+
+    /// Starts the thread. Whatever ends it, be it a panic, closes the slot: nobody waits for a thread that is gone.
+    fn start(&mut self) {
+        let Some(run) = self.run.take() else { return };
+        let (slot, name) = (self.slot.clone(), self.name);
         let body = move || {
-            let outcome = run(&theirs);
-            theirs.close(outcome);
+            let outcome = catch_unwind(AssertUnwindSafe(|| run(&slot)));
+            slot.close(outcome.unwrap_or_else(|panic| Err(anyhow!("{name}: panicked: {}", panic_words(&*panic)))));
         };
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body)?;
-        Ok(Self { slot, thread: Some(thread), may_block })
+        match std::thread::Builder::new().name(name.into()).spawn(body) {
+            Ok(thread) => self.thread = Some(thread),
+            Err(e) => self.slot.close(Err(anyhow::Error::from(e).context(format!("{name}: cannot start a thread")))),
+        }
+    }
+
+    /// Ends the thread and gives what was lost, with what waited and is not looked at any more.
+    fn stop(&mut self) -> Lost {
+        self.slot.stop.store(true, Ordering::Relaxed);
+        // A thread that has seen the flag unset and does not wait yet holds the lock: only after that it hears.
+        drop(self.slot.lock());
+        self.slot.changed.notify_all();
+        if let Some(thread) = self.thread.take()
+            && !self.may_block
+        {
+            // Panics are caught within.
+            let _ = thread.join();
+        }
+        let inner = self.slot.lock();
+        Lost {
+            dropped: inner.lost.dropped + u64::from(inner.newest.is_some()),
+            corrupt: inner.lost.corrupt + inner.unreadable.len() as u64,
+        }
     }
 }
 
 impl Drop for Live {
     fn drop(&mut self) {
-        self.slot.stop.store(true, Ordering::Relaxed);
-        self.slot.changed.notify_all();
-        if let Some(thread) = self.thread.take()
-            && !self.may_block
-        {
-            // It has told its own panic on stderr.
-            let _ = thread.join();
-        }
+        self.stop();
     }
 }
 
+/// What was said at a panic.
+pub fn panic_words(panic: &(dyn Any + Send)) -> &str {
+    let words = panic.downcast_ref::<&str>().copied();
+    words.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a word")
+}
+
 impl Feed {
+    /// Starts what is live; files are open already.
+    pub fn start(&mut self) {
+        if let Self::Live(live) = self {
+            live.start();
+        }
+    }
+
+    /// Ends this source, then starts another in its place, which counts on from here. One after the other, since a camera is for one only.
+    pub fn replace(&mut self, new: Self) {
+        let before = match self {
+            Self::Files(_, lost) => *lost,
+            Self::Live(live) => live.stop(),
+        };
+        *self = new;
+        match self {
+            Self::Files(_, lost) => *lost = before,
+            Self::Live(live) => live.slot.lock().lost = before,
+        }
+        self.start();
+    }
+
     /// The next frame or report; waits at most `patience`. Frames that come before a report are told after it.
     ///
     /// # Errors
     /// What ends a source, other than its end.
     pub fn next(&mut self, patience: Duration) -> Result<Next> {
         let slot = match self {
-            Self::Files(source) => return source.next(),
+            Self::Files(source, _) => return source.next(),
             Self::Live(live) => &live.slot,
         };
         let until = Instant::now() + patience;
@@ -295,10 +367,18 @@ impl Feed {
         }
     }
 
-    /// Frames that were lost so far.
+    /// Tells the source whether the frame that was just looked at could be decoded.
+    pub fn judge(&self, decoded: bool) {
+        if let Self::Live(live) = self {
+            let (mut inner, now) = (live.slot.lock(), Instant::now());
+            inner.undecoded = (!decoded).then(|| (inner.undecoded.map_or(now, |(first, _)| first), now));
+        }
+    }
+
+    /// Frames that were lost so far, by sources that were replaced too.
     pub fn lost(&self) -> Lost {
         match self {
-            Self::Files(_) => Lost::default(),
+            Self::Files(_, lost) => *lost,
             Self::Live(live) => live.slot.lock().lost,
         }
     }
@@ -322,18 +402,22 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(60);
 
+    fn start(every_frame: bool, run: impl FnOnce(&Slot) -> Result<()> + Send + 'static) -> Feed {
+        let mut feed = Feed::Live(Live::new("test", every_frame, false, run));
+        feed.start();
+        feed
+    }
+
     #[test]
     fn the_newest_is_taken_and_the_rest_is_counted() {
-        let live = Live::start("test", false, false, |slot| {
+        let mut feed = start(false, |slot| {
             (1..=5).for_each(|v| slot.put("t".into(), frame(v)));
             slot.report(State::Streaming, "all there");
             while !slot.stopped() {
                 slot.sleep(Duration::from_millis(5));
             }
             Ok(())
-        })
-        .unwrap();
-        let mut feed = Feed::Live(live);
+        });
         loop {
             // Frames may be taken before all are put in.
             match feed.next(LONG).unwrap() {
@@ -349,12 +433,10 @@ mod tests {
 
     #[test]
     fn every_frame_waits_for_its_turn() {
-        let live = Live::start("test", true, false, |slot| {
+        let mut feed = start(true, |slot| {
             (1..=50).for_each(|v| slot.put("t".into(), frame(v)));
             Ok(())
-        })
-        .unwrap();
-        let mut feed = Feed::Live(live);
+        });
         let seen: Vec<u8> = (1..=50).map(|_| value(feed.next(LONG).unwrap())).collect();
         assert_eq!(seen, (1..=50).collect::<Vec<u8>>());
         assert!(matches!(feed.next(LONG).unwrap(), Next::End));
@@ -363,14 +445,108 @@ mod tests {
 
     #[test]
     fn a_stopped_source_ends_even_while_it_waits() {
-        let live = Live::start("test", true, false, |slot| {
+        let feed = start(true, |slot| {
             while !slot.stopped() {
                 slot.put("t".into(), frame(1));
             }
             slot.sleep(LONG);
             Ok(())
-        })
-        .unwrap();
-        drop(live);
+        });
+        drop(feed);
+    }
+
+    /// The order to stop may come at any moment, also between the look at the flag and the wait.
+    #[test]
+    fn no_order_to_stop_is_missed() {
+        for round in 0..4000 {
+            let missed = Arc::new(AtomicBool::new(false));
+            let theirs = missed.clone();
+            let ready = Arc::new(AtomicBool::new(false));
+            let started = ready.clone();
+            let feed = start(false, move |slot| {
+                started.store(true, Ordering::Release);
+                let until = Instant::now() + LONG;
+                slot.sleep(LONG);
+                theirs.store(Instant::now() >= until, Ordering::Release);
+                Ok(())
+            });
+            while !ready.load(Ordering::Acquire) {
+                std::hint::spin_loop();
+            }
+            (0..round % 200).for_each(|_| std::hint::spin_loop());
+            drop(feed);
+            assert!(!missed.load(Ordering::Acquire), "round {round}");
+        }
+    }
+
+    #[test]
+    fn a_source_that_panics_ends_with_an_error() {
+        let mut feed = start(false, |slot| {
+            slot.put("t".into(), frame(1));
+            panic!("nonsense of a {}", "driver");
+        });
+        assert_eq!(value(feed.next(LONG).unwrap()), 1);
+        let error = feed.next(LONG).err().unwrap().to_string();
+        assert_eq!(error, "test: panicked: nonsense of a driver");
+    }
+
+    #[test]
+    fn a_source_in_place_of_another_starts_after_it_and_counts_on() {
+        let camera = Arc::new(Mutex::new(()));
+        let (first, second) = (camera.clone(), camera);
+        let mut feed = start(false, move |slot| {
+            let _held = first.try_lock().unwrap();
+            slot.lose(3, 2);
+            slot.put("t".into(), frame(1));
+            slot.report(State::Streaming, "");
+            slot.sleep(LONG);
+            Ok(())
+        });
+        while !matches!(feed.next(LONG).unwrap(), Next::Report(_)) {}
+        let waits = u64::from(matches!(&feed, Feed::Live(live) if live.slot.lock().newest.is_some()));
+        feed.replace(Feed::Live(Live::new("test", false, false, move |slot| {
+            let _held = second.try_lock().unwrap();
+            slot.lose(1, 0);
+            Ok(())
+        })));
+        assert!(matches!(feed.next(LONG).unwrap(), Next::End));
+        assert_eq!(feed.lost(), Lost { dropped: 4 + waits, corrupt: 2 });
+    }
+
+    #[test]
+    fn a_flood_of_what_is_no_frame_is_counted() {
+        let mut feed = start(false, |slot| {
+            (0..100).for_each(|number| slot.unreadable(number.to_string()));
+            slot.report(State::Streaming, "");
+            slot.sleep(LONG);
+            Ok(())
+        });
+        let mut told = 0;
+        loop {
+            match feed.next(LONG).unwrap() {
+                Next::Unreadable(_) => told += 1,
+                Next::Report(_) => break,
+                _ => panic!("there is nothing else"),
+            }
+        }
+        while matches!(feed.next(Duration::ZERO).unwrap(), Next::Unreadable(_)) {
+            told += 1;
+        }
+        assert!(told >= REPORTS as u64);
+        assert_eq!(told + feed.lost().corrupt, 100);
+    }
+
+    #[test]
+    fn frames_that_cannot_be_decoded_are_told_to_the_source() {
+        let feed = Feed::Live(Live::new("test", false, false, |_| Ok(())));
+        let Feed::Live(live) = &feed else { panic!() };
+        let undecoded = || live.slot.undecoded();
+        feed.judge(false);
+        assert_eq!(undecoded(), Duration::ZERO, "one proves nothing");
+        std::thread::sleep(Duration::from_millis(2));
+        feed.judge(false);
+        assert!(undecoded() >= Duration::from_millis(2));
+        feed.judge(true);
+        assert_eq!(undecoded(), Duration::ZERO);
     }
 }

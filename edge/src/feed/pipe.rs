@@ -74,14 +74,17 @@ fn read_full(input: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize>
 
 /// Cuts a stream of JPEG files at their ends.
 #[derive(Default)]
-struct Splitter {
+pub struct Splitter {
     /// What was read beyond the last file.
     rest: Vec<u8>,
 }
 
 impl Splitter {
     /// Appends the next file to `out`; false at the end of the stream.
-    fn next(&mut self, input: &mut impl Read, out: &mut Vec<u8>) -> Result<bool> {
+    ///
+    /// # Errors
+    /// A stream that fails, ends within a file, or is none of JPEGs.
+    pub fn next(&mut self, input: &mut impl Read, out: &mut Vec<u8>) -> Result<bool> {
         let mut data = std::mem::take(&mut self.rest);
         let mut scan = Scan::default();
         loop {

@@ -1,17 +1,19 @@
 //! The page, the metrics and the state of health, served by hyper from a thread of its own.
 //!
 //! Nothing here can slow the classifier: it only ever takes the lock of the [`Board`] for a moment. What a browser can hold on to is bounded:
-//! connections, streams of events, the time to send a request and the time to take an answer.
+//! connections, streams of events, the time to send a request and the time to take an answer. When all connections are taken, one
+//! that has asked for nothing, or not for longest, makes room: whoever opens many and uses none keeps nobody out.
 
 mod access;
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::task::{Context as Waker, Poll};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use http_body_util::{Either, Full};
@@ -24,8 +26,10 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::AbortHandle;
 use tokio_io_timeout::TimeoutStream;
 
 pub use access::{Access, check_token};
@@ -33,7 +37,7 @@ pub use access::{Access, check_token};
 use crate::board::Board;
 use crate::jpeg::encode;
 
-/// Connections at a time; more wait in the system's queue.
+/// Connections at a time. Streams are never closed to make room, so there must be fewer of them.
 const CONNECTIONS: usize = 64;
 /// Streams of events at a time.
 const STREAMS: usize = 16;
@@ -41,6 +45,13 @@ const STREAMS: usize = 16;
 const READ_TIME: Duration = Duration::from_secs(10);
 /// Time in which a part of an answer must be taken.
 const WRITE_TIME: Duration = Duration::from_secs(20);
+/// Time in which a page must take an event; one that does not leaves its place to others.
+const EVENT_TIME: Duration = Duration::from_secs(5);
+/// Bytes that the system keeps for a client which does not take them (Linux doubles it for its own use), and of one that sends too much.
+const SEND_BUFFER: u32 = 64 << 10;
+const RECEIVE_BUFFER: u32 = 16 << 10;
+/// Connections that the system takes before we do.
+const BACKLOG: u32 = 256;
 /// Least time between two states.
 const PACE: Duration = Duration::from_millis(100);
 /// Most time between two states, which also tells a dead connection.
@@ -60,6 +71,7 @@ pub struct Server {
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
     address: SocketAddr,
+    access: Access,
 }
 
 impl Server {
@@ -74,13 +86,12 @@ impl Server {
             .build()
             .context("cannot start the web server")?;
         let wanted = access.address();
-        // tokio sets SO_REUSEADDR, so a port that a run before has just left is taken at once.
         let listener =
-            runtime.block_on(TcpListener::bind(wanted)).with_context(|| format!("--http {wanted}: cannot listen"))?;
+            runtime.block_on(async { listen(wanted) }).with_context(|| format!("--http {wanted}: cannot listen"))?;
         let address = listener.local_addr().context("cannot start the web server")?;
         let (stop, stopped) = oneshot::channel();
-        let shared =
-            Arc::new(Shared { access, board, streams: Arc::new(Semaphore::new(STREAMS)), jpeg: Mutex::new(None) });
+        let kept = access.clone();
+        let shared = Shared::new(access, board);
         let thread = std::thread::Builder::new().name("http".into()).spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
@@ -91,12 +102,17 @@ impl Server {
             // A picture may be in the making; it is not waited for.
             runtime.shutdown_background();
         })?;
-        Ok(Self { stop: Some(stop), thread: Some(thread), address })
+        Ok(Self { stop: Some(stop), thread: Some(thread), address, access: kept })
     }
 
     /// Where it listens, with the port that port 0 became.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What it asks of those who look.
+    pub fn access(&self) -> &Access {
+        &self.access
     }
 }
 
@@ -109,25 +125,112 @@ impl Drop for Server {
     }
 }
 
-struct Shared {
+/// What all connections share.
+pub(crate) struct Shared {
     access: Access,
     board: Arc<Board>,
     streams: Arc<Semaphore>,
     /// The picture that was encoded last, with its number.
     jpeg: Mutex<Option<(u64, Bytes)>>,
+    open: std::sync::Mutex<Open>,
+}
+
+/// The connections that are open, by numbers that are given once.
+#[derive(Default)]
+struct Open {
+    next: u64,
+    connections: BTreeMap<u64, Connection>,
+}
+
+struct Connection {
+    /// Whether it has asked for something that it may see.
+    known: bool,
+    /// When it did last, or was opened.
+    heard: Instant,
+    /// Whether it takes events.
+    streams: bool,
+    task: Option<AbortHandle>,
+}
+
+/// A place among the connections, free again when this is dropped.
+struct Place {
+    shared: Arc<Shared>,
+    id: u64,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Place {
+    fn new(shared: &Arc<Shared>, permit: OwnedSemaphorePermit) -> Self {
+        let mut open = shared.open();
+        let id = open.next;
+        open.next += 1;
+        open.connections.insert(id, Connection { known: false, heard: Instant::now(), streams: false, task: None });
+        Self { shared: shared.clone(), id, _permit: permit }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.shared.open().connections.remove(&self.id);
+    }
+}
+
+impl Shared {
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes a connection that takes no events: one that has never asked for what it may see, else the one that has not for longest.
+    fn make_room(&self) {
+        let open = self.open();
+        let quiet = open.connections.values().filter(|connection| !connection.streams);
+        let task = quiet.min_by_key(|connection| (connection.known, connection.heard)).and_then(|c| c.task.clone());
+        drop(open);
+        if let Some(task) = task {
+            task.abort();
+        }
+    }
+
+    fn change(&self, id: u64, change: impl FnOnce(&mut Connection)) {
+        if let Some(connection) = self.open().connections.get_mut(&id) {
+            change(connection);
+        }
+    }
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A port that a run before has just left is taken at once.
+    socket.set_reuseaddr(true)?;
+    // Connections inherit these.
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+impl Shared {
+    /// For a server of that board.
+    pub(crate) fn new(access: Access, board: Arc<Board>) -> Arc<Self> {
+        let streams = Arc::new(Semaphore::new(STREAMS));
+        Arc::new(Self { access, board, streams, jpeg: Mutex::new(None), open: std::sync::Mutex::default() })
+    }
 }
 
 async fn serve(listener: TcpListener, shared: Arc<Shared>) {
-    let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let Ok(permit) = connections.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let shared = shared.clone();
-                tokio::spawn(async move {
-                    connection(stream, shared).await;
-                    drop(permit);
-                });
+                if places.available_permits() == 0 {
+                    shared.make_room();
+                }
+                let Ok(permit) = places.clone().acquire_owned().await else { return };
+                let place = Place::new(&shared, permit);
+                let id = place.id;
+                // It does not run before this task waits.
+                let task = tokio::spawn(connection(stream, place)).abort_handle();
+                shared.change(id, |connection| connection.task = Some(task));
             }
             // Out of descriptors, or a connection that broke before it was taken: others may still work.
             Err(_) => tokio::time::sleep(PACE).await,
@@ -135,12 +238,20 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-async fn connection(stream: TcpStream, shared: Arc<Shared>) {
+/// [`connection`] of a client that is the only one.
+pub(crate) async fn lone_connection(stream: impl AsyncRead + AsyncWrite, shared: Arc<Shared>) {
+    if let Ok(permit) = Arc::new(Semaphore::new(1)).acquire_owned().await {
+        connection(stream, Place::new(&shared, permit)).await;
+    }
+}
+
+/// Answers one client over a stream that need not be a socket.
+async fn connection(stream: impl AsyncRead + AsyncWrite, place: Place) {
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_TIME));
-    let service = service_fn(move |request| {
-        let shared = shared.clone();
-        async move { Ok::<_, Infallible>(answer(&request, &shared).await) }
+    let service = service_fn(|request| {
+        let (shared, id) = (place.shared.clone(), place.id);
+        async move { Ok::<_, Infallible>(answer(&request, &shared, id).await) }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(READ_TIME).max_buf_size(16 << 10).max_headers(64);
@@ -148,9 +259,12 @@ async fn connection(stream: TcpStream, shared: Arc<Shared>) {
     let _ = http.serve_connection(TokioIo::new(Box::pin(stream)), service).await;
 }
 
-async fn answer(request: &Request<Incoming>, shared: &Arc<Shared>) -> Answer {
+async fn answer(request: &Request<Incoming>, shared: &Arc<Shared>, id: u64) -> Answer {
     let mut answer = match shared.access.check(request) {
-        access::Verdict::Allowed => route(request, shared).await,
+        access::Verdict::Allowed => {
+            shared.change(id, |connection| (connection.known, connection.heard) = (true, Instant::now()));
+            route(request, shared, id).await
+        }
         access::Verdict::Refused(status, words) => text(status, words),
         access::Verdict::SetCookie(cookie) => {
             let mut answer = text(StatusCode::SEE_OTHER, "");
@@ -170,7 +284,7 @@ async fn answer(request: &Request<Incoming>, shared: &Arc<Shared>) -> Answer {
     answer
 }
 
-async fn route(request: &Request<Incoming>, shared: &Arc<Shared>) -> Answer {
+async fn route(request: &Request<Incoming>, shared: &Arc<Shared>, id: u64) -> Answer {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n");
     }
@@ -188,7 +302,7 @@ async fn route(request: &Request<Incoming>, shared: &Arc<Shared>) -> Answer {
         "/frame.jpg" => picture(shared).await,
         "/events" if request.method() == Method::HEAD => full("text/event-stream", ""),
         "/events" => match shared.streams.clone().try_acquire_owned() {
-            Ok(permit) => events(board.clone(), permit),
+            Ok(permit) => events(shared, id, permit),
             Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, "too many pages are open\n"),
         },
         _ => text(StatusCode::NOT_FOUND, "there are /, /events, /frame.jpg, /metrics and /healthz\n"),
@@ -240,11 +354,32 @@ impl Body for Events {
     }
 }
 
-fn events(board: Arc<Board>, permit: OwnedSemaphorePermit) -> Answer {
+/// Marks a connection as one that takes events, until it is dropped.
+struct Streaming {
+    shared: Arc<Shared>,
+    id: u64,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Streaming {
+    fn new(shared: &Arc<Shared>, id: u64, permit: OwnedSemaphorePermit) -> Self {
+        shared.change(id, |connection| connection.streams = true);
+        Self { shared: shared.clone(), id, _permit: permit }
+    }
+}
+
+impl Drop for Streaming {
+    fn drop(&mut self) {
+        self.shared.change(self.id, |connection| connection.streams = false);
+    }
+}
+
+fn events(shared: &Arc<Shared>, id: u64, permit: OwnedSemaphorePermit) -> Answer {
     // One message waits; a slow browser gets the newest state when it takes the next, not all that it missed.
     let (sender, receiver) = mpsc::channel(1);
+    let streaming = Streaming::new(shared, id, permit);
     tokio::spawn(async move {
-        let _permit = permit;
+        let board = &streaming.shared.board;
         let mut changed = board.watch();
         let mut told = 0;
         let (mut message, mut hello) = ("retry: 1000\n".to_owned(), String::new());
@@ -259,7 +394,8 @@ fn events(board: Arc<Board>, permit: OwnedSemaphorePermit) -> Answer {
                 told = id;
             }
             message += &format!("event: state\ndata: {}\n\n", board.now());
-            if sender.send(std::mem::take(&mut message).into()).await.is_err() {
+            let sent = sender.send(std::mem::take(&mut message).into());
+            if !matches!(tokio::time::timeout(EVENT_TIME, sent).await, Ok(Ok(()))) {
                 return;
             }
             tokio::time::sleep(PACE).await;

@@ -188,25 +188,36 @@ function showFigures() {
   const hot = state.temperature_c >= HOT;
   quantity('temperature_c', state.temperature_c, 0, hot ? '°C, hot' : '°C');
   $('temperature_c').className = hot ? 'hot' : '';
-  for (const id of ['frames', 'classified', 'dropped', 'skipped', 'corrupt', 'collected']) set($(id), number(state[id]));
+  for (const id of ['frames', 'classified', 'dropped', 'skipped', 'corrupt']) set($(id), number(state[id]));
+  set($('collected'), number(state.collected) + (state.collect_full ? ', full' : ''));
   set($('lost'), number(state.source?.lost));
   set($('memory_bytes'), none(state.memory_bytes) ? '–' : `${number(state.memory_bytes / 1e6)} MB`);
   set($('uptime_s'), duration(state.uptime_s));
 }
 
 function showModel() {
-  const { head, base, head_date, val_accuracy, labels, size, kernel, threads, edge } = hello;
+  const { head, base, head_version, head_key, head_date, val_accuracy, labels, size, kernel, threads, edge } = hello;
   for (const [id, full] of [['head', head], ['base', base]]) {
     $(id).disabled = !full;
     $(id).title = full ? `${full}\nClick to copy` : '';
     set($(id), full?.slice(0, 12) ?? '–');
   }
+  $('version').hidden = none(head_version);
+  set($('head_version'), String(head_version ?? ''));
+  $('head_version').title = head_key ? `Signed by key ${head_key}` : '';
   set($('head_date'), head_date ? new Date(head_date).toLocaleDateString(undefined, { timeZone: 'UTC', dateStyle: 'medium' }) : '–');
   set($('val_accuracy'), none(val_accuracy) ? '–' : `${number(val_accuracy * 100, 1)} %`);
   set($('labels'), number(labels.length));
   set($('size'), `${size} × ${size}`);
   set($('kernel'), `${kernel}, ${threads} thread${threads === 1 ? '' : 's'}`);
   set($('edge'), edge);
+}
+
+/** What is wrong with the head or base that was put in place. */
+function showNote() {
+  const { note } = state.model;
+  $('model-note').hidden = none(note);
+  set($('model-note'), note ?? '');
 }
 
 async function copy(id) {
@@ -328,6 +339,7 @@ function connect() {
     showStatus();
     showAnswer();
     showFigures();
+    showNote();
     loadPicture();
   });
   listen('log', addEvent);

@@ -18,6 +18,7 @@ use super::{AugmentOptions, Augmentation};
 use crate::PROGRAM;
 use crate::data::Item;
 use crate::extract::{Features, Rows, batch, gather};
+use crate::progress::Meter;
 use crate::store::{self, Draft, Table};
 use crate::trainer::FeatureSource;
 
@@ -173,8 +174,8 @@ impl<'a> Variants<'a> {
         let (rows, dim) = (self.pictures.len(), self.features().dim);
         let threads = self.threads.min(rows).max(1);
         let batch = batch(self.preprocess.size, rows / threads);
-        let template = format!("epoch {epoch}  {{bar:30}} {{pos}}/{{len}} variants  {{per_sec}}  {{eta}} left");
-        let bar = crate::progress::bar(rows as u64, &template);
+        let bar = Meter::new(rows as u64, "variants");
+        bar.message(format!("epoch {epoch}"));
         // All tables together are within the bound.
         let limit = store::in_memory().map_err(|e| e.to_string())? / self.count.unwrap_or(1) as u64;
         let draft = Mutex::new(Draft::new(dim, rows, limit).map_err(|e| e.to_string())?);
@@ -216,7 +217,7 @@ impl<'a> Variants<'a> {
                 });
             }
         });
-        bar.finish_and_clear();
+        drop(bar);
         if interrupted() {
             return Ok(None);
         }

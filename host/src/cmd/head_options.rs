@@ -40,14 +40,14 @@ pub struct HeadOptions {
     pub label_smoothing: f64,
 
     /// Cross-validates over so many parts of all pictures, then trains on all of them for the mean of the best epochs
-    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(2..=100), conflicts_with = "resume")]
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(2..=100))]
     pub folds: Option<u32>,
 
-    /// Goes on from HEAD.checkpoint, which an interrupted run has left
+    /// Goes on from HEAD.checkpoint, which an interrupted run has left (with --folds after the last whole fold, with --fine-tune in any step)
     #[arg(long)]
     pub resume: bool,
 
-    /// Writes HEAD.checkpoint after the first epoch that ends so many seconds after the last time
+    /// Writes HEAD.checkpoint every so many seconds, between two batches
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub checkpoint_every: u32,
 }

@@ -7,6 +7,7 @@ use serde_json::json;
 use shared::Head;
 use shared::cli::{UsageError, print_line};
 use shared::head::{MAX_BYTES, format_of};
+use shared::trust::Signable;
 
 use crate::shard::{Entry, Manifest, Outcome, Part, is_features_file};
 
@@ -34,8 +35,12 @@ pub fn run(args: Args) -> Result<()> {
     if args.files {
         bail!(UsageError(format!("{}: --files is for files of features", args.head.display())));
     }
-    let head = Head::load(&args.head)?;
-    let format = format_of(&shared::fs::read_limited(&args.head, MAX_BYTES)?);
+    let file = Signable::read(&args.head, MAX_BYTES)?;
+    let head = Head::from_bytes(&file.bytes);
+    let head = head.map_err(|source| shared::Error::HeadFile { path: args.head.clone(), source })?;
+    let format = format_of(&file.bytes);
+    // Without the public key nobody can tell whether it is true; `host verify` does.
+    let signed = file.claim();
     let layers: Vec<String> =
         head.layers.iter().map(|l| format!("{} -> {} ({:?})", l.inputs, l.outputs, l.activation)).collect();
     let record = &head.training;
@@ -43,6 +48,9 @@ pub fn run(args: Args) -> Result<()> {
     if args.json {
         print_line(json!({
             "format": format,
+            "sha256": file.digest.to_string(),
+            "version": signed.map(|signed| signed.version),
+            "key": signed.map(|signed| signed.key.to_string()),
             "base": head.base.to_string(),
             "size": head.preprocess.size,
             "preprocess": head.preprocess.to_string(),
@@ -74,6 +82,10 @@ pub fn run(args: Args) -> Result<()> {
     let metrics = record.metrics;
     let mut lines = vec![
         format!("head        {} (format {})", args.head.display(), format.unwrap_or_default()),
+        match signed {
+            Some(signed) => format!("signed      {signed}, by its own words (host verify)"),
+            None => "signed      no".into(),
+        },
         format!("base        {}", head.base),
         format!("input       {}", head.preprocess),
         format!("pool        {}", head.pool.name()),

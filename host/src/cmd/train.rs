@@ -1,12 +1,13 @@
 //! `host train`: a folder of pictures to a head.
 
 mod fine_tune;
+mod teller;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use clap::ValueEnum;
 use serde_json::json;
 use shared::cli::{Interrupted, UsageError, interrupted, note, print_line};
@@ -16,25 +17,29 @@ use shared::options::FitName;
 use shared::resize::Filter;
 use shared::{Base, Fingerprint};
 
-use self::fine_tune::FineTuneOptions;
+use self::fine_tune::{FineTuneOptions, Start};
+use self::teller::{Stage, Teller};
 use super::head_options::HeadOptions;
 use crate::PROGRAM;
 use crate::augment::{Augmentation, Variants, VariantsOptions};
 use crate::checkpoint::{Checkpoint, Key};
 use crate::data::{self, Item, Pool, Splits};
 use crate::extract::{Features, Rows, extract};
-use crate::folds::{self, FoldResult, Summary};
+use crate::folds::{self, Done, FoldResult, Summary};
 use crate::metrics;
 use crate::options::{BaseOptions, ExtractOptions};
 use crate::report::{self, Order, ReportOptions};
 use crate::shard::Set;
 use crate::trainer::{
-    self, Dataset, DenseWeights, EpochStats, FeatureSource, Optimizer, Progress, State, TrainConfig, TrainError,
-    TrainedHead,
+    self, Dataset, DenseWeights, EpochStats, FeatureSource, Moment, Optimizer, Progress, State, TrainConfig,
+    TrainError, TrainedHead,
 };
 
 /// Ending of the checkpoint of a head in training.
 const CHECKPOINT: &str = "checkpoint";
+
+/// Ending of the checkpoint of a cross-validation.
+const FOLDS_CHECKPOINT: &str = "folds.checkpoint";
 
 /// Trains a head on a folder of pictures
 ///
@@ -242,6 +247,15 @@ impl Args {
         }
         Ok(config)
     }
+
+    /// Endings of the checkpoints that such a run goes on from, that of the latest step first.
+    fn checkpoints(&self) -> &'static [&'static str] {
+        match (self.shape.folds, &self.fine_tune.first) {
+            (Some(_), _) => &[FOLDS_CHECKPOINT],
+            (None, Some(_)) => &[fine_tune::CHECKPOINT, CHECKPOINT],
+            (None, None) => &[CHECKPOINT],
+        }
+    }
 }
 
 /// Runs the command.
@@ -263,8 +277,10 @@ pub fn run(args: Args) -> Result<()> {
     let order = args.report.prepare(&base)?;
     args.shape.class_weights(&labels, &vec![1; labels.len()])?;
     if args.shape.resume {
-        let endings = [CHECKPOINT, fine_tune::CHECKPOINT];
-        Checkpoint::check_exists(&args.output, &endings[..1 + usize::from(args.fine_tune.first.is_some())])?;
+        Checkpoint::check_exists(&args.output, args.checkpoints())?;
+    }
+    if args.fine_tune.first.is_some() && args.report.float.is_some() {
+        note(PROGRAM, "--float is of the frozen base: the report of a fine-tuned one does not compare with it");
     }
 
     source.tell(&args);
@@ -402,15 +418,6 @@ impl Source {
     }
 }
 
-/// What is being trained, for the lines of its epochs.
-#[derive(Clone, Copy)]
-enum Stage {
-    Head,
-    /// Of a cross-validation, from 1.
-    Fold(usize),
-    FineTune,
-}
-
 /// What all trainings of a run share.
 struct Job<'a> {
     args: &'a Args,
@@ -461,7 +468,7 @@ impl Job<'_> {
         train_rows: &[usize],
         val_rows: &[usize],
         from: Option<State>,
-        on_epoch: &mut (dyn FnMut(&Progress) -> ControlFlow<()> + Send),
+        hear: &mut (dyn FnMut(&Progress) -> ControlFlow<()> + Send),
     ) -> Result<TrainedHead, TrainError> {
         let rows = |rows| Rows { features: self.features, rows, pool: self.head.pool };
         let (train_source, val_source) = (rows(train_rows), rows(val_rows));
@@ -480,7 +487,7 @@ impl Job<'_> {
         };
         let train = Dataset { features: train_source, labels: &train_classes };
         let val = (!val_rows.is_empty()).then_some(Dataset { features: &val_source, labels: &val_classes });
-        self.pool.install(|| trainer::train(config, &train, val.as_ref(), from, on_epoch))
+        self.pool.install(|| trainer::train(config, &train, val.as_ref(), from, hear))
     }
 
     /// The head with these layers.
@@ -496,29 +503,50 @@ impl Job<'_> {
         Head { layers: layers.collect(), ..self.head.clone() }
     }
 
-    fn print_epoch(&self, stats: &EpochStats, epochs: usize, stage: Stage) -> std::io::Result<()> {
-        print_line(if self.args.json { epoch_json(stats, stage) } else { epoch_line(stats, epochs, stage) })
+    /// A checkpoint of a training with these settings on these rows.
+    fn checkpoint(&self, ending: &str, settings: &str, rows: &[&[usize]]) -> Checkpoint {
+        let (pool, preprocess, variants) = (self.head.pool, &self.head.preprocess, self.args.augment.words());
+        let key = Key {
+            base: self.head.base,
+            settings: format!("{settings}, {pool:?}, {preprocess:?}{variants}"),
+            data: self.rows_fingerprint(rows),
+        };
+        let every = Duration::from_secs(self.args.shape.checkpoint_every.into());
+        Checkpoint::new(&self.args.output, ending, key, every)
+    }
+
+    fn head_checkpoint(&self, config: &TrainConfig, rows: [&[usize]; 2]) -> Checkpoint {
+        self.checkpoint(CHECKPOINT, &format!("{config:?}"), &rows)
+    }
+
+    /// Says of Ctrl-C what it leaves once the head is written; other errors stay as they are.
+    fn after_head(&self, error: anyhow::Error, step: &str) -> anyhow::Error {
+        if !error.is::<Interrupted>() {
+            return error;
+        }
+        let head = self.args.output.display();
+        match Checkpoint::find(&self.args.output, self.args.checkpoints()) {
+            Some(path) => {
+                anyhow!("interrupted {step}: {head} is written; --resume goes on from {}", path.display())
+            }
+            None => anyhow!("interrupted {step}: {head} is written"),
+        }
+    }
+
+    /// What tells of a training that begins after some epochs. The variants of the pictures, which take most of the time, have a bar of their own.
+    fn teller(&self, config: &TrainConfig, samples: usize, epochs: usize, done: usize, stage: Stage) -> Teller {
+        let batches = samples.div_ceil(config.batch_size);
+        Teller::new(stage, self.args.json, self.augmentation.is_none(), epochs, batches, done)
     }
 
     /// Trains with a validation set, beside a checkpoint.
     fn validated(&self, train_rows: &[usize], val_rows: &[usize]) -> Result<()> {
         let config = self.config(train_rows)?;
         let rows = [train_rows, val_rows];
-        if self.resumes_tuning(&config, rows) {
-            return self.fine_tuned(&config, None, rows);
+        if let Some(state) = self.resumed_tuning(&config, rows)? {
+            return self.fine_tuned(&config, Start::State(Box::new(state)), rows);
         }
-        let key = Key {
-            base: self.head.base,
-            settings: format!(
-                "{config:?}, {:?}, {:?}{}",
-                self.head.pool,
-                self.head.preprocess,
-                self.args.augment.words()
-            ),
-            data: self.rows_fingerprint(&[train_rows, val_rows]),
-        };
-        let every = Duration::from_secs(self.args.shape.checkpoint_every.into());
-        let mut checkpoint = Checkpoint::new(&self.args.output, CHECKPOINT, key, every);
+        let mut checkpoint = self.head_checkpoint(&config, rows);
         let from = if self.args.shape.resume {
             let state: State = checkpoint.load()?;
             note(PROGRAM, format_args!("going on after epoch {}", state.epochs()));
@@ -530,25 +558,34 @@ impl Job<'_> {
             }
             None
         };
+        let tunes = self.args.fine_tune.first.is_some();
         let mut stopped = false;
         let (mut printed, mut saved) = (Ok(()), Ok(()));
+        let done = from.as_ref().map_or(0, State::epochs);
+        let teller = self.teller(&config, train_rows.len(), config.epochs, done, Stage::Head);
         let trained = self.train(&config, train_rows, val_rows, from, &mut |progress| {
-            stopped = interrupted();
-            if !progress.ended {
-                printed = self.print_epoch(progress.stats, config.epochs, Stage::Head);
-            }
-            saved = checkpoint.save(|| progress.state(), stopped);
+            let last = matches!(progress.at, Moment::Epoch { last: true, .. });
+            stopped = interrupted() && !last;
+            printed = teller.tell(progress.at);
+            // Until fine-tuning has a state of its own, an interruption of it goes on from the whole head.
+            saved = checkpoint.save(|| progress.state(), stopped || (last && tunes));
             if let (Err(e), false) = (&saved, stopped) {
                 // The training is worth more than the checkpoint.
-                note(PROGRAM, format_args!("no checkpoint was written: {e:#}"));
+                teller.note(format_args!("no checkpoint was written: {e:#}"));
             }
             if stopped || printed.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
+        drop(teller);
         printed?;
-        let mut trained = match trained {
-            // Ctrl-C while the first variants were made.
-            Err(TrainError::Stopped) => return Err(Interrupted.into()),
-            trained => trained?,
+        let path = checkpoint.path().display();
+        let mut trained = match (trained, &saved) {
+            (Err(TrainError::Stopped), Ok(())) => {
+                bail!("interrupted in the first epoch: there is no head yet; --resume goes on from {path}")
+            }
+            (Err(TrainError::Stopped), Err(e)) => {
+                bail!("interrupted in the first epoch: there is no head yet, and no checkpoint: {e:#}")
+            }
+            (trained, _) => trained?,
         };
 
         let layers = std::mem::take(&mut trained.layers);
@@ -560,7 +597,7 @@ impl Job<'_> {
         }
         self.finish(head, &trained, [train_rows, val_rows], None, stopped)?;
         if stopped {
-            let (epoch, path) = (trained.history.len(), checkpoint.path().display());
+            let epoch = trained.history.len();
             match saved {
                 Ok(()) => {
                     bail!("interrupted after epoch {epoch}: wrote the best head so far; --resume goes on from {path}")
@@ -570,10 +607,9 @@ impl Job<'_> {
                 }
             }
         }
-        checkpoint.remove()?;
         match frozen {
-            Some(layers) => self.fine_tuned(&config, Some(&layers), rows),
-            None => Ok(()),
+            Some(layers) => self.fine_tuned(&config, Start::Head(&layers), rows),
+            None => Ok(checkpoint.remove()?),
         }
     }
 
@@ -581,12 +617,27 @@ impl Job<'_> {
     fn cross_validated(&self, folds: usize, rows: &[usize]) -> Result<()> {
         let labels = &self.head.labels;
         let fold_of = folds::assign(self.classes, &self.features.hashes, labels, folds, self.args.seed)?;
-        let mut results: Vec<FoldResult> = Vec::new();
-        let (mut logits, mut truth) = (Vec::new(), Vec::new());
-        for fold in 0..folds {
+        let settings = format!("{:?}, {folds} folds", self.config(rows)?);
+        let mut checkpoint = self.checkpoint(FOLDS_CHECKPOINT, &settings, &[rows]);
+        let mut done = if self.args.shape.resume { checkpoint.load()? } else { Done::default() };
+        if !done.results.is_empty() {
+            note(PROGRAM, format_args!("going on after fold {}", done.results.len()));
+        }
+        let leaves = |error: anyhow::Error, checkpoint: &Checkpoint, step: &str| {
+            if !error.is::<Interrupted>() {
+                return error;
+            }
+            let path = checkpoint.path();
+            let rest =
+                if path.exists() { format!("; --resume goes on from {}", path.display()) } else { String::new() };
+            anyhow!("interrupted in {step}: there is no head yet{rest}")
+        };
+        for fold in done.results.len()..folds {
             let (val_rows, train_rows): (Vec<usize>, Vec<usize>) = rows.iter().partition(|&&row| fold_of[row] == fold);
             let config = self.config(&train_rows)?;
-            let trained = self.train_all(&config, &train_rows, &val_rows, config.epochs, Some(fold + 1))?;
+            let trained = self
+                .train_all(&config, &train_rows, &val_rows, config.epochs, Some(fold + 1))
+                .map_err(|e| leaves(e, &checkpoint, &format!("fold {} of {folds}", fold + 1)))?;
             // Measured with the code that the device runs.
             let head = self.head_of(trained.layers);
             let val_classes = self.of(&val_rows);
@@ -602,10 +653,14 @@ impl Job<'_> {
                 let best = result.best_epoch;
                 print_line(format_args!("fold {}: accuracy {accuracy:.4}  loss {loss:.4}  epoch {best}", fold + 1))?;
             }
-            results.push(result);
-            logits.extend(metrics::logits(&head, self.features, &val_rows)?);
-            truth.extend(val_classes);
+            done.results.push(result);
+            done.logits.extend(metrics::logits(&head, self.features, &val_rows)?);
+            done.truth.extend(val_classes);
+            if let Err(e) = checkpoint.save(|| Ok(&done), true) {
+                note(PROGRAM, format_args!("no checkpoint was written: {e:#}"));
+            }
         }
+        let Done { results, logits, truth } = done;
         let summary = Summary::of(&results);
         let Summary { accuracy, deviation, epochs, .. } = summary;
         if !self.args.json {
@@ -613,12 +668,15 @@ impl Job<'_> {
         }
         note(PROGRAM, format_args!("training on all pictures for {epochs} epochs"));
         let config = TrainConfig { keep_last: true, patience: None, ..self.config(rows)? };
-        let mut trained = self.train_all(&config, rows, &[], epochs, None)?;
+        let mut trained = self
+            .train_all(&config, rows, &[], epochs, None)
+            .map_err(|e| leaves(e, &checkpoint, "the training on all pictures"))?;
         let mut head = self.head_of(std::mem::take(&mut trained.layers));
         if !self.args.no_calibration {
             head.decision.temperature = metrics::temperature(&logits, &truth);
         }
-        self.finish(head, &trained, [rows, &[]], Some(&Folds { results, summary }), false)
+        self.finish(head, &trained, [rows, &[]], Some(&Folds { results, summary }), false)?;
+        Ok(checkpoint.remove()?)
     }
 
     /// Trains for at most `epochs`, which may be fewer than the schedule of the learning rate goes over.
@@ -631,11 +689,10 @@ impl Job<'_> {
         fold: Option<usize>,
     ) -> Result<TrainedHead> {
         let mut printed = Ok(());
+        let teller = self.teller(config, train_rows.len(), epochs, 0, fold.map_or(Stage::Head, Stage::Fold));
         let trained = self.train(config, train_rows, val_rows, None, &mut |progress| {
-            if !progress.ended {
-                printed = self.print_epoch(progress.stats, epochs, fold.map_or(Stage::Head, Stage::Fold));
-            }
-            let done = progress.stats.epoch >= epochs;
+            printed = teller.tell(progress.at);
+            let done = progress.at.stats().is_some_and(|stats| stats.epoch >= epochs);
             if done || interrupted() || printed.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         printed?;
@@ -707,7 +764,8 @@ impl Job<'_> {
                 features,
                 items: self.items,
             };
-            self.pool.install(|| made.report(order, parts))?;
+            let reported = self.pool.install(|| made.report(order, parts));
+            reported.map_err(|e| self.after_head(e, "before the report was made"))?;
         }
 
         if args.json {
@@ -781,34 +839,4 @@ fn data_fingerprint(hashes: &[Fingerprint], classes: &[usize]) -> Fingerprint {
         .collect();
     parts.sort();
     Fingerprint::of_parts(parts.iter().map(Vec::as_slice))
-}
-
-fn epoch_json(stats: &EpochStats, stage: Stage) -> String {
-    let mut line = json!({
-        "epoch": stats.epoch,
-        "loss": stats.loss,
-        "accuracy": stats.accuracy,
-        "val_loss": stats.val_loss,
-        "val_accuracy": stats.val_accuracy,
-        "lr": stats.lr,
-    });
-    match stage {
-        Stage::Head => {}
-        Stage::Fold(fold) => line["fold"] = fold.into(),
-        Stage::FineTune => line["fine_tune"] = true.into(),
-    }
-    line.to_string()
-}
-
-fn epoch_line(stats: &EpochStats, epochs: usize, stage: Stage) -> String {
-    let mut line = match stage {
-        Stage::Head => String::new(),
-        Stage::Fold(fold) => format!("fold {fold}  "),
-        Stage::FineTune => "fine-tune  ".to_owned(),
-    };
-    line += &format!("epoch {}/{epochs}  loss {:.4}  accuracy {:.4}", stats.epoch, stats.loss, stats.accuracy);
-    if let (Some(loss), Some(accuracy)) = (stats.val_loss, stats.val_accuracy) {
-        line += &format!("  val_loss {loss:.4}  val_accuracy {accuracy:.4}");
-    }
-    line + &format!("  lr {:.2e}", stats.lr)
 }

@@ -174,6 +174,10 @@ impl Desk {
         let margin = |item: &Item| item.said.as_ref().map_or(f64::INFINITY, Said::margin);
         desk.items.sort_by(|a, b| margin(a).total_cmp(&margin(b)).then_with(|| a.name.cmp(&b.name)));
         desk.offer(classes)?;
+        shared::fs::sweep(desk.inbox.path());
+        for class in &desk.classes {
+            shared::fs::sweep(&desk.data.path().join(&class.name));
+        }
         Ok(desk)
     }
 

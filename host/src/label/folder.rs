@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -93,14 +93,14 @@ impl Folder {
     /// # Errors
     /// What the system says.
     pub fn append(&self, name: &OsStr, line: &str) -> io::Result<()> {
-        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut file = File::from(openat(&self.fd, component(name)?, flags, Mode::from_raw_mode(0o666))?);
-        let length = file.metadata()?.len();
-        let written = file.write_all(format!("{line}\n").as_bytes()).and_then(|()| file.sync_data());
-        if written.is_err() {
-            let _ = file.set_len(length);
+        let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let is_new = !self.has(name);
+        let file = File::from(openat(&self.fd, component(name)?, flags, Mode::from_raw_mode(0o666))?);
+        shared::fs::append_line(&file, line)?;
+        if is_new {
+            self.sync();
         }
-        written
+        Ok(())
     }
 
     /// Moves a file into another folder, under its name or, if another file has that, with its content's hash appended.
@@ -184,8 +184,12 @@ impl Folder {
         }
         let temporary = format!(".vgg-edge-label-{}.tmp", std::process::id());
         let temporary = OsStr::new(&temporary);
+        // What a program of the same number left when it died.
+        let _ = unlinkat(&to.fd, temporary, AtFlags::empty());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut file = File::from(openat(&to.fd, temporary, flags, Mode::from_raw_mode(0o666))?);
+        // So that no other program takes it for what a dead one left (`shared::fs::sweep`).
+        let _ = file.lock();
         let written = io::copy(&mut source, &mut file).and_then(|_| {
             file.set_modified(source.metadata()?.modified()?)?;
             file.sync_all()?;

@@ -11,6 +11,7 @@ use shared::{Base, Head};
 
 use super::{Picture, softmax};
 use crate::PROGRAM;
+use crate::progress::Meter;
 
 /// The f32 weights that a base was made of.
 pub struct FloatReference {
@@ -55,6 +56,7 @@ impl FloatReference {
         let side = head.preprocess.size as usize;
         let measured: Vec<&Picture> = pictures.iter().filter(|picture| picture.part == part).collect();
         note(PROGRAM, format_args!("f32 features of {} pictures", measured.len()));
+        let bar = Meter::new(measured.len() as u64, "pictures");
         let answer = |picture: &&Picture| -> Result<Option<usize>> {
             if interrupted() {
                 return Err(Interrupted.into());
@@ -66,7 +68,7 @@ impl FloatReference {
             // The first of equals, as in a head's decision.
             Ok((0..scores.len()).rev().max_by(|&a, &b| scores[a].total_cmp(&scores[b])))
         };
-        let said = measured.par_iter().map(answer).collect::<Result<_>>()?;
+        let said = measured.par_iter().map(|picture| answer(picture).inspect(|_| bar.inc(1))).collect::<Result<_>>()?;
         Ok(FloatAnswers { path: self.path.clone(), said })
     }
 }

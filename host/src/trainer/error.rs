@@ -146,7 +146,7 @@ pub enum TrainError {
         /// What the source of the rows says.
         reason: String,
     },
-    /// The source of the rows ended the training before its first epoch.
+    /// Training was stopped before its first epoch was whole.
     #[error("training was stopped before the end of its first epoch")]
     Stopped,
     /// The tensor library failed; the trainer itself never causes this.

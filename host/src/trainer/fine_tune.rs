@@ -18,6 +18,7 @@ use super::head::Evaluation;
 use super::loss::{LossRule, cross_entropy};
 use super::optimizer::{Moments, OptimizerState};
 use super::random::Random;
+use super::state::{Moment, Part};
 use super::{Dataset, DenseWeights, EpochStats, Split, TrainConfig, TrainError};
 
 /// Rows that are evaluated at once.
@@ -70,12 +71,21 @@ pub struct FineTuneState {
     order: Vec<usize>,
     history: Vec<EpochStats>,
     best: Option<(EpochStats, Weights)>,
+    /// The epoch at hand, if it has begun.
+    part: Option<Part>,
 }
 
 impl FineTuneState {
     /// How many epochs are done.
     pub fn epochs(&self) -> usize {
         self.history.len().saturating_sub(1)
+    }
+
+    /// Whether no epoch is left to run.
+    fn is_done(&self, config: &TrainConfig) -> bool {
+        let best = self.best.as_ref().map_or(0, |(stats, _)| stats.epoch);
+        let waited = self.epochs() - best.min(self.epochs());
+        self.epochs() >= config.epochs || config.patience.is_some_and(|patience| waited >= patience.max(1))
     }
 
     /// The kernel of a convolution.
@@ -85,7 +95,7 @@ impl FineTuneState {
     }
 
     /// Holds a state that was read from a file against what it shall go on with.
-    fn check(&self, tail: &[FloatLayer], samples: usize) -> Result<(), TrainError> {
+    fn check(&self, config: &TrainConfig, tail: &[FloatLayer], samples: usize) -> Result<(), TrainError> {
         let wrong = |what| Err(TrainError::WrongState { what });
         let fits = |weights: &Weights| {
             let lengths = |[kernel, bias]: &[Vec<f32>; 2]| (kernel.len(), bias.len());
@@ -107,14 +117,17 @@ impl FineTuneState {
         if !order.iter().copied().eq(0..samples) || self.history.is_empty() {
             return wrong("order of the samples");
         }
+        if self.part.is_some_and(|part| part.batches >= samples.div_ceil(config.batch_size)) {
+            return wrong("batches of the epoch");
+        }
         Ok(())
     }
 }
 
-/// How it stands after an epoch.
+/// How it stands after a batch or an epoch.
 pub struct FineTuneProgress<'a> {
-    /// The epoch's figures.
-    pub stats: &'a EpochStats,
+    /// After which; the state before all epochs is told as epoch 0.
+    pub at: Moment<'a>,
     state: &'a FineTuneState,
     network: &'a Network,
     optimizer: &'a OptimizerState,
@@ -136,7 +149,7 @@ impl FineTuneProgress<'_> {
 /// Of `config` counts what is not about the head's shape and is not a penalty: classes and their weights, dropout (on the outputs of hidden
 /// layers), label smoothing, optimiser (at a constant rate), epochs, batch size, seed, patience. The best epoch is chosen as by
 /// [`train`](super::train), the state before training among them: fine-tuning never gives what measures worse. `from` is where an earlier call
-/// stopped. `on_epoch` hears of each epoch, and ends training by breaking.
+/// stopped. `hear` is called after each batch and each epoch, and ends training by breaking; what is given is the best of the epochs that are whole.
 ///
 /// # Errors
 /// As [`train`](super::train).
@@ -146,7 +159,7 @@ pub fn fine_tune(
     training: &Dataset,
     validation: Option<&Dataset>,
     from: Option<FineTuneState>,
-    on_epoch: &mut dyn FnMut(&FineTuneProgress) -> ControlFlow<()>,
+    hear: &mut dyn FnMut(&FineTuneProgress) -> ControlFlow<()>,
 ) -> Result<FineTuned, TrainError> {
     config.validate()?;
     training.validate(Split::Training, config.classes)?;
@@ -171,9 +184,10 @@ pub fn fine_tune(
         order: (0..samples).collect(),
         history: Vec::new(),
         best: None,
+        part: None,
     });
     if !fresh {
-        state.check(tail, samples)?;
+        state.check(config, tail, samples)?;
     }
     let [mut height, mut width, mut channels] = shape;
     for layer in tail {
@@ -202,6 +216,7 @@ pub fn fine_tune(
     let evaluate = |network: &Network, split, data: &Dataset, epoch| {
         network.evaluate(split, outputs, data)?.ok_or(TrainError::NonFiniteWeights { epoch, lr })
     };
+    let batches = samples.div_ceil(config.batch_size);
     let mut flow = ControlFlow::Continue(());
     if fresh {
         let (split, data) = match validation {
@@ -219,17 +234,19 @@ pub fn fine_tune(
         };
         state.history.push(stats);
         state.best = Some((stats, weights));
-        flow = on_epoch(&FineTuneProgress { stats: &stats, state: &state, network: &network, optimizer: &optimizer });
+        let at = Moment::Epoch { stats: &stats, last: state.is_done(config) };
+        flow = hear(&FineTuneProgress { at, state: &state, network: &network, optimizer: &optimizer });
     }
-    let best_epoch = |state: &FineTuneState| state.best.as_ref().map_or(0, |(stats, _)| stats.epoch);
-    while flow.is_continue() && state.epochs() < config.epochs {
-        if config.patience.is_some_and(|patience| state.epochs() - best_epoch(&state) >= patience.max(1)) {
-            break;
-        }
+    'epochs: while flow.is_continue() && !state.is_done(config) {
         let epoch = state.epochs() + 1;
-        state.random.order.shuffle(&mut state.order);
-        let (mut loss, mut correct) = (0.0, 0);
-        for (rows, batch) in state.order.chunks(config.batch_size).zip(1..) {
+        if state.part.is_none() {
+            state.random.order.shuffle(&mut state.order);
+        }
+        let mut part = state.part.take().unwrap_or_default();
+        while part.batches < batches {
+            let batch = part.batches + 1;
+            let first = part.batches * config.batch_size;
+            let rows = &state.order[first..samples.min(first + config.batch_size)];
             let (features, labels) = training.batch(Split::Training, rows)?;
             let mut masks = Vec::new();
             if config.dropout > 0.0 {
@@ -242,9 +259,17 @@ pub fn fine_tune(
                 (loss.gradient, outcome)
             })?;
             let Some((sum, hits)) = outcome else { return Err(TrainError::NonFiniteLoss { epoch, batch, lr }) };
-            (loss, correct) = (loss + sum, correct + hits);
             network = network.update(gradients, &mut optimizer)?;
+            part = Part { batches: batch, loss: part.loss + sum, correct: part.correct + hits };
+            if batch < batches {
+                state.part = Some(part);
+                let at = Moment::Batch { epoch, done: batch, all: batches };
+                if hear(&FineTuneProgress { at, state: &state, network: &network, optimizer: &optimizer }).is_break() {
+                    break 'epochs;
+                }
+            }
         }
+        state.part = None;
         let weights = network.weights()?;
         if !weights.is_finite() {
             return Err(TrainError::NonFiniteWeights { epoch, lr });
@@ -255,8 +280,8 @@ pub fn fine_tune(
         };
         let stats = EpochStats {
             epoch,
-            loss: loss / samples as f64,
-            accuracy: correct as f64 / samples as f64,
+            loss: part.loss / samples as f64,
+            accuracy: part.correct as f64 / samples as f64,
             val_loss: measured.map(|m| m.loss),
             val_accuracy: measured.map(|m| m.accuracy),
             lr,
@@ -265,7 +290,8 @@ pub fn fine_tune(
         if state.best.as_ref().is_none_or(|(best, _)| super::fit::is_better(&stats, best)) {
             state.best = Some((stats, weights));
         }
-        flow = on_epoch(&FineTuneProgress { stats: &stats, state: &state, network: &network, optimizer: &optimizer });
+        let at = Moment::Epoch { stats: &stats, last: state.is_done(config) };
+        flow = hear(&FineTuneProgress { at, state: &state, network: &network, optimizer: &optimizer });
     }
     let Some((stats, weights)) = state.best else { return Err(TrainError::backend("no epoch was run")) };
     let tail = tail.iter().zip(weights.tail);

@@ -7,7 +7,7 @@ use super::loss::{LossRule, cross_entropy};
 use super::network::{Network, sum_of_squares};
 use super::optimizer::OptimizerState;
 use super::random::{Random, Stream};
-use super::state::{Best, State};
+use super::state::{Best, Moment, Part, State};
 use super::{BatchNorm, Dataset, DenseWeights, EpochStats, MAX_WEIGHTS, Split, TrainConfig, TrainError, TrainedHead};
 
 /// Rows that are evaluated at once: enough for the matrix products to run at full speed.
@@ -15,9 +15,9 @@ const EVALUATION_ROWS: usize = 256;
 
 /// Trains a head.
 ///
-/// See [the module](super) for what is computed. `on_epoch` is called after each epoch; if it
-/// breaks, training stops there, that epoch included, and gives the best head so far. With `from`, training goes on where
-/// [`Progress::state`] was taken, and comes to the same bits as if it had not been away.
+/// See [the module](super) for what is computed. `hear` is called after each batch and after each epoch; if it
+/// breaks, training stops there and gives the best head so far, of the epochs that are whole. With `from`, training goes on where
+/// [`Progress::state`] was taken, also amid an epoch, and comes to the same bits as if it had not been away.
 ///
 /// The best epoch is the one with the highest validation accuracy, among equals the one with the
 /// lowest validation loss, and without a validation set the one with the lowest training loss;
@@ -27,13 +27,14 @@ const EVALUATION_ROWS: usize = 256;
 ///
 /// If a field of `config` is outside its range; if a data set is empty, has no features, not one
 /// label a row, a label that is no class or a feature that is not finite; if the two data sets
-/// differ in dimension; if training diverges, so that a loss is not finite; if `from` is not of this network and these data.
+/// differ in dimension; if training diverges, so that a loss is not finite; if `from` is not of this network and these data;
+/// [`TrainError::Stopped`] if it is stopped before there is a whole epoch.
 pub fn train(
     config: &TrainConfig,
     training: &Dataset,
     validation: Option<&Dataset>,
     from: Option<State>,
-    on_epoch: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
+    hear: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
 ) -> Result<TrainedHead, TrainError> {
     config.validate()?;
     training.validate(Split::Training, config.classes)?;
@@ -50,7 +51,7 @@ pub fn train(
     }
     let state = match from {
         Some(state) => {
-            state.check(&widths(config, dim)?, config.batch_norm, training.labels.len())?;
+            state.check(config, &widths(config, dim)?, training.labels.len())?;
             state
         }
         None => {
@@ -59,15 +60,13 @@ pub fn train(
             State::new(config, layers, random, training.labels.len())
         }
     };
-    fit(config, state, training, validation, on_epoch)
+    fit(config, state, training, validation, hear)
 }
 
-/// How training stands after an epoch.
+/// How training stands after a batch or an epoch.
 pub struct Progress<'a> {
-    /// The epoch's figures.
-    pub stats: &'a EpochStats,
-    /// Whether this epoch has been told before, and the source of the training set has ended the training since.
-    pub ended: bool,
+    /// After which.
+    pub at: Moment<'a>,
     state: &'a State,
     network: &'a Network,
     optimizer: &'a OptimizerState,
@@ -120,7 +119,7 @@ pub(super) fn fit(
     mut state: State,
     training: &Dataset,
     validation: Option<&Dataset>,
-    on_epoch: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
+    hear: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
 ) -> Result<TrainedHead, TrainError> {
     keep_freed_memory();
     let mut network = Network::new(&state.layers);
@@ -136,22 +135,24 @@ pub(super) fn fit(
     let samples = state.order.len();
     let batches = samples.div_ceil(config.batch_size);
 
-    while state.history.len() < config.epochs && !state.out_of_patience(config) {
+    'epochs: while !state.is_done(config) {
         let epoch = state.history.len() + 1;
         if training.features.prepare(epoch).map_err(|reason| TrainError::Source { epoch, reason })?.is_break() {
-            if let Some(stats) = state.history.last().copied() {
-                let (state, network, optimizer) = (&state, &network, &optimizer);
-                // There is nothing left to break off.
-                let _ = on_epoch(&Progress { stats: &stats, ended: true, state, network, optimizer });
-            }
+            let done = state.part.map_or(0, |part| part.batches);
+            let at = Moment::Batch { epoch, done, all: batches };
+            // There is nothing left to break off.
+            let _ = hear(&Progress { at, state: &state, network: &network, optimizer: &optimizer });
             break;
         }
         let mut lr = 0.0;
-        if config.shuffle {
+        if config.shuffle && state.part.is_none() {
             state.random.order.shuffle(&mut state.order);
         }
-        let (mut loss, mut correct) = (0.0, 0);
-        for (rows, batch) in state.order.chunks(config.batch_size).zip(1..) {
+        let mut part = state.part.take().unwrap_or_default();
+        while part.batches < batches {
+            let batch = part.batches + 1;
+            let first = part.batches * config.batch_size;
+            let rows = &state.order[first..samples.min(first + config.batch_size)];
             lr = state.rate.at(config, epoch, (epoch - 1) * batches + batch - 1, config.epochs * batches);
             optimizer.set_lr(lr);
             let outcome;
@@ -160,9 +161,16 @@ pub(super) fn fit(
             let Some(outcome) = outcome else {
                 return Err(TrainError::NonFiniteLoss { epoch, batch, lr });
             };
-            loss += outcome.loss;
-            correct += outcome.correct;
+            part = Part { batches: batch, loss: part.loss + outcome.loss, correct: part.correct + outcome.correct };
+            if batch < batches {
+                state.part = Some(part);
+                let at = Moment::Batch { epoch, done: batch, all: batches };
+                if hear(&Progress { at, state: &state, network: &network, optimizer: &optimizer }).is_break() {
+                    break 'epochs;
+                }
+            }
         }
+        state.part = None;
         // The losses do not show what the last step of the epoch did.
         let weights = network.weights()?;
         let diverged = TrainError::NonFiniteWeights { epoch, lr };
@@ -183,8 +191,8 @@ pub(super) fn fit(
         };
         let stats = EpochStats {
             epoch,
-            loss: loss / samples as f64,
-            accuracy: correct as f64 / samples as f64,
+            loss: part.loss / samples as f64,
+            accuracy: part.correct as f64 / samples as f64,
             val_loss: measured.map(|m| m.loss),
             val_accuracy: measured.map(|m| m.accuracy),
             lr,
@@ -194,15 +202,14 @@ pub(super) fn fit(
         if config.keep_last || state.best.as_ref().is_none_or(|best| is_better(&stats, &best.stats)) {
             state.best = Some(Best { stats, layers: weights });
         }
-        let (state, network, optimizer) = (&state, &network, &optimizer);
-        let progress = Progress { stats: &stats, ended: false, state, network, optimizer };
-        if on_epoch(&progress).is_break() {
+        let at = Moment::Epoch { stats: &stats, last: state.is_done(config) };
+        if hear(&Progress { at, state: &state, network: &network, optimizer: &optimizer }).is_break() {
             break;
         }
     }
 
     let Some(Best { stats, layers }) = state.best else {
-        // There is at least one epoch, and the first is the best so far, unless the source ended it.
+        // There is at least one epoch, and the first is the best so far, unless it was stopped.
         return Err(TrainError::Stopped);
     };
     let layers = layers.into_iter().map(DenseWeights::folded).collect();

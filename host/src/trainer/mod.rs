@@ -64,4 +64,4 @@ pub use error::{Split, TrainError};
 pub use fine_tune::{FineTuneState, FineTuned, Model, fine_tune};
 pub use fit::{Progress, train};
 pub use head::{BatchNorm, DenseWeights, EpochStats, TrainedHead};
-pub use state::State;
+pub use state::{Moment, State};

@@ -13,12 +13,56 @@ pub struct State {
     /// What the optimiser remembers; `None` at the start.
     pub(super) moments: Option<Moments>,
     pub(super) random: Random,
-    /// The order of the samples in the last epoch, which the next one shuffles.
+    /// The order of the samples in the epoch at hand, else in the last one, which the next one shuffles.
     pub(super) order: Vec<usize>,
     pub(super) rate: Rate,
     /// One for each epoch so far.
     pub(super) history: Vec<EpochStats>,
     pub(super) best: Option<Best>,
+    /// The epoch at hand, if it has begun.
+    pub(super) part: Option<Part>,
+}
+
+/// What has been done of an epoch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Part {
+    /// Batches behind it.
+    pub(super) batches: usize,
+    /// The losses of their samples, added up.
+    pub(super) loss: f64,
+    /// Samples among them that were classified correctly.
+    pub(super) correct: usize,
+}
+
+/// Where a training stands when it is heard of.
+#[derive(Debug, Clone, Copy)]
+pub enum Moment<'a> {
+    /// Between two steps of an epoch.
+    Batch {
+        /// The epoch, from 1.
+        epoch: usize,
+        /// Batches of it that are done; 0 if it is ended before its first.
+        done: usize,
+        /// All of its batches.
+        all: usize,
+    },
+    /// After an epoch.
+    Epoch {
+        /// Its figures.
+        stats: &'a EpochStats,
+        /// Whether no other follows.
+        last: bool,
+    },
+}
+
+impl<'a> Moment<'a> {
+    /// The figures of the epoch that has just ended.
+    pub fn stats(self) -> Option<&'a EpochStats> {
+        match self {
+            Self::Epoch { stats, .. } => Some(stats),
+            Self::Batch { .. } => None,
+        }
+    }
 }
 
 /// The best epoch so far and its weights.
@@ -32,7 +76,7 @@ impl State {
     /// Before the first epoch.
     pub(super) fn new(config: &TrainConfig, layers: Vec<DenseWeights>, random: Random, samples: usize) -> Self {
         let (order, rate) = ((0..samples).collect(), Rate::new(config));
-        Self { layers, moments: None, random, order, rate, history: Vec::new(), best: None }
+        Self { layers, moments: None, random, order, rate, history: Vec::new(), best: None, part: None }
     }
 
     /// How many epochs are done.
@@ -46,8 +90,13 @@ impl State {
         config.patience.is_some_and(|patience| !self.history.is_empty() && waited >= patience.max(1))
     }
 
-    /// Holds a state that was read from a file against the network and the data.
-    pub(super) fn check(&self, widths: &[usize], batch_norm: bool, samples: usize) -> Result<(), TrainError> {
+    /// Whether no epoch is left to run.
+    pub(super) fn is_done(&self, config: &TrainConfig) -> bool {
+        self.history.len() >= config.epochs || self.out_of_patience(config)
+    }
+
+    /// Holds a state that was read from a file against the network, whose layers have these widths, and the data.
+    pub(super) fn check(&self, config: &TrainConfig, widths: &[usize], samples: usize) -> Result<(), TrainError> {
         let wrong = |what| Err(TrainError::WrongState { what });
         let fits = |layers: &[DenseWeights]| {
             layers.len() + 1 == widths.len()
@@ -57,7 +106,7 @@ impl State {
                     let norm = layer.norm.as_ref();
                     (layer.inputs, layer.outputs) == (inputs, outputs)
                         && (layer.kernel.len(), layer.bias.len()) == (inputs * outputs, outputs)
-                        && norm.is_some() == (batch_norm && hidden)
+                        && norm.is_some() == (config.batch_norm && hidden)
                         && norm.is_none_or(|n| [&n.gamma, &n.mean, &n.variance].iter().all(|v| v.len() == outputs))
                         && layer.is_finite()
                 })
@@ -70,9 +119,12 @@ impl State {
         if !order.iter().copied().eq(0..samples) {
             return wrong("order of the samples");
         }
-        let best = self.best.as_ref();
-        if !best.is_some_and(|best| (1..=self.history.len()).contains(&best.stats.epoch) && fits(&best.layers)) {
+        let of_history = |best: &Best| (1..=self.history.len()).contains(&best.stats.epoch) && fits(&best.layers);
+        if !self.best.as_ref().map_or(self.history.is_empty(), of_history) {
             return wrong("best epoch");
+        }
+        if self.part.is_some_and(|part| part.batches >= samples.div_ceil(config.batch_size)) {
+            return wrong("batches of the epoch");
         }
         Ok(())
     }

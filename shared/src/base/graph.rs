@@ -53,6 +53,9 @@ pub(super) fn parse(mut bytes: &[u8]) -> TractResult<Parsed> {
             node.op_type
         );
     }
+    super::proto::check(proto.graph.as_ref().context("it holds no graph")?)?;
+    // Shapes of what lies between are computed; a file has no say in them.
+    onnx.ignore_value_info = true;
     let model = onnx.model_for_proto_model(&proto)?;
     drop(proto);
     let mut metadata = BTreeMap::new();

@@ -1,6 +1,7 @@
 //! The base: an ONNX file with the quantised convolutions of VGG16, run through tract.
 
 mod graph;
+mod proto;
 #[cfg(test)]
 mod tests;
 
@@ -23,7 +24,7 @@ pub const FILE_NAME: &str = "vgg16-notop-int8.onnx";
 pub const BASE_VARIABLE: &str = "VGG_EDGE_BASE";
 
 /// Largest base file, in bytes.
-const MAX_BYTES: u64 = 256 << 20;
+pub const MAX_BYTES: u64 = 256 << 20;
 
 /// A base that was read, checked, and packed for one kernel. Cheap to share; [`Base::runner`] makes what runs it.
 pub struct Base {

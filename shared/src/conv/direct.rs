@@ -88,7 +88,7 @@ pub(super) fn convolve<I: Isa>(
     widen(input, from, packed.layer.zero_point, wide);
     let wide = &wide[..];
     each_chunk(out, to.plane(), parallel, |(block, plane)| {
-        to.clear_around(plane);
+        to.clear_around(plane, packed.flip);
         convolve_block(isa, packed, wide, from, block, plane, to);
     });
 }
@@ -131,9 +131,9 @@ fn run_tile<I: Isa, const P: usize>(
     P
 }
 
-/// 2x2 max pooling with stride 2 of one plane; an odd last row or column is dropped.
-pub(super) fn max_pool(input: &[u8], from: Map, out: &mut [u8], to: Map) {
-    to.clear_around(out);
+/// 2x2 max pooling with stride 2 of one plane, whose results are combined with `flip`; an odd last row or column is dropped.
+pub(super) fn max_pool(input: &[u8], from: Map, out: &mut [u8], to: Map, flip: u8) {
+    to.clear_around(out, flip);
     for (input, out) in input.chunks_exact(from.picture()).zip(out.chunks_exact_mut(to.picture())) {
         for y in 0..to.height {
             let above = &input[from.at(2 * y + 1, 1)..][..2 * to.width * BLOCK];
@@ -142,7 +142,7 @@ pub(super) fn max_pool(input: &[u8], from: Map, out: &mut [u8], to: Map) {
             let pairs = above.chunks_exact(2 * BLOCK).zip(below.chunks_exact(2 * BLOCK));
             for (pixel, (above, below)) in out.chunks_exact_mut(BLOCK).zip(pairs) {
                 for (lane, value) in pixel.iter_mut().enumerate() {
-                    *value = above[lane].max(above[lane + BLOCK]).max(below[lane].max(below[lane + BLOCK]));
+                    *value = above[lane].max(above[lane + BLOCK]).max(below[lane].max(below[lane + BLOCK])) ^ flip;
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! What an instruction set adds, and which one runs.
 
-#[cfg(any(test, target_arch = "aarch64"))]
+use super::direct::Source;
 use super::dot;
 use super::kernel::Kernel;
 use super::map::{BLOCK, Map};
@@ -181,7 +181,8 @@ impl AnyDot {
         self,
         isa: I,
         packed: &super::Packed,
-        input: &[u8],
+        memory: &mut dot::Patches,
+        input: &Source,
         from: Map,
         parallel: bool,
         out: &mut [u8],
@@ -189,9 +190,9 @@ impl AnyDot {
     ) {
         match self {
             #[cfg(test)]
-            Self::Portable(own) => dot::convolve(own, isa, packed, input, from, parallel, out, to),
+            Self::Portable(own) => dot::convolve(own, isa, packed, memory, input, from, parallel, out, to),
             #[cfg(target_arch = "aarch64")]
-            Self::Sdot(own) => dot::convolve(own, isa, packed, input, from, parallel, out, to),
+            Self::Sdot(own) => dot::convolve(own, isa, packed, memory, input, from, parallel, out, to),
         }
     }
 }

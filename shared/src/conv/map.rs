@@ -9,7 +9,8 @@ pub(super) const TILE: usize = 4;
 /// A u8 feature map of some pictures as `[channels / 16][picture][row][column][16]`.
 ///
 /// Rows and columns are filled up to whole tiles, with a border of one pixel around. Border and filling are 0, the zero point of
-/// every layer but the first (whose input is not kept in this form).
+/// every layer but the first (whose input is not kept in this form). A map that [`super::dot`] reads holds `q - 128` in i8, border and
+/// filling too: all its bytes have their highest bit flipped (`Packed::flip`).
 #[derive(Clone, Copy)]
 pub(super) struct Map {
     pub pictures: usize,
@@ -58,14 +59,14 @@ impl Map {
         y * self.stride() + x * BLOCK
     }
 
-    /// Zeroes what lies around the pictures of a plane.
-    pub fn clear_around(self, plane: &mut [u8]) {
+    /// Fills what lies around the pictures of a plane.
+    pub fn clear_around(self, plane: &mut [u8], value: u8) {
         for picture in plane.chunks_exact_mut(self.picture()) {
-            picture[..self.at(1, 0)].fill(0);
-            picture[self.at(self.height + 1, 0)..].fill(0);
+            picture[..self.at(1, 0)].fill(value);
+            picture[self.at(self.height + 1, 0)..].fill(value);
             for row in picture[self.at(1, 0)..].chunks_exact_mut(self.stride()).take(self.height) {
-                row[..BLOCK].fill(0);
-                row[(self.width + 1) * BLOCK..].fill(0);
+                row[..BLOCK].fill(value);
+                row[(self.width + 1) * BLOCK..].fill(value);
             }
         }
     }

@@ -80,13 +80,16 @@ struct Packed {
     /// Bias less the share of the zero point (and of what [`dot`] takes off), in blocks.
     bias: Vec<[i32; BLOCK]>,
     multipliers: Vec<[f32; BLOCK]>,
+    /// What the bytes of the output are combined with: 128 if the next layer is [`Algorithm::Dot`], else 0.
+    flip: u8,
 }
 
 impl Packed {
-    fn new(layer: ConvLayer, algorithm: Algorithm, pairs: bool) -> Self {
+    fn new(layer: ConvLayer, algorithm: Algorithm, pairs: bool, first: bool, flip: u8) -> Self {
         let blocks = layer.outputs.div_ceil(BLOCK);
         let weights = match algorithm {
             Algorithm::Direct => direct::pack(&layer, pairs),
+            Algorithm::Dot if first => dot::pack_patches(&layer),
             Algorithm::Dot => dot::pack(&layer),
             Algorithm::Winograd => winograd::pack(&layer, pairs),
         };
@@ -101,14 +104,17 @@ impl Packed {
             bias[output / BLOCK][output % BLOCK] = layer.bias[output].wrapping_sub(share);
             multipliers[output / BLOCK][output % BLOCK] = layer.multipliers[output];
         }
-        Self { layer, algorithm, weights, bias, multipliers }
+        Self { layer, algorithm, weights, bias, multipliers, flip }
     }
 
-    /// Sums of neighbouring pixels of one block to u8.
+    /// Sums of neighbouring pixels of one block to u8; pooling is still to come.
     #[inline(always)]
-    fn finish<I: isa::Isa>(&self, isa: I, block: usize, sums: &[[i32; BLOCK]], out: &mut [u8]) {
+    fn finish<I: isa::Isa>(&self, isa: I, index: usize, sums: &[[i32; BLOCK]], out: &mut [u8]) {
+        let flip = if self.layer.pool { 0 } else { self.flip };
         for (sums, out) in sums.iter().zip(out.as_chunks_mut().0) {
-            *out = isa.requantise(sums, &self.bias[block], &self.multipliers[block]);
+            let mut block = isa.requantise(sums, &self.bias[index], &self.multipliers[index]);
+            block.iter_mut().for_each(|q| *q ^= flip);
+            *out = block;
         }
     }
 }

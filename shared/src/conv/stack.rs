@@ -1,6 +1,7 @@
 //! A chain of layers over one arena: which algorithm each takes, pooling, and batches.
 
 use super::direct::{self, Source};
+use super::dot;
 use super::isa::{AnyDot, AnyIsa, Isa, with_isa};
 use super::kernel::Kernel;
 use super::map::{BLOCK, Map};
@@ -32,6 +33,8 @@ pub struct Arena {
     wide: Vec<i16>,
     /// Transformed inputs of some tiles.
     transformed: Vec<winograd::Aligned<winograd::Inputs>>,
+    /// Inputs of a first layer that is computed by dot products.
+    patches: dot::Patches,
 }
 
 fn grow(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
@@ -61,8 +64,9 @@ impl Stack {
     pub(super) fn holds(algorithm: Algorithm, kernel: Kernel, index: usize, layer: &ConvLayer) -> bool {
         match algorithm {
             Algorithm::Direct => true,
-            // The others take whole blocks of channels from the layer before; the three of a picture fill little.
-            Algorithm::Dot => index > 0 && layer.zero_point == 0 && AnyDot::new(kernel).is_some(),
+            Algorithm::Dot if index == 0 => dot::holds_patches(layer) && AnyDot::new(kernel).is_some(),
+            // They take whole blocks of channels from the layer before.
+            Algorithm::Dot => layer.zero_point == 0 && AnyDot::new(kernel).is_some(),
             Algorithm::Winograd => index > 0 && winograd::holds(layer),
         }
     }
@@ -74,8 +78,12 @@ impl Stack {
         assert!(numbered.into_iter().all(|((index, layer), &algorithm)| Self::holds(algorithm, kernel, index, layer)));
         let (isa, dot) = (AnyIsa::new(kernel), AnyDot::new(kernel));
         let pairs = with_isa!(isa, isa => pairs(isa));
-        let layers = layers.into_iter().zip(algorithms).map(|(layer, &algorithm)| Packed::new(layer, algorithm, pairs));
-        Self { layers: layers.collect(), kernel, isa, dot }
+        let pack = |(index, (layer, &algorithm)): (usize, (ConvLayer, &Algorithm))| {
+            let flip = if algorithms.get(index + 1) == Some(&Algorithm::Dot) { 128 } else { 0 };
+            Packed::new(layer, algorithm, pairs, index == 0, flip)
+        };
+        let layers = layers.into_iter().zip(algorithms).enumerate().map(pack).collect();
+        Self { layers, kernel, isa, dot }
     }
 
     /// The kernel in use.
@@ -129,7 +137,7 @@ impl Stack {
         assert_eq!(out.len(), pictures * outputs * out_height * out_width);
 
         let mut from = Map { pictures, height, width, channels: first.layer.inputs };
-        let Arena { maps: [source, target], unpooled, wide, transformed } = arena;
+        let Arena { maps: [source, target], unpooled, wide, transformed, patches } = arena;
         let (mut source, mut target) = (source, target);
         for (index, packed) in self.layers.iter().enumerate() {
             let (height, width) = packed.layer.output_size(from.height, from.width);
@@ -145,8 +153,8 @@ impl Stack {
                     let flat = Map { height: from.height, width: from.width, ..to };
                     let sums = if packed.layer.pool { grow(unpooled, flat.len()) } else { &mut *written };
                     match (self.dot, &read) {
-                        (Some(dot), &Source::Map(map)) if packed.algorithm == Algorithm::Dot => {
-                            with_isa!(self.isa, isa => dot.convolve(isa, packed, map, from, parallel, sums, flat));
+                        (Some(dot), read) if packed.algorithm == Algorithm::Dot => {
+                            with_isa!(self.isa, isa => dot.convolve(isa, packed, patches, read, from, parallel, sums, flat));
                         }
                         _ => {
                             with_isa!(self.isa, isa => direct::convolve(isa, packed, wide, &read, from, parallel, sums, flat));
@@ -154,7 +162,7 @@ impl Stack {
                     }
                     if packed.layer.pool {
                         let planes = unpooled.chunks_exact(flat.plane()).zip(written.chunks_exact_mut(to.plane()));
-                        planes.for_each(|(input, out)| direct::max_pool(input, flat, out, to));
+                        planes.for_each(|(input, out)| direct::max_pool(input, flat, out, to, packed.flip));
                     }
                 }
             }

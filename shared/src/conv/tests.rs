@@ -110,11 +110,12 @@ fn suite(kernel: Kernel) {
         4 => Just(Values::Random), 1 => Just(Values::Lowest), 1 => Just(Values::Highest), 2 => Just(Values::Extremes)
     ];
     let case = (
-        (1usize..40, 1usize..40, 1usize..20, 1usize..20),
+        (prop_oneof![Just(3), 1usize..40], 1usize..40, 1usize..20, 1usize..20),
         (1usize..9, 1usize..9),
         (any::<[bool; 3]>(), values, any::<u64>(), 1usize..4, 1usize..4),
     );
-    let config = ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() };
+    let cases = if cfg!(miri) { 3 } else { 96 };
+    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |((
         (c0, c1, c2, c3), (half_height, half_width), (pools, values, seed, threads, pictures)
     ) in case)| {
@@ -129,6 +130,10 @@ fn suite(kernel: Kernel) {
         let input = input(&mut numbers, pictures * c0 * height * width, values);
         check(kernel, layers, &input, height, width, threads);
     });
+    // Miri looks for access out of bounds, which does not depend on values; large layers take it hours.
+    if cfg!(miri) {
+        return;
+    }
     // The widest layer of the base at its extremes: 512 channels, sums near their bounds, the smallest maps.
     for values in [Values::Lowest, Values::Highest, Values::Extremes, Values::Random] {
         for size in [1, 2, 4] {

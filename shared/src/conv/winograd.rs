@@ -78,6 +78,8 @@ pub(super) struct Finish<'a> {
     pub bias: &'a [i32; BLOCK],
     pub multipliers: &'a [f32; BLOCK],
     pub pool: bool,
+    /// As `Packed::flip`.
+    pub flip: u8,
     /// Rows and columns of the tile's result that are in the picture.
     pub rows: usize,
     pub columns: usize,
@@ -216,7 +218,11 @@ pub(super) fn transform_output<V: I32>(sums: &Sums, finish: &Finish, out: &mut [
     }
     for (row, out) in tile.iter().zip(out.chunks_mut(stride)).take(finish.rows) {
         for (sums, out) in row.iter().zip(out.as_chunks_mut().0).take(finish.columns) {
-            *out = V::requantise(sums, finish.bias, finish.multipliers);
+            let mut block = V::requantise(sums, finish.bias, finish.multipliers);
+            for q in &mut block {
+                *q ^= finish.flip;
+            }
+            *out = block;
         }
     }
 }
@@ -303,7 +309,7 @@ pub(super) fn convolve<I: Isa>(
         let inputs = &*transformed;
         each_chunk(out, to.plane(), parallel, |(block, plane)| {
             if first == 0 {
-                to.clear_around(plane);
+                to.clear_around(plane, packed.flip);
             }
             SCRATCH.with_borrow_mut(|scratch| {
                 multiply(isa, packed, scratch, inputs, from.blocks(), block);
@@ -376,6 +382,7 @@ fn finish<I: Isa>(
             bias: &packed.bias[block],
             multipliers: &packed.multipliers[block],
             pool: packed.layer.pool,
+            flip: packed.flip,
             rows: side.min(to.height - side * y),
             columns: side.min(to.width - side * x),
         };

@@ -201,7 +201,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(512))]
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 512 }))]
         #[test]
         fn no_bytes_bring_it_down(at in 0usize..15_000, value: u8, reseal: bool, cut in 0usize..20_000) {
             let mut bytes = example(&["a", "b", "c"]).to_bytes().unwrap();

@@ -17,6 +17,9 @@ pub const UNKNOWN: &str = "unknown";
 /// Most classes that a head may have.
 pub const MAX_LABELS: usize = 10_000;
 
+/// Most values of a feature map: 32 times those of VGG16 at its largest size, 4,096 pixels.
+const MAX_FEATURES: u64 = 1 << 28;
+
 /// A trained head and all that it was trained with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Head {
@@ -260,8 +263,11 @@ impl Head {
         let finite = |values: &[f32]| values.iter().all(|v| v.is_finite());
         let (base, decision) = (&self.preprocess.base, &self.decision);
         base.check_size(self.preprocess.size).map_err(|e| e.to_string())?;
-        if base.stride == 0 || self.preprocess.feature_len() == 0 {
-            return Err("its base gives no features".into());
+        // In 64 bits: what is declared need not fit the machine's.
+        let side = u64::from(self.preprocess.size.checked_div(base.stride).unwrap_or(0));
+        let features = side.saturating_mul(side).saturating_mul(base.channels.into());
+        if !(1..=MAX_FEATURES).contains(&features) {
+            return Err(format!("its base gives {features} features, not 1 to {MAX_FEATURES}"));
         }
         let contract = finite(&base.mean) && base.std.iter().all(|s| s.is_finite() && *s > 0.0);
         if !(contract && base.scale.is_normal() && base.scale > 0.0) {
@@ -457,7 +463,12 @@ pub(crate) mod tests {
         assert!(broken(|h| h.layers[0].outputs = u32::MAX).contains("lacks weights"));
         assert!(broken(|h| h.decision.temperature = 0.0).contains("temperature"));
         assert!(broken(|h| h.decision.threshold = f32::NAN).contains("threshold"));
-        assert!(broken(|h| h.preprocess.base.stride = 0).contains("no features"));
+        assert!(broken(|h| h.preprocess.base.stride = 0).contains("gives 0 features"));
+        let huge = broken(|h| {
+            (h.preprocess.size, h.preprocess.base.size_max) = (1 << 31, 1 << 31);
+            (h.preprocess.base.stride, h.preprocess.base.channels) = (1, u32::MAX);
+        });
+        assert!(huge.contains("features, not 1 to"), "{huge}");
         assert!(broken(|h| h.background = vec![3]).contains("background"));
         assert!(broken(|h| h.background = vec![1, 1]).contains("background"));
         assert!(broken(|h| h.layers[0].inputs = 2048).contains("but 512 come in"));

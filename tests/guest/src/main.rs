@@ -7,7 +7,7 @@
 mod feeder;
 mod node;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
@@ -89,6 +89,7 @@ struct State {
     next: u32,
     programs: BTreeMap<u32, Pid>,
     feeders: BTreeMap<u32, Feeder>,
+    held: BTreeMap<u32, Node>,
 }
 
 impl State {
@@ -100,6 +101,7 @@ impl State {
                 String::new()
             }
             ["usage", id] => usage(self.program(id)?)?,
+            ["fence", id] => fence(self.program(id)?)?,
             ["feed", path, fourcc, size, files @ ..] => {
                 let pictures = files.iter().map(fs::read).collect::<io::Result<_>>()?;
                 let (width, height) = parse_size(size)?;
@@ -115,6 +117,15 @@ impl State {
             ["played", id] => self.feeders.get(&id.parse()?).ok_or("no such feeder")?.played().to_string(),
             ["end", id] => {
                 self.feeders.remove(&id.parse()?).ok_or("no such feeder")?.end()?;
+                String::new()
+            }
+            ["hold", path] => {
+                self.next += 1;
+                self.held.insert(self.next, Node::open(path)?);
+                self.next.to_string()
+            }
+            ["release", id] => {
+                self.held.remove(&id.parse()?).ok_or("nothing of that number is held")?;
                 String::new()
             }
             ["control", path, name, value] => {
@@ -195,6 +206,17 @@ fn usage(pid: Pid) -> Result<String, Box<dyn Error>> {
         .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"))
         .ok_or("the program has ended")?;
     Ok(format!("{descriptors} {resident}"))
+}
+
+/// How the threads of a program are fenced off, each way once.
+fn fence(pid: Pid) -> Result<String, Box<dyn Error>> {
+    let mut ways = BTreeSet::new();
+    for task in fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero()))? {
+        let status = fs::read_to_string(task?.path().join("status"))?;
+        let lines = status.lines().filter(|line| line.starts_with("NoNewPrivs:") || line.starts_with("Seccomp:"));
+        ways.insert(lines.map(|line| line.replace('\t', " ")).collect::<Vec<_>>().join(" "));
+    }
+    Ok(ways.into_iter().collect::<Vec<_>>().join(", "))
 }
 
 fn parse_size(words: &str) -> Result<(u32, u32), Box<dyn Error>> {

@@ -20,6 +20,7 @@ use crate::cmd::train::Recipe;
 use crate::data::{self, Item};
 use crate::extract::{Features, Rows, extract};
 use crate::options::ExtractOptions;
+use crate::progress::Meter;
 use crate::trainer::{self, Dataset, FeatureSource};
 
 /// Compares an int8 base with the f32 weights it was made of
@@ -278,6 +279,7 @@ fn float_features(
     let side = preprocess.size as usize;
     let mut out = vec![0.0; integers.items.len() * integers.dim];
     note(PROGRAM, format_args!("f32 features of {} pictures", integers.items.len()));
+    let bar = Meter::new(integers.items.len() as u64, "pictures");
     pool.install(|| {
         out.par_chunks_mut(integers.dim).zip(&integers.items).try_for_each(|(out, &item)| -> Result<()> {
             if interrupted() {
@@ -286,6 +288,7 @@ fn float_features(
             let frame = shared::decode::decode_file(&items[item].path)?;
             let input = Map { height: side, width: side, channels: 3, data: quantiser.normalise(&frame) };
             out.copy_from_slice(&net.features(&input).data);
+            bar.inc(1);
             Ok(())
         })
     })?;

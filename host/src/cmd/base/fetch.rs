@@ -123,7 +123,14 @@ pub fn run(args: Args) -> Result<()> {
     if file.try_lock().is_err() {
         bail!("{}: another download is at work on it", part.display());
     }
+    let resumed = file.metadata().map_err(shared::Error::io("read", &part))?.len() > 0;
     download(&url, &mut file, &part, args.tries)?;
+    if resumed && let Err(why) = pin.check(&part)? {
+        // Power loss may have torn what was there.
+        note(PROGRAM, format_args!("{}: what was resumed is damaged ({why}); downloading all of it", part.display()));
+        file.set_len(0).map_err(shared::Error::io("write", &part))?;
+        download(&url, &mut file, &part, args.tries)?;
+    }
     file.sync_all().map_err(shared::Error::io("sync", &part))?;
     if let Err(why) = pin.check(&part)? {
         std::fs::remove_file(&part).map_err(shared::Error::io("remove", &part))?;

@@ -14,6 +14,7 @@ use shared::contract::Fit;
 use shared::conv::Kernel;
 
 use crate::PROGRAM;
+use crate::progress::Meter;
 
 /// Quantises a base to int8, with ranges from calibration pictures
 ///
@@ -129,12 +130,11 @@ pub fn run(args: Args) -> Result<()> {
     }
     let kernel = Kernel::detect()?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads.map_or(0, usize::from)).build()?;
-    let bar = crate::progress::bar(base.layers.len() as u64, "{bar:30} {pos}/{len} {msg}  {elapsed}");
+    let bar = Meter::new(base.layers.len() as u64, "layers");
     let mut quantised = pool.install(|| {
         let inputs = args.size.iter().map(|&size| Inputs::new(&base, &frames, size, Fit::Stretch)).collect();
         quantize(&base, inputs, &options, kernel, |layer| {
-            bar.set_message(layer.to_owned());
-            bar.inc(1);
+            bar.next(layer);
             if interrupted() { Err(quant::Error::Interrupted) } else { Ok(()) }
         })
         .map_err(|e| match e {
@@ -142,7 +142,7 @@ pub fn run(args: Args) -> Result<()> {
             e => e.into(),
         })
     })?;
-    bar.finish_and_clear();
+    drop(bar);
     let sizes: Vec<String> = args.size.iter().map(u32::to_string).collect();
     quantised.how = format!(
         "host base quantize: ranges by {method}, weights rounded {}, equalisation up to {}, bias correction {}, {} pictures at {} px",

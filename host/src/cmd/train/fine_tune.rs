@@ -2,7 +2,6 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use quant::float::Map;
@@ -11,15 +10,17 @@ use shared::cli::{Interrupted, UsageError, interrupted, note};
 use shared::contract::Preprocess;
 use shared::{Base, Fingerprint, Head};
 
-use super::{Job, Stage};
+use super::Job;
+use super::teller::Stage;
 use crate::PROGRAM;
-use crate::checkpoint::{Checkpoint, Key};
+use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::extract::{Features, Rows, extract};
 use crate::metrics;
 use crate::options::ExtractOptions;
+use crate::progress::Meter;
 use crate::report::Order;
 use crate::trainer::{
-    self, Dataset, DenseWeights, FineTuneState, FineTuned, Model, Optimizer, TrainConfig, TrainedHead,
+    self, Dataset, DenseWeights, FineTuneState, FineTuned, Model, Moment, Optimizer, TrainConfig, TrainedHead,
 };
 
 /// Ending of the checkpoint of fine-tuning.
@@ -91,71 +92,85 @@ fn bytes_of(base: &Base) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// What fine-tuning begins with.
+pub(super) enum Start<'a> {
+    /// The layers of the head that has just been trained on the frozen base.
+    Head(&'a [DenseWeights]),
+    /// What an interrupted run has left.
+    State(Box<FineTuneState>),
+}
+
 impl Job<'_> {
-    /// The checkpoint of fine-tuning.
+    /// The checkpoint of fine-tuning; `config` is the head's, which decides what tuning begins with.
     fn tuning_checkpoint(&self, config: &TrainConfig, rows: [&[usize]; 2]) -> Checkpoint {
-        let head = &self.head;
-        let key = Key {
-            base: head.base,
-            settings: format!("{:?}, {config:?}, {:?}, {:?}", self.args.fine_tune.first, head.pool, head.preprocess),
-            data: self.rows_fingerprint(&rows),
-        };
-        let every = Duration::from_secs(self.args.shape.checkpoint_every.into());
-        Checkpoint::new(&self.args.output, CHECKPOINT, key, every)
-    }
-
-    /// Whether an interrupted run has left fine-tuning to go on with.
-    pub(super) fn resumes_tuning(&self, config: &TrainConfig, rows: [&[usize]; 2]) -> bool {
-        self.args.shape.resume
-            && self.args.fine_tune.first.is_some()
-            && self.tuning_checkpoint(&self.args.fine_tune.config(config), rows).path().exists()
-    }
-
-    /// Trains the last layers with the head (`None` if a checkpoint has both), then writes the new base and its head. The head of the frozen base
-    /// has been written; it stays if nothing better comes of it.
-    pub(super) fn fine_tuned(
-        &self,
-        config: &TrainConfig,
-        frozen: Option<&[DenseWeights]>,
-        rows: [&[usize]; 2],
-    ) -> Result<()> {
         let options = &self.args.fine_tune;
-        let Some(first) = &options.first else { return Ok(()) };
+        let settings = format!("{:?}, {config:?}, {:?}", options.first, options.config(config));
+        self.checkpoint(CHECKPOINT, &settings, &rows)
+    }
+
+    /// What an interrupted run has left to go on fine-tuning with, if that is asked for.
+    ///
+    /// # Errors
+    /// A checkpoint of fine-tuning that is no use, if there is none of the head either.
+    pub(super) fn resumed_tuning(&self, config: &TrainConfig, rows: [&[usize]; 2]) -> Result<Option<FineTuneState>> {
+        let checkpoint = self.tuning_checkpoint(config, rows);
+        if !self.args.shape.resume || self.args.fine_tune.first.is_none() || !checkpoint.path().exists() {
+            return Ok(None);
+        }
+        match checkpoint.load::<FineTuneState>() {
+            Ok(state) => {
+                note(PROGRAM, format_args!("going on with fine-tuning after epoch {}", state.epochs()));
+                Ok(Some(state))
+            }
+            Err(CheckpointError::Content { path, what }) if self.head_checkpoint(config, rows).path().exists() => {
+                note(PROGRAM, format_args!("{}: {what}; fine-tuning begins anew", path.display()));
+                Ok(None)
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Trains the last layers with the head, then writes the new base and its head. The head of the frozen base has been written; it stays if
+    /// nothing better comes of it. Whenever this is interrupted, a checkpoint is there to go on from: that of fine-tuning, or before its first
+    /// state that of the head.
+    pub(super) fn fine_tuned(&self, config: &TrainConfig, start: Start, rows: [&[usize]; 2]) -> Result<()> {
+        let Some(first) = &self.args.fine_tune.first else { return Ok(()) };
+        let mut checkpoint = self.tuning_checkpoint(config, rows);
+        let tuned = self.tune(first, &self.args.fine_tune.config(config), start, rows, &mut checkpoint);
+        let path = self.args.fine_tune.path(&self.args.output);
+        if !tuned.map_err(|e| self.after_head(e, "while fine-tuning"))? && path.exists() {
+            let head = self.args.output.display();
+            note(PROGRAM, format_args!("{} is of an earlier training: {head} does not belong to it", path.display()));
+        }
+        checkpoint.remove()?;
+        Ok(self.head_checkpoint(config, rows).remove()?)
+    }
+
+    /// Whether a new base and its head came of it.
+    fn tune(
+        &self,
+        first: &str,
+        config: &TrainConfig,
+        start: Start,
+        rows: [&[usize]; 2],
+        checkpoint: &mut Checkpoint,
+    ) -> Result<bool> {
         let model = bytes_of(self.base)?;
         let old = tail(&model, first)?;
-        let config = options.config(config);
-        let mut checkpoint = self.tuning_checkpoint(&config, rows);
-        let from: Option<FineTuneState> = match frozen {
-            Some(_) => None,
-            None => Some(checkpoint.load()?),
-        };
-        if let Some(state) = &from {
-            note(PROGRAM, format_args!("going on with fine-tuning after epoch {}", state.epochs()));
-        }
         let part = self.base.truncated(old.frozen);
         let preprocess = Preprocess { base: part.contract().clone(), ..self.head.preprocess.clone() };
         let layer = part.layers().last().map_or("", |layer| layer.name.as_str());
         note(PROGRAM, format_args!("fine-tuning from {first} on; outputs of the frozen part, up to {layer}:"));
         let maps = self.features_of(&part, &preprocess, &self.args.extract)?;
 
-        let tuned = self.train_tail(
-            &config,
-            &old,
-            frozen.unwrap_or_default(),
-            &maps,
-            &preprocess,
-            rows,
-            from,
-            &mut checkpoint,
-        )?;
+        let tuned = self.train_tail(config, &old, start, &maps, &preprocess, rows, checkpoint)?;
         if tuned.best_epoch == 0 {
             note(PROGRAM, "fine-tuning found nothing better: the frozen base and its head stay as they are");
-            return Ok(checkpoint.remove()?);
+            return Ok(false);
         }
         let tail = Tail { layers: tuned.tail.clone(), ..old };
         let bytes = self.quantised(&model, &tail, &maps, &preprocess, rows[0], first)?;
-        self.write_tuned(&bytes, &tuned, rows)?;
-        Ok(checkpoint.remove()?)
+        self.write_tuned(&bytes, &tuned, rows)
     }
 
     /// Features by another base; of the same pictures as before, or none.
@@ -172,13 +187,16 @@ impl Job<'_> {
         &self,
         config: &TrainConfig,
         old: &Tail,
-        frozen: &[DenseWeights],
+        start: Start,
         maps: &Features,
         preprocess: &Preprocess,
         [train_rows, val_rows]: [&[usize]; 2],
-        from: Option<FineTuneState>,
         checkpoint: &mut Checkpoint,
     ) -> Result<FineTuned> {
+        let (head, from) = match start {
+            Start::Head(layers) => (layers, None),
+            Start::State(state) => (Default::default(), Some(*state)),
+        };
         let source = |rows| Rows { features: maps, rows, pool: shared::head::Pool::Flatten };
         let (train_source, val_source) = (source(train_rows), source(val_rows));
         let (train_classes, val_classes) = (self.of(train_rows), self.of(val_rows));
@@ -187,32 +205,28 @@ impl Job<'_> {
         let side = (preprocess.size / preprocess.base.stride) as usize;
         let model = Model {
             tail: &old.layers,
-            head: frozen,
+            head,
             shape: [side, side, preprocess.base.channels as usize],
             pool: self.head.pool,
         };
-        let (mut printed, mut saved) = (Ok(()), Ok(()));
+        let (mut printed, mut stopped) = (Ok(()), false);
+        let done = from.as_ref().map_or(0, FineTuneState::epochs);
+        let teller = self.teller(config, train_rows.len(), config.epochs, done, Stage::FineTune);
         let tuned = self.pool.install(|| {
             trainer::fine_tune(config, model, &train, val.as_ref(), from, &mut |progress| {
-                printed = self.print_epoch(progress.stats, config.epochs, Stage::FineTune);
-                saved = checkpoint.save(|| progress.state(), interrupted());
-                if interrupted() || printed.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                stopped = interrupted();
+                printed = teller.tell(progress.at);
+                // What comes before the first and after the last epoch takes long too.
+                let due = matches!(progress.at, Moment::Epoch { stats, last } if last || stats.epoch == 0);
+                if let Err(e) = checkpoint.save(|| progress.state(), stopped || due) {
+                    teller.note(format_args!("no checkpoint was written: {e:#}"));
+                }
+                if stopped || printed.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             })
         });
         printed?;
         let tuned = tuned?;
-        if interrupted() {
-            let path = checkpoint.path().display();
-            match saved {
-                Ok(()) => bail!(
-                    "interrupted while fine-tuning: the head of the frozen base is written; --resume goes on from {path}"
-                ),
-                Err(e) => bail!(
-                    "interrupted while fine-tuning: the head of the frozen base is written, but no checkpoint: {e:#}"
-                ),
-            }
-        }
-        Ok(tuned)
+        if stopped { Err(Interrupted.into()) } else { Ok(tuned) }
     }
 
     /// The file of the new base, quantised with training pictures.
@@ -238,15 +252,19 @@ impl Job<'_> {
         let how = format!("fine-tuned from {first} on, {} px", preprocess.size);
         note(PROGRAM, format_args!("quantising {} layers with {} training pictures", tail.layers.len(), inputs.len()));
         let options = quant::quantize::Options::default();
-        let progress = |_: &str| if interrupted() { Err(quant::Error::Interrupted) } else { Ok(()) };
+        let bar = Meter::new(tail.layers.len() as u64, "layers");
+        let progress = |layer: &str| {
+            bar.next(layer);
+            if interrupted() { Err(quant::Error::Interrupted) } else { Ok(()) }
+        };
         match self.pool.install(|| replace(model, tail, inputs, &options, self.base.kernel(), &how, progress)) {
             Err(quant::Error::Interrupted) => Err(Interrupted.into()),
             other => Ok(other?),
         }
     }
 
-    /// Measures the head on the new base, and writes both if they are no worse than what is there.
-    fn write_tuned(&self, bytes: &[u8], tuned: &FineTuned, rows: [&[usize]; 2]) -> Result<()> {
+    /// Measures the head on the new base, and writes both if they are no worse than what is there; whether it did.
+    fn write_tuned(&self, bytes: &[u8], tuned: &FineTuned, rows: [&[usize]; 2]) -> Result<bool> {
         let path = self.args.fine_tune.path(&self.args.output);
         let base = &Base::from_bytes(&path, bytes, self.base.kernel())?;
         let preprocess = Preprocess { base: base.contract().clone(), ..self.head.preprocess.clone() };
@@ -300,7 +318,7 @@ impl Job<'_> {
             );
             if after < before {
                 note(PROGRAM, "what was gained is lost in int8: the frozen base and its head stay as they are");
-                return Ok(());
+                return Ok(false);
             }
         }
         // The base first: the head that is there belongs to the old one, and goes on doing so until it is replaced.
@@ -309,6 +327,6 @@ impl Job<'_> {
             TrainedHead { layers: tuned.head.clone(), best_epoch: tuned.best_epoch, history: tuned.history.clone() };
         job.finish(head, &trained, rows, None, false)?;
         note(PROGRAM, format_args!("wrote {}: give it to edge and host with --base", path.display()));
-        Ok(())
+        Ok(true)
     }
 }

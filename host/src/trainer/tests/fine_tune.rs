@@ -132,25 +132,34 @@ fn gradients_are_those_of_the_loss() {
 fn threads_and_interruptions_change_no_bit() {
     let config = TrainConfig { dropout: 0.4, ..config() };
     let network = network(Pool::Flatten);
-    let run = |threads: usize, from, stop: usize| {
+    // Stops after an epoch, or after some batches of the next one.
+    let run = |threads: usize, from, stop: (usize, usize)| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let mut kept = None;
         let tuned = pool.install(|| {
             tune(&config, &network, Pool::Flatten, true, from, &mut |progress| {
                 kept = Some(progress.state().unwrap());
-                if progress.stats.epoch == stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                let here = match progress.at {
+                    Moment::Batch { epoch, done, .. } => (epoch - 1, done),
+                    Moment::Epoch { stats, last } => {
+                        assert_eq!(last, stats.epoch == config.epochs);
+                        (stats.epoch, 0)
+                    }
+                };
+                if here == stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             })
         });
-        (tuned.unwrap(), kept.unwrap())
+        (tuned.unwrap(), kept)
     };
-    let (whole, _) = run(1, None, 100);
-    assert_eq!(run(3, None, 100).0, whole);
-    for stop in [0, 1, 5] {
-        let (_, state) = run(2, None, stop);
-        assert_eq!(state.epochs(), stop);
+    let (whole, _) = run(1, None, (100, 0));
+    assert_eq!(run(3, None, (100, 0)).0, whole);
+    for stop in [(0, 0), (1, 0), (5, 0), (8, 0), (0, 1), (3, 2)] {
+        let (left, state) = run(2, None, stop);
+        let state = state.unwrap();
+        assert_eq!((state.epochs(), left.history.len()), (stop.0, stop.0 + 1));
         let bytes = postcard::to_allocvec(&state).unwrap();
         let state: FineTuneState = postcard::from_bytes(&bytes).unwrap();
-        assert_eq!(run(2, Some(state), 100).0, whole, "after epoch {stop}");
+        assert_eq!(run(2, Some(state), (100, 0)).0, whole, "after {stop:?}");
     }
 }
 

@@ -186,13 +186,16 @@ fn every_epoch_takes_every_sample_once() {
     let source = Counting { inner: &samples.features, seen: std::sync::Mutex::default() };
     let data = Dataset { features: &source, labels: &samples.labels };
     let mut orders = Vec::new();
-    let mut on_epoch = |_: &Progress| {
+    let mut hear = |progress: &Progress| {
+        if progress.at.stats().is_none() {
+            return ControlFlow::Continue(());
+        }
         let batches = std::mem::take(&mut *source.seen.lock().unwrap());
         assert_eq!(batches.iter().map(Vec::len).collect::<Vec<_>>(), [8, 8, 5]);
         orders.push(batches.concat());
         ControlFlow::Continue(())
     };
-    train(&small_config(), &data, None, None, &mut on_epoch).unwrap();
+    train(&small_config(), &data, None, None, &mut hear).unwrap();
     for (i, order) in orders.iter().enumerate() {
         let mut sorted = order.clone();
         sorted.sort_unstable();
@@ -204,14 +207,34 @@ fn every_epoch_takes_every_sample_once() {
 #[test]
 fn the_callback_sees_and_stops() {
     let training = Samples::separable(30, 6, 2, 1);
-    let mut seen = Vec::new();
-    let head = train(&small_config(), &training.dataset(), None, None, &mut |progress| {
-        seen.push(*progress.stats);
-        if progress.stats.epoch == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })
-    .unwrap();
-    assert_eq!(seen.iter().map(|s| s.epoch).collect::<Vec<_>>(), [1, 2, 3]);
-    assert_eq!(head.history, seen);
+    let (mut seen, mut batches) = (Vec::new(), Vec::new());
+    let config = TrainConfig { epochs: 4, ..small_config() };
+    let mut run = |stop: usize| {
+        seen.clear();
+        batches.clear();
+        train(&config, &training.dataset(), None, None, &mut |progress| {
+            match progress.at {
+                Moment::Batch { epoch, done, all } => batches.push((epoch, done, all)),
+                Moment::Epoch { stats, last } => {
+                    assert_eq!(last, stats.epoch == 4);
+                    seen.push(*stats);
+                }
+            }
+            if batches.len() + seen.len() == stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })
+        .map(|head| (head, seen.clone(), batches.clone()))
+    };
+    // 30 samples in batches of 8: three moments between batches and one after the epoch.
+    assert_eq!(run(2), Err(TrainError::Stopped));
+    for stop in [12, 14] {
+        let (head, seen, batches) = run(stop).unwrap();
+        assert_eq!(seen.iter().map(|s| s.epoch).collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!(head.history, seen);
+        assert_eq!(batches[..4], [(1, 1, 4), (1, 2, 4), (1, 3, 4), (2, 1, 4)]);
+        assert_eq!(batches.len() + 3, stop);
+    }
+    let (head, seen, _) = run(usize::MAX).unwrap();
+    assert_eq!((&head.history, seen.len()), (&seen, 4));
     assert!(seen.iter().all(|s| s.val_loss.is_none() && s.val_accuracy.is_none()));
 }
 
@@ -263,21 +286,26 @@ fn going_on_changes_no_bit() {
         };
         let data = (training.dataset(), validation.dataset());
         let whole = run(&config, &training, Some(&validation)).unwrap();
-        for away_after in [1, 4, whole.history.len()] {
+        // After whole epochs, and between batches of the one that follows, the first among them.
+        for (away_after, batches) in [(1, 0), (4, 0), (whole.history.len(), 0), (0, 2), (3, 1), (4, 6)] {
             let mut left = None;
-            train(&config, &data.0, Some(&data.1), None, &mut |progress| {
-                if progress.stats.epoch < away_after {
+            let stopped = train(&config, &data.0, Some(&data.1), None, &mut |progress| {
+                let here = match progress.at {
+                    Moment::Batch { epoch, done, .. } => (epoch - 1, done),
+                    Moment::Epoch { stats, .. } => (stats.epoch, 0),
+                };
+                if here != (away_after, batches) {
                     return ControlFlow::Continue(());
                 }
                 left = Some(postcard::to_stdvec(&progress.state().unwrap()).unwrap());
                 ControlFlow::Break(())
-            })
-            .unwrap();
+            });
+            assert_eq!(stopped.is_err(), away_after == 0);
             let state: State = postcard::from_bytes(&left.unwrap()).unwrap();
             assert_eq!(state.epochs(), away_after);
             let mut again = Vec::new();
             let resumed = train(&config, &data.0, Some(&data.1), Some(state), &mut |progress| {
-                again.push(progress.stats.epoch);
+                again.extend(progress.at.stats().map(|stats| stats.epoch));
                 ControlFlow::Continue(())
             })
             .unwrap();
@@ -301,6 +329,9 @@ fn states_that_do_not_fit_are_refused() {
     .unwrap();
     let state = state.unwrap();
     let fewer = Samples::separable(29, 9, 3, 1);
+    let beyond = State { part: Some(state::Part { batches: 4, ..Default::default() }), ..state.clone() };
+    let refused = train(&config, &training.dataset(), None, Some(beyond), &mut |_| ControlFlow::Continue(()));
+    assert!(matches!(refused, Err(TrainError::WrongState { .. })));
     let other = |config: &TrainConfig, data: &Samples| {
         train(config, &data.dataset(), None, Some(state.clone()), &mut |_| ControlFlow::Continue(())).map(drop)
     };

@@ -1,0 +1,4 @@
+//! `hostile::config` under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| hostile::config(bytes));

@@ -1,0 +1,4 @@
+//! `hostile::http` under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| hostile::http(bytes));

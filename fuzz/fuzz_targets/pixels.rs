@@ -1,0 +1,4 @@
+//! `hostile::pixels` under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| hostile::pixels(bytes));
