@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What features of many pictures cost on a cluster: time, core-hours, storage, network, for some numbers of parts. A simulation, on measured figures.
 
-    python3 benchmarks/cluster.py --pictures 10000000 --cores 256 --rate 25.9 --picture-bytes 100000
+    python3 benchmarks/cluster.py --pictures 10000000 --cores 256 --rate 9.7 --feature-bytes 25088
 
 Each part is a task: it starts, lists the data folder, and extracts. Tasks run on slots (--threads cores each) of nodes whose speeds differ; some tasks are slow
 for reasons of their own (--stragglers); tasks are killed at random (--failures an hour of a slot) and begin anew after --requeue seconds. The storage gives all
