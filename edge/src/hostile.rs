@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::board::Board;
 use crate::feed::files::Source;
 use crate::feed::{Next, pipe};
-use crate::http::{Access, lone_connection};
+use crate::http::{Access, serve_one};
 use crate::picture::Picture;
 use crate::{Cli, config};
 
@@ -97,10 +97,10 @@ pub fn http(bytes: &[u8], token: Option<&str>) -> Result<Vec<u8>, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(words)?;
     let access = Access::new(([127, 0, 0, 1], 80).into(), token)?;
     let answers = Arc::new(Mutex::new(Vec::new()));
-    let client = Client { requests: bytes.to_vec(), sent: 0, answers: answers.clone() };
-    let shared = crate::http::Shared::new(access, Arc::new(Board::new()));
+    let client = Client { requests: bytes.to_vec(), sent: 0, waits: 16, answers: answers.clone() };
+    let board = Arc::new(Board::new());
     // A stream of events goes on until the client is found to be gone, which takes seconds.
-    let _ = runtime.block_on(async { tokio::time::timeout(PATIENCE, lone_connection(client, shared)).await });
+    let _ = runtime.block_on(async { tokio::time::timeout(PATIENCE, serve_one(client, access, board)).await });
     runtime.shutdown_background();
     let answers = std::mem::take(&mut *answers.lock().unwrap_or_else(PoisonError::into_inner));
     Ok(answers)
@@ -110,11 +110,22 @@ pub fn http(bytes: &[u8], token: Option<&str>) -> Result<Vec<u8>, String> {
 struct Client {
     requests: Vec<u8>,
     sent: usize,
+    /// How often it is asked in vain before it closes: a connection that is closed at once is not answered.
+    waits: u32,
     answers: Arc<Mutex<Vec<u8>>>,
 }
 
 impl AsyncRead for Client {
-    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.sent == self.requests.len() && self.waits > 0 {
+            self.waits -= 1;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let end = self.requests.len().min(self.sent + buffer.remaining());
         buffer.put_slice(&self.requests[self.sent..end]);
         self.sent = end;

@@ -269,9 +269,9 @@ mod tests {
 
     #[test]
     fn alpha_is_dropped_and_grey_repeated() {
-        let frame = decode(&png(1, 1, image::ColorType::Rgba8, &[9, 8, 7, 0])).unwrap();
+        let frame = decode(&png(1, 1, ColorType::Rgba8, &[9, 8, 7, 0])).unwrap();
         assert_eq!(frame.rgb(), [9, 8, 7]);
-        let frame = decode(&png(2, 1, image::ColorType::L8, &[3, 200])).unwrap();
+        let frame = decode(&png(2, 1, ColorType::L8, &[3, 200])).unwrap();
         assert_eq!(frame.rgb(), [3, 3, 3, 200, 200, 200]);
     }
 
@@ -281,13 +281,13 @@ mod tests {
         assert!(text(b"").contains("empty"));
         assert!(text(b"hello, I am a text file").contains("none of JPEG"));
         assert!(text(&[0xff, 0xd8, 0xff, 0xe0, 0, 4, 1]).contains("ends early"));
-        let whole = png(16, 16, image::ColorType::L8, &[7; 256]);
+        let whole = png(16, 16, ColorType::L8, &[7; 256]);
         assert!(decode(&whole[..whole.len() / 2]).is_err());
     }
 
     #[test]
     fn a_declared_size_beyond_the_limit_is_refused_before_decoding() {
-        let mut bomb = png(1, 1, image::ColorType::L8, &[0]);
+        let mut bomb = png(1, 1, ColorType::L8, &[0]);
         bomb[16..20].copy_from_slice(&60_000u32.to_be_bytes());
         bomb[20..24].copy_from_slice(&60_000u32.to_be_bytes());
         // The header's checksum no longer holds, so either refusal will do; neither may allocate 3.6 GB.

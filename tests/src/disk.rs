@@ -144,10 +144,11 @@ impl Recording {
         let changes = &self.changes[..count];
         let mut contents = self.initial.clone();
         let mut names = self.names.clone();
-        let mut dice = Dice(match disk {
-            Disk::Random(seed) => seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
-            _ => 1,
-        });
+        let seed = match disk {
+            Disk::Random(seed) => seed,
+            Disk::Lazy | Disk::Eager => 0,
+        };
+        let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         // How likely what was not synced is kept differs from one loss to the next.
         let odds = 1 + dice.below(8);
         let mut keeps = |synced: bool| match disk {
@@ -155,7 +156,7 @@ impl Recording {
             Disk::Eager => true,
             Disk::Random(_) => synced || dice.below(9) < odds,
         };
-        let mut torn = Dice(count as u64 + 1);
+        let mut torn = Dice(seed.wrapping_mul(0xd134_2543_de82_ef95) | 1);
         for (at, change) in changes.iter().enumerate() {
             let later = &changes[at + 1..];
             match change {

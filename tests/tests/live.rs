@@ -774,19 +774,23 @@ fn systemd_is_told_from_behind_the_fence() {
         (format!("@{name}"), UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap()),
     ];
     for (address, socket) in sockets {
-        socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        // Taken at once, as systemd does: whoever sends to a full socket waits.
+        let (sender, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 512];
+            while let Ok(length) = socket.recv(&mut buffer) {
+                if sender.send(String::from_utf8_lossy(&buffer[..length]).into_owned()).is_err() {
+                    break;
+                }
+            }
+        });
         let mut edge = edge_run();
         edge.args(["--loop", "--fps", "20", "--source"]).arg(folder.path());
         edge.env("NOTIFY_SOCKET", &address).env("WATCHDOG_USEC", "400000");
         let live = Live::start(&mut edge);
         let hear = |wanted: &str| {
-            let mut buffer = [0; 512];
-            loop {
-                let length = socket.recv(&mut buffer).unwrap_or_else(|e| panic!("{wanted} at {address}: {e}"));
-                if String::from_utf8_lossy(&buffer[..length]).contains(wanted) {
-                    break;
-                }
-            }
+            let next = || told.recv_timeout(Duration::from_secs(60)).unwrap_or_else(|e| panic!("{wanted}: {e}"));
+            while !next().contains(wanted) {}
         };
         for wanted in ["READY=1", "WATCHDOG=1"] {
             hear(wanted);

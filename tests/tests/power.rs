@@ -102,6 +102,35 @@ fn untouched(before: &Tree, found: &Tree, at_stake: &[&str]) {
     }
 }
 
+/// The model itself: it finds what a program without syncs would lose, and nothing wrong with one that has them.
+#[test]
+fn the_model_tells_who_syncs() {
+    let kinds = |script: &str| {
+        let scene = Scene::new();
+        std::fs::write(scene.root.join("head"), "old").unwrap();
+        let mut python = Command::new("python3");
+        python
+            .args(["-c", &format!("import os; folder = os.open('.', os.O_RDONLY); {script}")])
+            .current_dir(&scene.root);
+        let (recording, _) = scene.record(&python, |_| ());
+        let at = |number: u64| number as usize % (recording.len() + 1);
+        let heads = (0..500).map(|number| recording.after(at(number), Disk::Random(number)));
+        heads.map(|tree| bytes(&tree, "head").map(|head| String::from_utf8_lossy(head).into_owned())).collect()
+    };
+    let old_or_new: BTreeSet<Option<String>> = [Some("old".into()), Some("new!".into())].into();
+    let write = "file = os.open('t', os.O_CREAT | os.O_WRONLY); os.write(file, b'new!');";
+    let whole: BTreeSet<_> = kinds(&format!(
+        "{write} os.fsync(file); os.rename('t', 'head', src_dir_fd=folder, dst_dir_fd=folder); os.fsync(folder)"
+    ));
+    assert_eq!(whole, old_or_new);
+    let torn: BTreeSet<_> =
+        kinds(&format!("{write} os.rename('t', 'head', src_dir_fd=folder, dst_dir_fd=folder); os.fsync(folder)"));
+    assert!(torn.contains(&Some(String::new())) && torn.contains(&Some("ne".into())), "{torn:?}");
+    let in_place: BTreeSet<_> =
+        kinds("file = os.open('head', os.O_WRONLY | os.O_TRUNC); os.write(file, b'new!'); os.fsync(file)");
+    assert!(in_place.contains(&Some(String::new())), "{in_place:?}");
+}
+
 #[test]
 fn training_leaves_the_old_head_or_the_new_one() {
     let scene = Scene::new();

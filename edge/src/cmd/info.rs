@@ -10,9 +10,8 @@ use shared::conv::{Algorithm, Kernel};
 use shared::options::BaseOptions;
 use shared::trust::{Signable, TrustedKeys};
 
-use crate::state::State;
-
 use crate::sandbox::{Needs, SandboxOptions};
+use crate::state::State;
 
 /// Shows CPU features, the kernel that would run, the sandbox, the base, and a head
 ///
@@ -47,9 +46,18 @@ pub fn run(args: Args) -> Result<()> {
     // It reads what the sandbox hides: the share of the processor that a container has.
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let mut needs = Needs::default();
-    for path in args.base.path().iter().chain(&args.head) {
-        needs.file(path);
+    if let Ok(base) = args.base.path() {
+        needs.file(&base);
     }
+    // With its signature beside it.
+    args.head.iter().for_each(|head| needs.replaceable(head));
+    args.trust.iter().chain(&args.state).for_each(|path| needs.file(path));
+    // Looking must not make a folder.
+    let state = match &args.state {
+        Some(folder) if !folder.is_dir() => bail!("{}: there is no such state folder", folder.display()),
+        Some(folder) => Some(State::open(folder)?),
+        None => None,
+    };
     let sandbox = args.sandbox.enter(&needs)?;
     let base = args.base.load()?;
     let mut signed = None;
@@ -66,12 +74,7 @@ pub fn run(args: Args) -> Result<()> {
         }
     };
     let verified = !args.trust.is_empty();
-    // Looking must not make a folder.
-    let kept = match &args.state {
-        Some(folder) if !folder.is_dir() => bail!("{}: there is no such state folder", folder.display()),
-        Some(folder) => Some(State::open(folder)?.read()?),
-        None => None,
-    };
+    let kept = state.map(|state| state.read()).transpose()?;
     let kernels: Vec<&str> = Kernel::available().map(Kernel::name).collect();
     let contract = base.contract();
     let algorithms: Vec<(&str, &str)> =

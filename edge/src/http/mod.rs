@@ -125,8 +125,7 @@ impl Drop for Server {
     }
 }
 
-/// What all connections share.
-pub(crate) struct Shared {
+struct Shared {
     access: Access,
     board: Arc<Board>,
     streams: Arc<Semaphore>,
@@ -176,6 +175,11 @@ impl Drop for Place {
 }
 
 impl Shared {
+    fn new(access: Access, board: Arc<Board>) -> Arc<Self> {
+        let streams = Arc::new(Semaphore::new(STREAMS));
+        Arc::new(Self { access, board, streams, jpeg: Mutex::new(None), open: std::sync::Mutex::default() })
+    }
+
     fn open(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -209,14 +213,6 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-impl Shared {
-    /// For a server of that board.
-    pub(crate) fn new(access: Access, board: Arc<Board>) -> Arc<Self> {
-        let streams = Arc::new(Semaphore::new(STREAMS));
-        Arc::new(Self { access, board, streams, jpeg: Mutex::new(None), open: std::sync::Mutex::default() })
-    }
-}
-
 async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
@@ -238,14 +234,14 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-/// [`connection`] of a client that is the only one.
-pub(crate) async fn lone_connection(stream: impl AsyncRead + AsyncWrite, shared: Arc<Shared>) {
+/// Answers one client, without a server: the stream need not be a socket.
+pub async fn serve_one(stream: impl AsyncRead + AsyncWrite, access: Access, board: Arc<Board>) {
+    let shared = Shared::new(access, board);
     if let Ok(permit) = Arc::new(Semaphore::new(1)).acquire_owned().await {
         connection(stream, Place::new(&shared, permit)).await;
     }
 }
 
-/// Answers one client over a stream that need not be a socket.
 async fn connection(stream: impl AsyncRead + AsyncWrite, place: Place) {
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_TIME));

@@ -53,6 +53,10 @@ impl Folder {
             Err(Errno::EXIST) => false,
             Err(error) => return Err(error.into()),
         };
+        // Before anything is moved into it: a file in a folder that power loss takes away would be nowhere.
+        if made {
+            self.sync();
+        }
         Ok((self.folder(name)?, made))
     }
 

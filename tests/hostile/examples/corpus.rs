@@ -216,7 +216,7 @@ fn streams() {
         let mut video = format!("YUV4MPEG2 W4 H3 F30:1 Ip A1:1 {colour} XCOLORRANGE=FULL\n").into_bytes();
         for frame in 0..2u8 {
             video.extend_from_slice(b"FRAME\n");
-            video.extend((0..bytes).map(|at: u8| at * 9 + frame));
+            video.extend((0..bytes).map(|at: u8| at.wrapping_mul(9).wrapping_add(frame)));
         }
         write("y4m", name, &video);
     }
@@ -233,7 +233,7 @@ fn streams() {
 
 fn texts() {
     let settings = std::fs::read_to_string(root().join("packaging/edge.toml")).unwrap();
-    let set: Vec<&str> = settings.lines().filter(|line| line.contains(" = ")).collect();
+    let set: Vec<&str> = settings.lines().filter(|line| line.contains(" = ") && !line.contains("source = ")).collect();
     write(
         "config",
         "package",

@@ -324,7 +324,7 @@ fn states_that_do_not_fit_are_refused() {
     let mut state = None;
     train(&config, &training.dataset(), None, None, &mut |progress| {
         state = Some(progress.state().unwrap());
-        ControlFlow::Break(())
+        if progress.at.stats().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })
     .unwrap();
     let state = state.unwrap();
