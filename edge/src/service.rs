@@ -1,5 +1,9 @@
 //! What systemd is told, if it asked (sd_notify(3)); without it, nothing happens.
 
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
@@ -58,5 +62,17 @@ impl Service {
 
 /// A manager that cannot be told restarts the service by itself; nothing better could be done here.
 fn tell(state: &[NotifyState]) {
-    let _ = sd_notify::notify(state);
+    let socket = std::env::var_os("NOTIFY_SOCKET").unwrap_or_default();
+    let _ = match socket.as_bytes().strip_prefix(b"@") {
+        Some(name) => tell_abstract(name, state),
+        None => sd_notify::notify(state),
+    };
+}
+
+/// Tells it at an abstract socket, which sd-notify 0.5 takes for a path.
+fn tell_abstract(name: &[u8], state: &[NotifyState]) -> io::Result<()> {
+    let socket = UnixDatagram::unbound()?;
+    socket.connect_addr(&SocketAddr::from_abstract_name(name)?)?;
+    let lines: String = state.iter().map(|state| format!("{state}\n")).collect();
+    socket.send(lines.as_bytes()).map(drop)
 }

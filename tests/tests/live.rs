@@ -891,6 +891,6 @@ fn two_hundred_slow_clients_keep_nobody_out() {
         std::thread::sleep(Duration::from_millis(20));
     }
     // A page that is opened now gets its events.
-    live.log("a file, played");
+    live.until("/frame.jpg", |status, _| status == 200);
     live.stop();
 }
