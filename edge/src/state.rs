@@ -262,11 +262,6 @@ impl State {
         Ok(file)
     }
 
-    /// Whether a copy is there.
-    pub fn has_kept(&self, part: Part, digest: Fingerprint) -> bool {
-        self.kept(part, digest).is_file()
-    }
-
     /// Removes copies of pairs that nobody can go back to, and what a power cut left half written. What cannot be removed stays, and is
     /// tried again next time.
     pub fn sweep(&self) {
@@ -449,7 +444,7 @@ mod tests {
         state.sweep();
         let names = std::fs::read_dir(state.folder().join("kept")).unwrap().count();
         assert_eq!(names, 6, "two heads and a base, each with its signature");
-        assert!(!state.has_kept(Part::Head, head.digest));
+        assert!(!state.kept(Part::Head, head.digest).exists());
         let found = state.read_kept(Part::Head, newest.digest, 100).unwrap();
         assert_eq!((found.bytes, found.signature), (newest.bytes.clone(), newest.signature.clone()));
         // A card that rots is found out, and mended by the next copy.

@@ -253,17 +253,10 @@ fn decode_other(bytes: &[u8]) -> Result<(DynamicImage, Orientation)> {
 mod tests {
     use super::*;
 
-    fn png(width: u32, height: u32, color: image::ColorType, data: &[u8]) -> Vec<u8> {
+    fn png(width: u32, height: u32, color: ColorType, data: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
-        image::write_buffer_with_format(
-            &mut Cursor::new(&mut bytes),
-            data,
-            width,
-            height,
-            color,
-            image::ImageFormat::Png,
-        )
-        .unwrap();
+        image::write_buffer_with_format(&mut Cursor::new(&mut bytes), data, width, height, color, ImageFormat::Png)
+            .unwrap();
         bytes
     }
 

@@ -775,7 +775,7 @@ fn systemd_is_told_from_behind_the_fence() {
     ];
     for (address, socket) in sockets {
         // Taken at once, as systemd does: whoever sends to a full socket waits.
-        let (sender, told) = std::sync::mpsc::channel();
+        let (sender, told) = channel();
         std::thread::spawn(move || {
             let mut buffer = [0; 512];
             while let Ok(length) = socket.recv(&mut buffer) {

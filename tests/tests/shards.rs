@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 use tests::slurm::{Slurm, wait_for};
-use tests::{data_folder, fail, host, ndjson, picture, python, root, run, succeed};
+use tests::{data_folder, fail, host, ndjson, python, root, run, succeed};
 
 /// O_NONBLOCK: opening a FIFO to write fails while nobody reads.
 const NONBLOCKING: i32 = 0o4000;

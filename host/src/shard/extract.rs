@@ -130,7 +130,8 @@ fn list(base: &Base, preprocess: &Preprocess, data: &Path, shard: Shard) -> Resu
     Ok((numbers, items, Run::new(base, preprocess, set)))
 }
 
-/// Whether the other parts in the folder are of the same run, as far as the first one shows: better told now than by the merge.
+/// Whether the parts in the folder are of the same run, as far as this one and the first of the others show: better told now than by the merge, and
+/// a part of another job is not written over.
 fn check_neighbours(folder: &Path, shard: Shard, run: &Run) -> Result<()> {
     let found = find(folder)?;
     if let Some((count, indices)) = found.iter().find(|(count, _)| **count != shard.count) {
@@ -141,8 +142,8 @@ fn check_neighbours(folder: &Path, shard: Shard, run: &Run) -> Result<()> {
             shard.count
         );
     }
-    let others = found.values().flatten().filter(|&&index| index != shard.index);
-    for &index in others.take(1) {
+    let (own, others): (Vec<u32>, Vec<u32>) = found.values().flatten().partition(|&&index| index == shard.index);
+    for index in own.into_iter().chain(others.into_iter().take(1)) {
         let path = folder.join(Shard { index, ..shard }.file_name());
         // The merge tells of one that is damaged.
         if let Ok(part) = Part::open(&path)

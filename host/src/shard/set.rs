@@ -214,8 +214,8 @@ impl Set {
         runs.sort_by_key(|(_, indices)| Reverse(indices.len()));
         let [(most, _), others @ ..] = &runs[..] else { return Ok(()) };
         let words = others.iter().filter_map(|(run, indices)| {
-            let word = if indices.len() == 1 { "part" } else { "parts" };
-            Some(format!("{word} {} {}", ranges(indices, ", "), run.difference(most)?))
+            let [part, is] = if indices.len() == 1 { ["part", "is"] } else { ["parts", "are"] };
+            Some(format!("{part} {} {is} {}", ranges(indices, ", "), run.difference(most)?))
         });
         let differences: Vec<String> = words.collect();
         if differences.is_empty() {
