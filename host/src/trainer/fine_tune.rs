@@ -263,7 +263,7 @@ pub fn fine_tune(
             part = Part { batches: batch, loss: part.loss + sum, correct: part.correct + hits };
             if batch < batches {
                 state.part = Some(part);
-                let at = Moment::Batch { epoch, done: batch, all: batches };
+                let at = Moment::Batch { epoch, done: batch };
                 if hear(&FineTuneProgress { at, state: &state, network: &network, optimizer: &optimizer }).is_break() {
                     break 'epochs;
                 }

@@ -139,7 +139,7 @@ pub(super) fn fit(
         let epoch = state.history.len() + 1;
         if training.features.prepare(epoch).map_err(|reason| TrainError::Source { epoch, reason })?.is_break() {
             let done = state.part.map_or(0, |part| part.batches);
-            let at = Moment::Batch { epoch, done, all: batches };
+            let at = Moment::Batch { epoch, done };
             // There is nothing left to break off.
             let _ = hear(&Progress { at, state: &state, network: &network, optimizer: &optimizer });
             break;
@@ -164,7 +164,7 @@ pub(super) fn fit(
             part = Part { batches: batch, loss: part.loss + outcome.loss, correct: part.correct + outcome.correct };
             if batch < batches {
                 state.part = Some(part);
-                let at = Moment::Batch { epoch, done: batch, all: batches };
+                let at = Moment::Batch { epoch, done: batch };
                 if hear(&Progress { at, state: &state, network: &network, optimizer: &optimizer }).is_break() {
                     break 'epochs;
                 }

@@ -43,8 +43,6 @@ pub enum Moment<'a> {
         epoch: usize,
         /// Batches of it that are done; 0 if it is ended before its first.
         done: usize,
-        /// All of its batches.
-        all: usize,
     },
     /// After an epoch.
     Epoch {

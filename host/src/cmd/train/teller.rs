@@ -45,7 +45,7 @@ impl Teller {
     /// Tells of a batch or an epoch.
     pub fn tell(&self, at: Moment) -> io::Result<()> {
         let done = match at {
-            Moment::Batch { epoch, done, .. } => (epoch - 1) * self.batches + done,
+            Moment::Batch { epoch, done } => (epoch - 1) * self.batches + done,
             Moment::Epoch { stats, .. } => stats.epoch * self.batches,
         };
         if let Some(meter) = &self.meter {

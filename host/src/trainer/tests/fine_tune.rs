@@ -140,7 +140,7 @@ fn threads_and_interruptions_change_no_bit() {
             tune(&config, &network, Pool::Flatten, true, from, &mut |progress| {
                 kept = Some(progress.state().unwrap());
                 let here = match progress.at {
-                    Moment::Batch { epoch, done, .. } => (epoch - 1, done),
+                    Moment::Batch { epoch, done } => (epoch - 1, done),
                     Moment::Epoch { stats, last } => {
                         assert_eq!(last, stats.epoch == config.epochs);
                         (stats.epoch, 0)

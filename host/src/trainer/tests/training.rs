@@ -214,7 +214,7 @@ fn the_callback_sees_and_stops() {
         batches.clear();
         train(&config, &training.dataset(), None, None, &mut |progress| {
             match progress.at {
-                Moment::Batch { epoch, done, all } => batches.push((epoch, done, all)),
+                Moment::Batch { epoch, done } => batches.push((epoch, done)),
                 Moment::Epoch { stats, last } => {
                     assert_eq!(last, stats.epoch == 4);
                     seen.push(*stats);
@@ -230,7 +230,7 @@ fn the_callback_sees_and_stops() {
         let (head, seen, batches) = run(stop).unwrap();
         assert_eq!(seen.iter().map(|s| s.epoch).collect::<Vec<_>>(), [1, 2, 3]);
         assert_eq!(head.history, seen);
-        assert_eq!(batches[..4], [(1, 1, 4), (1, 2, 4), (1, 3, 4), (2, 1, 4)]);
+        assert_eq!(batches[..4], [(1, 1), (1, 2), (1, 3), (2, 1)]);
         assert_eq!(batches.len() + 3, stop);
     }
     let (head, seen, _) = run(usize::MAX).unwrap();
@@ -291,7 +291,7 @@ fn going_on_changes_no_bit() {
             let mut left = None;
             let stopped = train(&config, &data.0, Some(&data.1), None, &mut |progress| {
                 let here = match progress.at {
-                    Moment::Batch { epoch, done, .. } => (epoch - 1, done),
+                    Moment::Batch { epoch, done } => (epoch - 1, done),
                     Moment::Epoch { stats, .. } => (stats.epoch, 0),
                 };
                 if here != (away_after, batches) {
