@@ -243,7 +243,8 @@ class Browser:
         self.call("Input.insertText", text=text)
 
     def do_until(self, expression):
-        return json.dumps(self.wait(expression, bool))
+        # The page may not know yet what the expression is about.
+        return json.dumps(self.wait(f"(() => {{ try {{ return {expression} }} catch {{ return null }} }})()", bool))
 
     def do_down(self, _):
         self.down = True
