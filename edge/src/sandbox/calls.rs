@@ -315,7 +315,6 @@ mod filter {
                 libc::SYS_pivot_root,
                 libc::SYS_chroot,
                 libc::SYS_kexec_load,
-                libc::SYS_kexec_file_load,
                 libc::SYS_bpf,
                 libc::SYS_keyctl,
                 libc::SYS_add_key,
