@@ -51,15 +51,14 @@ pub fn stream(bytes: Vec<u8>, look: &mut dyn FnMut(&dyn shared::pixels::Pixels))
     }
 }
 
+/// Sees the bytes of a file and what became of it.
+pub type Look<'a> = dyn FnMut(&[u8], shared::Result<&dyn shared::pixels::Pixels>) + 'a;
+
 /// A stream of JPEG files, read `step` bytes at a time; `look` sees the bytes of each file and what became of it.
 ///
 /// # Errors
 /// What is said of the stream.
-pub fn jpegs(
-    bytes: &[u8],
-    step: usize,
-    look: &mut dyn FnMut(&[u8], shared::Result<&dyn shared::pixels::Pixels>),
-) -> Result<(), String> {
+pub fn jpegs(bytes: &[u8], step: usize, look: &mut Look) -> Result<(), String> {
     let (mut splitter, mut input) = (pipe::Splitter::default(), Drip { rest: bytes, step: step.max(1) });
     let mut file = Vec::new();
     while splitter.next(&mut input, &mut file).map_err(|e| format!("{e:#}"))? {

@@ -99,7 +99,8 @@ fn interrupted_fine_tuning_goes_on_to_the_same_bytes() {
 
     // Ctrl-C while the outputs of the frozen part are computed, while the block is trained, and while it is quantised.
     let tuned = |epoch: u64| move |line: &Value| line["fine_tune"] == true && line["epoch"] == epoch;
-    let moments: [(&str, &dyn Fn(&Value) -> bool); 3] =
+    type HasCome<'a> = &'a dyn Fn(&Value) -> bool;
+    let moments: [(&str, HasCome); 3] =
         [("frozen", &|line: &Value| line["head"].is_string()), ("tuning", &tuned(2)), ("quantised", &tuned(4))];
     for (step, has_come) in moments {
         let head = folder.path().join(format!("{step}.postcard"));

@@ -238,8 +238,8 @@ fn sized(mut reader: Box<dyn BufRead + Send>) -> shared::Result<Box<dyn BufRead 
         .map_err(shared::Error::io("read", Path::new("header")))?;
     // What the decoder cannot read as a number it tells itself; of several it takes the last.
     let side = |name: u8| {
-        let sides = header.trim_ascii_end().split(|&b| b == b' ').filter_map(|part| part.strip_prefix(&[name]));
-        std::str::from_utf8(sides.last()?).ok()?.parse::<usize>().ok()
+        let mut sides = header.trim_ascii_end().split(|&b| b == b' ').filter_map(|part| part.strip_prefix(&[name]));
+        std::str::from_utf8(sides.next_back()?).ok()?.parse::<usize>().ok()
     };
     if let (Some(width), Some(height)) = (side(b'W'), side(b'H')) {
         shared::decode::check_size(width as u64, height as u64)?;

@@ -131,6 +131,9 @@ pub(super) fn find(folder: &Path) -> shared::Result<BTreeMap<u32, Vec<u32>>> {
     Ok(found)
 }
 
+/// Takes a picture: the index of its part, its entry, and its record.
+type Each<'a> = dyn FnMut(usize, Entry, &[u8]) -> Result<(), SetError> + 'a;
+
 impl Set {
     /// Opens a file of `host merge`, or the parts in a folder, and reads their manifests.
     ///
@@ -258,7 +261,7 @@ impl Set {
 
     /// Gives `each` the pictures in the order of the list, with the index of their part and their record. That they are the pictures of the list, each once,
     /// each in its part, is known only at the end.
-    fn entries(&self, each: &mut dyn FnMut(usize, Entry, &[u8]) -> Result<(), SetError>) -> Result<(), SetError> {
+    fn entries(&self, each: &mut Each) -> Result<(), SetError> {
         let run = self.run();
         let mut indices: Vec<_> = self.parts.iter().map(|part| part.index(self.piece())).collect();
         let mut rows = vec![0; self.parts.len()];
