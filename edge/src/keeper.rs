@@ -271,7 +271,7 @@ fn choose<T>(plan: &Plan<T>, loaded: Result<Pair>, running: Option<&Pair>, fall_
 /// The pair in place: tried, then kept, then run.
 fn in_place<T>(plan: &Plan<T>, mut pair: Pair) -> Result<Choice<T>> {
     let made = guarded(|| (plan.make)(&pair))?;
-    let unkept = match plan.files.accept(&mut pair) {
+    let unkept = match plan.files.accept(&pair) {
         Ok(()) => None,
         // What is not written down could be played in again.
         Err(e) if plan.files.is_trusting() => return Err(e.context("the state folder cannot take it")),

@@ -184,13 +184,12 @@ impl Files {
     ///
     /// # Errors
     /// If that cannot be written. Without keys the pair may run all the same, but is not there after a power cut.
-    pub fn accept(&self, pair: &mut Pair) -> Result<()> {
+    pub fn accept(&self, pair: &Pair) -> Result<()> {
         let Some(state) = &self.state else { return Ok(()) };
         state.keep(Part::Head, &pair.head_file)?;
         state.keep(Part::Base, &pair.base_file)?;
         self.update(pair, |record| record.run(pair.id))?;
         state.sweep();
-        pair.forget_bytes();
         Ok(())
     }
 

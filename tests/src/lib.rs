@@ -212,6 +212,14 @@ pub fn encode(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
     bytes.into_inner()
 }
 
+/// Names in a folder, hidden ones too, in order.
+pub fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
 /// Writes a data folder: for each class some BMP pictures, one colour a class with noise.
 pub fn data_folder(root: &Path, classes: &[(&str, u32)]) {
     for (index, (class, count)) in classes.iter().enumerate() {

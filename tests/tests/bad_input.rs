@@ -5,21 +5,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use image::{DynamicImage, ImageFormat};
-use tests::{Device, base, data_folder, encode, fail, host, ndjson, picture, root, run, small_head, succeed};
+use tests::{Device, base, data_folder, encode, fail, host, names, ndjson, picture, root, run, small_head, succeed};
 
 /// A training command on `data` that is quick.
 fn train(data: &Path, head: &Path) -> std::process::Command {
     let mut command = host();
     command.args(["train", "--size", "32", "--units", "8", "--epochs", "2"]).arg(data).arg("-o").arg(head);
     command
-}
-
-/// Names in a folder, hidden ones too.
-fn names(folder: &Path) -> Vec<String> {
-    let mut names: Vec<String> =
-        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
 }
 
 #[test]

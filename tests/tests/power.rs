@@ -131,6 +131,14 @@ fn the_model_tells_who_syncs() {
     assert!(in_place.contains(&Some(String::new())), "{in_place:?}");
 }
 
+/// A small training that writes a checkpoint after each epoch.
+fn training(epochs: &str) -> Command {
+    let mut train = host();
+    train.args(["train", "--size", "32", "--units", "8", "--threads", "1", "--checkpoint-every", "0"]);
+    train.args(["--epochs", epochs]);
+    train
+}
+
 #[test]
 fn training_leaves_the_old_head_or_the_new_one() {
     let scene = Scene::new();
@@ -139,20 +147,7 @@ fn training_leaves_the_old_head_or_the_new_one() {
     std::fs::copy(small_head(), scene.root.join("head")).unwrap();
     std::fs::write(scene.root.join("notes"), "mine").unwrap();
     let train = |root: &Path| {
-        let mut train = host();
-        train.args([
-            "train",
-            "--size",
-            "32",
-            "--units",
-            "8",
-            "--epochs",
-            "4",
-            "--checkpoint-every",
-            "0",
-            "--threads",
-            "1",
-        ]);
+        let mut train = training("4");
         train.arg(&data).arg("-o").arg(root.join("head"));
         train.arg("--cache").arg(root.join("cache")).arg("--report").arg(root.join("report"));
         train
@@ -346,20 +341,7 @@ fn a_killed_training_leaves_a_whole_head_and_no_litter_that_grows() {
     std::fs::copy(small_head(), &head).unwrap();
     let old = std::fs::read(&head).unwrap();
     let train = || {
-        let mut train = host();
-        train.args([
-            "train",
-            "--size",
-            "32",
-            "--units",
-            "8",
-            "--epochs",
-            "2",
-            "--checkpoint-every",
-            "0",
-            "--threads",
-            "1",
-        ]);
+        let mut train = training("2");
         train.arg(&data).arg("-o").arg(&head);
         train
     };

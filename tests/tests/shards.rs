@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 use tests::slurm::{Slurm, wait_for};
-use tests::{data_folder, fail, host, ndjson, python, root, run, succeed};
+use tests::{data_folder, fail, host, names, ndjson, python, root, run, succeed};
 
 /// O_NONBLOCK: opening a FIFO to write fails while nobody reads.
 const NONBLOCKING: i32 = 0o4000;
@@ -82,13 +82,6 @@ fn part_of(parts: &Path, count: u32, name: &str) -> u32 {
         ndjson(&succeed(&mut inspect)).iter().any(|line| line["file"] == name)
     };
     (0..count).find(holds).unwrap()
-}
-
-fn names(folder: &Path) -> Vec<String> {
-    let mut names: Vec<String> =
-        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
 }
 
 #[test]
