@@ -1,17 +1,18 @@
 //! x86-64 with AVX2: `vpmaddwd` multiplies pairs of channels and adds them in i32, so it cannot saturate.
 
+use std::arch::asm;
 use std::arch::x86_64::{
-    __m256i, _mm_loadu_si128, _mm_packus_epi16, _mm_storeu_si128, _mm256_add_epi16, _mm256_add_epi32,
-    _mm256_castsi256_si128, _mm256_cvtepi8_epi16, _mm256_cvtepi32_ps, _mm256_cvtepu8_epi16, _mm256_cvtps_epi32,
-    _mm256_extracti128_si256, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_max_epi32, _mm256_min_ps,
-    _mm256_mul_ps, _mm256_mullo_epi32, _mm256_packs_epi32, _mm256_permute4x64_epi64, _mm256_set1_epi32, _mm256_set1_ps,
-    _mm256_setzero_si256, _mm256_slli_epi32, _mm256_srai_epi32, _mm256_storeu_si256, _mm256_sub_epi16,
-    _mm256_sub_epi32,
+    __m256i, _MM_HINT_T0, _mm_loadu_si128, _mm_packus_epi16, _mm_prefetch, _mm_storeu_si128, _mm256_add_epi16,
+    _mm256_add_epi32, _mm256_castsi256_si128, _mm256_cvtepi8_epi16, _mm256_cvtepi32_ps, _mm256_cvtepu8_epi16,
+    _mm256_cvtps_epi32, _mm256_extracti128_si256, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16,
+    _mm256_max_epi32, _mm256_min_ps, _mm256_mul_ps, _mm256_mullo_epi32, _mm256_packs_epi32, _mm256_permute4x64_epi64,
+    _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_si256, _mm256_slli_epi32, _mm256_srai_epi32, _mm256_storeu_si256,
+    _mm256_sub_epi16, _mm256_sub_epi32,
 };
 
 use super::isa::{I16, I32, Isa};
 use super::map::BLOCK;
-use super::winograd::{self, Aligned, Finish, Inputs, POSITIONS, Sums, TAPS, Weights};
+use super::winograd::{self, CHUNK, Chunk, Finish, Input, Positions, Sums, TAPS, TILES, Weight};
 
 /// Proof that the CPU has AVX2.
 #[derive(Clone, Copy)]
@@ -37,34 +38,47 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn products<const P: usize>(
-        self,
-        inputs: [&[Aligned<Inputs>]; P],
-        weights: &[Aligned<Weights>],
-        sums: &mut [Aligned<Sums>; P],
-        add: bool,
-    ) {
-        assert!(inputs.iter().all(|input| input.len() == weights.len()));
-        // SAFETY: `self` exists only where AVX2 does; the lengths that `products` relies on are asserted above.
-        unsafe { products(inputs, weights, sums, add) }
-    }
-
-    #[inline(always)]
-    fn transform_input(self, source: &[u8], stride: usize, target: &mut Inputs) {
+    fn products<const INPUTS: usize, const WEIGHTS: usize>(self, chunk: &Chunk<INPUTS, WEIGHTS>, sums: &mut Sums) {
         // SAFETY: `self` exists only where AVX2 does.
-        unsafe { transform_input(source, stride, target) }
+        unsafe { products(self, chunk, sums) }
     }
 
     #[inline(always)]
-    fn transform_weights(self, source: &[[i8; 2 * BLOCK]; TAPS], target: &mut Weights, pair: usize) {
+    fn product<const P: usize>(self, inputs: &[Input], weights: &[Weight], sums: &mut [[i32; BLOCK]; P], add: bool) {
+        assert!(
+            weights.len().is_multiple_of(BLOCK / 2) && inputs.len() >= (P - 1) * CHUNK + weights.len() / (BLOCK / 2)
+        );
+        // SAFETY: `self` exists only where AVX2 does; what `product` relies on is asserted above.
+        unsafe { product(inputs, weights, sums, add) }
+    }
+
+    #[inline(always)]
+    fn transform_input<const STEP: usize>(
+        self,
+        source: &[u8],
+        stride: usize,
+        target: &mut Positions<Input, STEP>,
+        place: usize,
+    ) {
+        // SAFETY: `self` exists only where AVX2 does.
+        unsafe { transform_input(source, stride, target, place) }
+    }
+
+    #[inline(always)]
+    fn transform_weights<const STEP: usize>(
+        self,
+        source: &[[i8; 2 * BLOCK]; TAPS],
+        target: &mut Positions<Weight, STEP>,
+        pair: usize,
+    ) {
         // SAFETY: `self` exists only where AVX2 does.
         unsafe { transform_weights(source, target, pair) }
     }
 
     #[inline(always)]
-    fn transform_output(self, sums: &Sums, finish: &Finish, out: &mut [u8], stride: usize) {
+    fn transform_output(self, sums: &Sums, of: usize, finish: &Finish, out: &mut [u8], stride: usize) {
         // SAFETY: `self` exists only where AVX2 does.
-        unsafe { transform_output(sums, finish, out, stride) }
+        unsafe { transform_output(sums, of, finish, out, stride) }
     }
 
     #[inline(always)]
@@ -75,18 +89,29 @@ impl Isa for Avx2 {
 }
 
 #[target_feature(enable = "avx2")]
-fn transform_input(source: &[u8], stride: usize, target: &mut Inputs) {
-    winograd::transform_input::<W16>(source, stride, target);
+fn transform_input<const STEP: usize>(source: &[u8], stride: usize, target: &mut Positions<Input, STEP>, place: usize) {
+    winograd::transform_input::<W16, STEP>(source, stride, target, place);
+}
+
+/// Taps of pairs of channels from those in use to those that are fetched.
+const AHEAD: usize = 16 * TAPS;
+
+#[target_feature(enable = "avx2")]
+fn transform_weights<const STEP: usize>(
+    source: &[[i8; 2 * BLOCK]; TAPS],
+    target: &mut Positions<Weight, STEP>,
+    pair: usize,
+) {
+    // A pass reads weights once, from far away, and not fast enough for the hardware to run ahead over chunks and pages.
+    for line in 0..5 {
+        _mm_prefetch::<_MM_HINT_T0>(source.as_ptr().wrapping_add(AHEAD).wrapping_byte_add(64 * line).cast());
+    }
+    winograd::transform_weights::<W16, STEP>(source, target, pair);
 }
 
 #[target_feature(enable = "avx2")]
-fn transform_weights(source: &[[i8; 2 * BLOCK]; TAPS], target: &mut Weights, pair: usize) {
-    winograd::transform_weights::<W16>(source, target, pair);
-}
-
-#[target_feature(enable = "avx2")]
-fn transform_output(sums: &Sums, finish: &Finish, out: &mut [u8], stride: usize) {
-    winograd::transform_output::<W32>(sums, finish, out, stride);
+fn transform_output(sums: &Sums, of: usize, finish: &Finish, out: &mut [u8], stride: usize) {
+    winograd::transform_output::<W32>(sums, of, finish, out, stride);
 }
 
 #[target_feature(enable = "avx2")]
@@ -94,54 +119,157 @@ fn requantise(sums: &[i32; BLOCK], bias: &[i32; BLOCK], multipliers: &[f32; BLOC
     W32::requantise(sums, bias, multipliers)
 }
 
-/// # Safety
-/// Each of `inputs` is as long as `weights`.
 #[target_feature(enable = "avx2")]
-unsafe fn products<const P: usize>(
-    inputs: [&[Aligned<Inputs>]; P],
-    weights: &[Aligned<Weights>],
-    sums: &mut [Aligned<Sums>; P],
-    add: bool,
-) {
-    for position in 0..POSITIONS {
-        let mut low = [_mm256_setzero_si256(); P];
-        let mut high = [_mm256_setzero_si256(); P];
-        if add {
-            for tile in 0..P {
-                let sums = sums[tile].0[position].as_ptr();
-                // SAFETY: a block is sixteen i32, two vectors of eight.
-                unsafe {
-                    low[tile] = _mm256_loadu_si256(sums.cast());
-                    high[tile] = _mm256_loadu_si256(sums.add(8).cast());
-                }
+fn products<const INPUTS: usize, const WEIGHTS: usize>(isa: Avx2, chunk: &Chunk<INPUTS, WEIGHTS>, sums: &mut Sums) {
+    winograd::products(isa, chunk, sums);
+}
+
+/// # Safety
+/// `weights` are whole blocks of channels, and `inputs` holds as many blocks at each of `P` places [`CHUNK`] apart.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn product<const P: usize>(inputs: &[Input], weights: &[Weight], sums: &mut [[i32; BLOCK]; P], add: bool) {
+    let mut low = [_mm256_setzero_si256(); P];
+    let mut high = [_mm256_setzero_si256(); P];
+    if add {
+        for tile in 0..P {
+            let sums = sums[tile].as_ptr();
+            // SAFETY: a block is sixteen i32, two vectors of eight.
+            unsafe {
+                low[tile] = _mm256_loadu_si256(sums.cast());
+                high[tile] = _mm256_loadu_si256(sums.add(8).cast());
             }
         }
-        for (block, weights) in weights.iter().enumerate() {
-            // SAFETY: each input has the block.
-            let inputs = inputs.map(|input| unsafe { input.get_unchecked(block).0[position].as_ptr() });
-            for (pair, weights) in weights.0[position].iter().enumerate() {
+    }
+    let mut inputs = inputs.as_ptr();
+    if P == TILES {
+        // SAFETY: as this function.
+        unsafe { product_of_four(inputs, weights, &mut low, &mut high) };
+    } else {
+        for weights in weights.as_chunks::<{ BLOCK / 2 }>().0 {
+            for (pair, weights) in weights.iter().enumerate() {
                 // SAFETY: thirty-two weights are two vectors.
                 let (w_low, w_high) = unsafe {
-                    let weights = weights.as_ptr();
+                    let weights = weights.0.as_ptr();
                     (_mm256_loadu_si256(weights.cast()), _mm256_loadu_si256(weights.add(BLOCK).cast()))
                 };
                 for tile in 0..P {
-                    // SAFETY: two channels of a block for each of its pairs.
-                    let input = unsafe { inputs[tile].add(2 * pair).cast::<i32>().read_unaligned() };
+                    // SAFETY: each place has as many blocks as `weights`, and a block two channels for each of its pairs.
+                    let input = unsafe { inputs.add(tile * CHUNK).cast::<i32>().add(pair).read() };
                     let input = _mm256_set1_epi32(input);
                     low[tile] = _mm256_add_epi32(low[tile], _mm256_madd_epi16(input, w_low));
                     high[tile] = _mm256_add_epi32(high[tile], _mm256_madd_epi16(input, w_high));
                 }
             }
+            // SAFETY: stays within `inputs`, or one past its end after the last block.
+            inputs = unsafe { inputs.add(1) };
         }
-        for tile in 0..P {
-            let sums = sums[tile].0[position].as_mut_ptr();
-            // SAFETY: a block is sixteen i32, two vectors of eight.
-            unsafe {
-                _mm256_storeu_si256(sums.cast(), low[tile]);
-                _mm256_storeu_si256(sums.add(8).cast(), high[tile]);
-            }
+    }
+    for tile in 0..P {
+        let sums = sums[tile].as_mut_ptr();
+        // SAFETY: a block is sixteen i32, two vectors of eight.
+        unsafe {
+            _mm256_storeu_si256(sums.cast(), low[tile]);
+            _mm256_storeu_si256(sums.add(8).cast(), high[tile]);
         }
+    }
+}
+
+/// One pair of channels in [`product_of_four`]: its weights at `$w` of theirs, its inputs at `$x` of each tile.
+macro_rules! pair {
+    ($w:literal, $next:literal, $x:literal) => {
+        concat!(
+            "vmovdqa ymm8, [{w} + ",
+            $w,
+            "]\n",
+            "vmovdqa ymm9, [{w} + ",
+            $next,
+            "]\n",
+            "vbroadcastss ymm10, [{x} + ",
+            $x,
+            "]\n",
+            "vpmaddwd ymm11, ymm10, ymm8\n",
+            "vpmaddwd ymm10, ymm10, ymm9\n",
+            "vpaddd ymm6, ymm6, ymm13\n",
+            "vpaddd ymm7, ymm7, ymm12\n",
+            "vbroadcastss ymm12, [{x} + 128 + ",
+            $x,
+            "]\n",
+            "vpmaddwd ymm13, ymm12, ymm8\n",
+            "vpmaddwd ymm12, ymm12, ymm9\n",
+            "vpaddd ymm0, ymm0, ymm11\n",
+            "vpaddd ymm1, ymm1, ymm10\n",
+            "vbroadcastss ymm10, [{x} + 256 + ",
+            $x,
+            "]\n",
+            "vpmaddwd ymm11, ymm10, ymm8\n",
+            "vpmaddwd ymm10, ymm10, ymm9\n",
+            "vpaddd ymm2, ymm2, ymm13\n",
+            "vpaddd ymm3, ymm3, ymm12\n",
+            "vbroadcastss ymm12, [{x} + 384 + ",
+            $x,
+            "]\n",
+            "vpmaddwd ymm13, ymm12, ymm8\n",
+            "vpmaddwd ymm12, ymm12, ymm9\n",
+            "vpaddd ymm4, ymm4, ymm11\n",
+            "vpaddd ymm5, ymm5, ymm10\n",
+        )
+    };
+}
+
+/// The inner loop of [`product`] for four tiles. Compilers put each addition behind its product, and add products to each other
+/// first, which needs more registers than there are; on Zen 3 this order, two products and then the two sums of the tile before,
+/// takes three quarters of the time. `vbroadcastss` rather than its integer twin is a part of that.
+///
+/// # Safety
+/// As [`product`].
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn product_of_four(inputs: *const Input, weights: &[Weight], low: &mut [__m256i], high: &mut [__m256i]) {
+    if weights.is_empty() {
+        return;
+    }
+    // SAFETY: reads all of `weights`, and for each block of them 32 bytes of four tiles, which the caller promises; writes nothing but
+    // registers.
+    unsafe {
+        asm!(
+            "vpxor xmm12, xmm12, xmm12",
+            "vpxor xmm13, xmm13, xmm13",
+            ".p2align 5",
+            "2:",
+            pair!(0, 32, 0),
+            pair!(64, 96, 4),
+            pair!(128, 160, 8),
+            pair!(192, 224, 12),
+            pair!(256, 288, 16),
+            pair!(320, 352, 20),
+            pair!(384, 416, 24),
+            pair!(448, 480, 28),
+            "add {w}, 512",
+            "add {x}, 32",
+            "dec {left}",
+            "jne 2b",
+            "vpaddd ymm6, ymm6, ymm13",
+            "vpaddd ymm7, ymm7, ymm12",
+            w = inout(reg) weights.as_ptr() => _,
+            x = inout(reg) inputs => _,
+            left = inout(reg) weights.len() / (BLOCK / 2) => _,
+            inout("ymm0") low[0],
+            inout("ymm1") high[0],
+            inout("ymm2") low[1],
+            inout("ymm3") high[1],
+            inout("ymm4") low[2],
+            inout("ymm5") high[2],
+            inout("ymm6") low[3],
+            inout("ymm7") high[3],
+            out("ymm8") _,
+            out("ymm9") _,
+            out("ymm10") _,
+            out("ymm11") _,
+            out("ymm12") _,
+            out("ymm13") _,
+            options(nostack, readonly),
+        );
     }
 }
 

@@ -4,7 +4,7 @@ use super::direct::Source;
 use super::dot;
 use super::kernel::Kernel;
 use super::map::{BLOCK, Map};
-use super::winograd::{self, Aligned, Finish, Inputs, Sums, TAPS, Weights};
+use super::winograd::{self, Chunk, Finish, Input, Positions, Sums, TAPS, Weight};
 use super::{portable, requantise_block};
 
 /// The inner loops. Only the two that multiply must be written; the others are the generic code, which an instruction set
@@ -21,17 +21,12 @@ pub(super) trait Isa: Copy + Send + Sync {
     /// at least `P + 2` pixels. `weights` is one block as [`super::direct::pack`] makes it.
     fn tile<const P: usize>(self, rows: [&[i16]; 3], channels: usize, weights: &[i8], sums: &mut [[i32; BLOCK]; P]);
 
-    /// Matrix products of Winograd, one for each position: `sums[p][position]`, which wrap, become the sums over all channels `c`
-    /// of `inputs[p][position][c] * weights[position][c][output]`, added to what they were if `add`.
+    /// One matrix product of Winograd: `sums[p]`, which wrap, become the sums over all channels `c` of
+    /// `inputs[p][c] * weights[c][output]`, added to what they were if `add`.
     ///
-    /// Each of `inputs` has as many blocks of channels as `weights`, whose pairs are in the order that [`Isa::PAIRS`] says.
-    fn products<const P: usize>(
-        self,
-        inputs: [&[Aligned<Inputs>]; P],
-        weights: &[Aligned<Weights>],
-        sums: &mut [Aligned<Sums>; P],
-        add: bool,
-    );
+    /// `inputs` holds whole blocks of channels for as many pairs as `weights`, for each `p` at `p * CHUNK`. Pairs of weights are in the
+    /// order that [`Isa::PAIRS`] says.
+    fn product<const P: usize>(self, inputs: &[Input], weights: &[Weight], sums: &mut [[i32; BLOCK]; P], add: bool);
 
     /// Lanes in which inputs and weights are transformed.
     type I16: I16;
@@ -39,22 +34,39 @@ pub(super) trait Isa: Copy + Send + Sync {
     /// Lanes in which sums are transformed.
     type I32: I32;
 
+    /// See [`winograd::products`].
+    #[inline(always)]
+    fn products<const INPUTS: usize, const WEIGHTS: usize>(self, chunk: &Chunk<INPUTS, WEIGHTS>, sums: &mut Sums) {
+        winograd::products(self, chunk, sums);
+    }
+
     /// See [`winograd::transform_input`].
     #[inline(always)]
-    fn transform_input(self, source: &[u8], stride: usize, target: &mut Inputs) {
-        winograd::transform_input::<Self::I16>(source, stride, target);
+    fn transform_input<const STEP: usize>(
+        self,
+        source: &[u8],
+        stride: usize,
+        target: &mut Positions<Input, STEP>,
+        place: usize,
+    ) {
+        winograd::transform_input::<Self::I16, STEP>(source, stride, target, place);
     }
 
     /// See [`winograd::transform_weights`].
     #[inline(always)]
-    fn transform_weights(self, source: &[[i8; 2 * BLOCK]; TAPS], target: &mut Weights, pair: usize) {
-        winograd::transform_weights::<Self::I16>(source, target, pair);
+    fn transform_weights<const STEP: usize>(
+        self,
+        source: &[[i8; 2 * BLOCK]; TAPS],
+        target: &mut Positions<Weight, STEP>,
+        pair: usize,
+    ) {
+        winograd::transform_weights::<Self::I16, STEP>(source, target, pair);
     }
 
     /// See [`winograd::transform_output`].
     #[inline(always)]
-    fn transform_output(self, sums: &Sums, finish: &Finish, out: &mut [u8], stride: usize) {
-        winograd::transform_output::<Self::I32>(sums, finish, out, stride);
+    fn transform_output(self, sums: &Sums, of: usize, finish: &Finish, out: &mut [u8], stride: usize) {
+        winograd::transform_output::<Self::I32>(sums, of, finish, out, stride);
     }
 
     /// See [`requantise_block`].

@@ -11,7 +11,7 @@ use std::arch::aarch64::{
 use super::direct::CHANNEL_STEP;
 use super::isa::{I16, I32, Isa};
 use super::map::BLOCK;
-use super::winograd::{Aligned, Inputs, POSITIONS, Sums, Weights};
+use super::winograd::{self, CHUNK, Chunk, Input, Sums, Weight};
 
 /// Proof that the CPU has Advanced SIMD, which every aarch64 Linux has.
 #[derive(Clone, Copy)]
@@ -37,16 +37,18 @@ impl Isa for Neon {
     }
 
     #[inline(always)]
-    fn products<const P: usize>(
-        self,
-        inputs: [&[Aligned<Inputs>]; P],
-        weights: &[Aligned<Weights>],
-        sums: &mut [Aligned<Sums>; P],
-        add: bool,
-    ) {
-        assert!(inputs.iter().all(|input| input.len() == weights.len()));
-        // SAFETY: `self` exists only where NEON does; the lengths that `products` relies on are asserted above.
-        unsafe { products(inputs, weights, sums, add) }
+    fn products<const INPUTS: usize, const WEIGHTS: usize>(self, chunk: &Chunk<INPUTS, WEIGHTS>, sums: &mut Sums) {
+        // SAFETY: `self` exists only where NEON does.
+        unsafe { products(self, chunk, sums) }
+    }
+
+    #[inline(always)]
+    fn product<const P: usize>(self, inputs: &[Input], weights: &[Weight], sums: &mut [[i32; BLOCK]; P], add: bool) {
+        assert!(
+            weights.len().is_multiple_of(BLOCK / 2) && inputs.len() >= (P - 1) * CHUNK + weights.len() / (BLOCK / 2)
+        );
+        // SAFETY: `self` exists only where NEON does; what `product` relies on is asserted above.
+        unsafe { product(inputs, weights, sums, add) }
     }
 }
 
@@ -86,55 +88,53 @@ unsafe fn tile<const P: usize>(rows: [&[i16]; 3], channels: usize, weights: &[i8
     }
 }
 
-/// # Safety
-/// Each of `inputs` is as long as `weights`.
 #[target_feature(enable = "neon")]
-unsafe fn products<const P: usize>(
-    inputs: [&[Aligned<Inputs>]; P],
-    weights: &[Aligned<Weights>],
-    sums: &mut [Aligned<Sums>; P],
-    add: bool,
-) {
-    for position in 0..POSITIONS {
-        let mut acc = [[vdupq_n_s32(0); 4]; P];
-        if add {
-            for (sums, acc) in sums.iter().zip(&mut acc) {
-                for (sums, acc) in sums.0[position].chunks_exact(4).zip(acc) {
-                    // SAFETY: the chunk holds four i32.
-                    *acc = unsafe { vld1q_s32(sums.as_ptr()) };
-                }
-            }
-        }
-        for (block, weights) in weights.iter().enumerate() {
-            // SAFETY: each input has the block.
-            let (weights, inputs) = unsafe {
-                let inputs = inputs.map(|input| input.get_unchecked(block).0.get_unchecked(position).as_ptr());
-                (weights.0.get_unchecked(position).as_flattened().as_ptr(), inputs)
-            };
-            for at in (0..BLOCK).step_by(4) {
-                let mut values = [vdup_n_s16(0); P];
-                for (values, input) in values.iter_mut().zip(inputs) {
-                    // SAFETY: a block has sixteen channels.
-                    *values = unsafe { vld1_s16(input.add(at)) };
-                }
-                // SAFETY: sixteen weights stand at each of sixteen channels.
-                let load = |channel: usize| unsafe {
-                    let weights = weights.add((at + channel) * BLOCK);
-                    (vld1q_s16(weights), vld1q_s16(weights.add(8)))
-                };
-                // All loads first: cores that work in order would wait for each.
-                let weights = [load(0), load(1), load(2), load(3)];
-                step::<0, P>(&mut acc, values, weights[0]);
-                step::<1, P>(&mut acc, values, weights[1]);
-                step::<2, P>(&mut acc, values, weights[2]);
-                step::<3, P>(&mut acc, values, weights[3]);
-            }
-        }
-        for (sums, acc) in sums.iter_mut().zip(acc) {
-            for (sums, acc) in sums.0[position].chunks_exact_mut(4).zip(acc) {
+fn products<const INPUTS: usize, const WEIGHTS: usize>(isa: Neon, chunk: &Chunk<INPUTS, WEIGHTS>, sums: &mut Sums) {
+    winograd::products(isa, chunk, sums);
+}
+
+/// # Safety
+/// `weights` are whole blocks of channels, and `inputs` holds as many blocks at each of `P` places [`CHUNK`] apart.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn product<const P: usize>(inputs: &[Input], weights: &[Weight], sums: &mut [[i32; BLOCK]; P], add: bool) {
+    let mut acc = [[vdupq_n_s32(0); 4]; P];
+    if add {
+        for (sums, acc) in sums.iter().zip(&mut acc) {
+            for (sums, acc) in sums.chunks_exact(4).zip(acc) {
                 // SAFETY: the chunk holds four i32.
-                unsafe { vst1q_s32(sums.as_mut_ptr(), acc) };
+                *acc = unsafe { vld1q_s32(sums.as_ptr()) };
             }
+        }
+    }
+    let mut inputs = inputs.as_ptr();
+    for weights in weights.as_chunks::<{ BLOCK / 2 }>().0 {
+        let weights = weights.as_ptr().cast::<i16>();
+        for at in (0..BLOCK).step_by(4) {
+            let mut values = [vdup_n_s16(0); P];
+            for (tile, values) in values.iter_mut().enumerate() {
+                // SAFETY: each place has a block for each of `weights`, and a block sixteen channels.
+                *values = unsafe { vld1_s16(inputs.add(tile * CHUNK).cast::<i16>().add(at)) };
+            }
+            // SAFETY: sixteen weights stand at each of sixteen channels.
+            let load = |channel: usize| unsafe {
+                let weights = weights.add((at + channel) * BLOCK);
+                (vld1q_s16(weights), vld1q_s16(weights.add(8)))
+            };
+            // All loads first: cores that work in order would wait for each.
+            let weights = [load(0), load(1), load(2), load(3)];
+            step::<0, P>(&mut acc, values, weights[0]);
+            step::<1, P>(&mut acc, values, weights[1]);
+            step::<2, P>(&mut acc, values, weights[2]);
+            step::<3, P>(&mut acc, values, weights[3]);
+        }
+        // SAFETY: stays within `inputs`, or one past its end after the last block.
+        inputs = unsafe { inputs.add(1) };
+    }
+    for (sums, acc) in sums.iter_mut().zip(acc) {
+        for (sums, acc) in sums.chunks_exact_mut(4).zip(acc) {
+            // SAFETY: the chunk holds four i32.
+            unsafe { vst1q_s32(sums.as_mut_ptr(), acc) };
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::isa::{I16, I32, Isa};
 use super::map::BLOCK;
-use super::winograd::{Aligned, Inputs, POSITIONS, Sums, Weights};
+use super::winograd::{CHUNK, Input, Weight};
 
 /// Needs nothing of the CPU.
 #[derive(Clone, Copy)]
@@ -26,27 +26,20 @@ impl Isa for Portable {
     }
 
     #[inline(always)]
-    fn products<const P: usize>(
-        self,
-        inputs: [&[Aligned<Inputs>]; P],
-        weights: &[Aligned<Weights>],
-        sums: &mut [Aligned<Sums>; P],
-        add: bool,
-    ) {
-        for position in 0..POSITIONS {
-            // In registers where the CPU has enough of them.
-            let mut own = [[0; BLOCK]; P];
-            for (block, weights) in weights.iter().enumerate() {
-                for (channel, weights) in weights.0[position].as_flattened().as_chunks::<BLOCK>().0.iter().enumerate() {
-                    for (own, input) in own.iter_mut().zip(inputs) {
-                        add_products(input[block].0[position][channel], weights, own);
-                    }
+    fn product<const P: usize>(self, inputs: &[Input], weights: &[Weight], sums: &mut [[i32; BLOCK]; P], add: bool) {
+        // In registers where the CPU has enough of them.
+        let mut own = [[0; BLOCK]; P];
+        for (pair, weights) in weights.iter().enumerate() {
+            for (odd, weights) in weights.0.as_chunks::<BLOCK>().0.iter().enumerate() {
+                for (tile, own) in own.iter_mut().enumerate() {
+                    let input = &inputs[tile * CHUNK + pair / (BLOCK / 2)];
+                    add_products(input.0[pair % (BLOCK / 2) * 2 + odd], weights, own);
                 }
             }
-            for (sums, own) in sums.iter_mut().zip(own) {
-                for (sum, own) in sums.0[position].iter_mut().zip(own) {
-                    *sum = if add { sum.wrapping_add(own) } else { own };
-                }
+        }
+        for (sums, own) in sums.iter_mut().zip(own) {
+            for (sum, own) in sums.iter_mut().zip(own) {
+                *sum = if add { sum.wrapping_add(own) } else { own };
             }
         }
     }

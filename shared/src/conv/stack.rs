@@ -32,7 +32,7 @@ pub struct Arena {
     /// Inputs of a direct convolution in i16.
     wide: Vec<i16>,
     /// Transformed inputs of some tiles.
-    transformed: Vec<winograd::Aligned<winograd::Inputs>>,
+    transformed: Vec<winograd::Input>,
     /// Inputs of a first layer that is computed by dot products.
     patches: dot::Patches,
 }

@@ -38,13 +38,17 @@ const SIDE: usize = TILE + 2;
 const NINTH: i32 = 954_437_177;
 
 /// Blocks of channels whose weights are transformed at a time.
-const CHUNK: usize = 4;
+pub(super) const CHUNK: usize = 4;
 
 /// Bytes of transformed inputs at a time, from 16 to 64 tiles: more tiles share transformed weights, fewer stay in a small cache.
 const INPUT_BYTES: usize = if cfg!(target_arch = "x86_64") { 1 << 20 } else { 256 << 10 };
 
 /// Tiles that the widest matrix product computes at once.
-const TILES: usize = 4;
+pub(super) const TILES: usize = 4;
+
+/// Tiles whose products are taken position by position: all that is read and written on the way are runs of a few hundred bytes to a few
+/// thousand, which stay in the nearest cache or are fetched ahead.
+const PANEL: usize = 4 * TILES;
 
 /// Whether all true sums of a layer are within +-2^25 and its zero point is 0.
 pub(super) fn holds(layer: &ConvLayer) -> bool {
@@ -85,21 +89,53 @@ pub(super) struct Finish<'a> {
     pub columns: usize,
 }
 
-/// The transformed inputs of one tile and one block of channels.
-pub(super) type Inputs = [[i16; BLOCK]; POSITIONS];
+/// One position of the transformed inputs of one tile and one block of channels.
+///
+/// Those of a panel of tiles and a chunk of channels lie as `[position][tile][block of channels]`: what products read is one run.
+#[derive(Clone, Copy)]
+#[repr(align(32))]
+pub(super) struct Input(pub [i16; BLOCK]);
 
-/// The transformed weights of one block of channels and one of outputs, two channels side by side.
-pub(super) type Weights = [[[i16; 2 * BLOCK]; BLOCK / 2]; POSITIONS];
+/// One position of the transformed weights of two channels and one block of outputs; those of a chunk lie as `[position][pair]`.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(super) struct Weight(pub [i16; 2 * BLOCK]);
 
-/// The sums of products of one tile and one block of outputs.
-pub(super) type Sums = [[i32; BLOCK]; POSITIONS];
+/// The sums of products of one panel of tiles and one block of outputs. The last of a row is filling, see [`Positions`].
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(super) struct Sums(pub [[[i32; BLOCK]; PANEL + 1]; POSITIONS]);
+
+/// Values by position, `STEP` apart: one more cache line than is used. At powers of two all positions would share few places of a cache;
+/// and with a constant, the 36 places that a transform writes to are known.
+pub(super) type Positions<T, const STEP: usize> = [[T; STEP]; POSITIONS];
+
+/// What [`Positions`] of inputs and weights take.
+const MANY: (usize, usize) = (PANEL * CHUNK + 2, CHUNK * BLOCK / 2 + 1);
+
+/// As [`MANY`] for up to [`TILES`] tiles: where weights are used once they need not leave the nearest cache at all.
+const FEW: (usize, usize) = (TILES * CHUNK + 2, BLOCK / 2 + 1);
+
+fn positions<T, const STEP: usize>(memory: &[T]) -> &Positions<T, STEP> {
+    &memory.as_chunks::<STEP>().0.as_chunks::<POSITIONS>().0[0]
+}
+
+fn positions_mut<T, const STEP: usize>(memory: &mut [T]) -> &mut Positions<T, STEP> {
+    &mut memory.as_chunks_mut::<STEP>().0.as_chunks_mut::<POSITIONS>().0[0]
+}
 
 // The transforms hold no closure and call none: a closure has no target feature of its own, so wherever the compiler does not inline
 // it, each vector operation in it becomes a call.
 
 /// `B^T d B` of one tile and one block of channels: `source` holds six rows, `stride` apart, of six pixels.
 #[inline(always)]
-pub(super) fn transform_input<V: I16>(source: &[u8], stride: usize, target: &mut Inputs) {
+pub(super) fn transform_input<V: I16, const STEP: usize>(
+    source: &[u8],
+    stride: usize,
+    target: &mut Positions<Input, STEP>,
+    place: usize,
+) {
+    assert!(place < STEP);
     let rows: [&[u8; SIDE * BLOCK]; SIDE] =
         std::array::from_fn(|y| source[y * stride..].first_chunk().unwrap_or(&[0; SIDE * BLOCK]));
     for part in (0..BLOCK).step_by(V::LANES) {
@@ -118,7 +154,7 @@ pub(super) fn transform_input<V: I16>(source: &[u8], stride: usize, target: &mut
             }
             let row = input_matrix(row);
             for x in 0..SIDE {
-                row[x].store(&mut target[y * SIDE + x][part..][..V::LANES]);
+                row[x].store(&mut target[y * SIDE + x][place].0[part..][..V::LANES]);
             }
         }
     }
@@ -145,10 +181,14 @@ fn input_matrix<V: I16>(d: [V; SIDE]) -> [V; SIDE] {
     ]
 }
 
-/// `G g G^T` of two channels and one block of outputs, into each position's place for the pair.
+/// `G g G^T` of two channels and one block of outputs.
 #[inline(always)]
-pub(super) fn transform_weights<V: I16>(source: &[[i8; 2 * BLOCK]; TAPS], target: &mut Weights, pair: usize) {
-    assert!(pair < BLOCK / 2);
+pub(super) fn transform_weights<V: I16, const STEP: usize>(
+    source: &[[i8; 2 * BLOCK]; TAPS],
+    target: &mut Positions<Weight, STEP>,
+    pair: usize,
+) {
+    assert!(pair < STEP);
     for part in (0..2 * BLOCK).step_by(V::LANES) {
         let mut columns = [[V::zero(); SIDE]; 3];
         for x in 0..3 {
@@ -161,7 +201,7 @@ pub(super) fn transform_weights<V: I16>(source: &[[i8; 2 * BLOCK]; TAPS], target
         for y in 0..SIDE {
             let row = weight_matrix([columns[0][y], columns[1][y], columns[2][y]]);
             for x in 0..SIDE {
-                row[x].store(&mut target[y * SIDE + x][pair][part..][..V::LANES]);
+                row[x].store(&mut target[y * SIDE + x][pair].0[part..][..V::LANES]);
             }
         }
     }
@@ -175,16 +215,19 @@ fn weight_matrix<V: I16>(g: [V; 3]) -> [V; SIDE] {
     [g[0], near.add(g[1]), near.sub(g[1]), far.add(twice1), far.sub(twice1), g[2]]
 }
 
-/// `A^T m A` and the true sums, pooling, and requantisation of one tile and one block of outputs. `out` takes rows, `stride` apart.
+/// `A^T m A` and the true sums, pooling, and requantisation of one tile of a panel and one block of outputs. `out` takes rows, `stride`
+/// apart.
 #[inline(always)]
-pub(super) fn transform_output<V: I32>(sums: &Sums, finish: &Finish, out: &mut [u8], stride: usize) {
+pub(super) fn transform_output<V: I32>(sums: &Sums, of: usize, finish: &Finish, out: &mut [u8], stride: usize) {
+    assert!(of < PANEL);
+    let Sums(sums) = sums;
     let mut tile = [[[0; BLOCK]; TILE]; TILE];
     for part in (0..BLOCK).step_by(V::LANES) {
         let mut columns = [[V::zero(); TILE]; SIDE];
         for x in 0..SIDE {
             let mut column = [V::zero(); SIDE];
             for y in 0..SIDE {
-                column[y] = V::load(&sums[y * SIDE + x][part..][..V::LANES]);
+                column[y] = V::load(&sums[y * SIDE + x][of][part..][..V::LANES]);
             }
             columns[x] = output_matrix(column);
         }
@@ -243,18 +286,13 @@ fn output_matrix<V: I32>(m: [V; SIDE]) -> [V; TILE] {
     ]
 }
 
-/// At the start of a cache line: vectors that cross lines cost a tenth of the time.
-#[derive(Clone)]
-#[repr(align(64))]
-pub(super) struct Aligned<T>(pub T);
-
 /// The memory of one thread.
 #[derive(Default)]
 struct Scratch {
-    /// Transformed weights of a chunk, by blocks of channels.
-    weights: Vec<Aligned<Weights>>,
-    /// By tiles.
-    sums: Vec<Aligned<Sums>>,
+    /// Transformed weights of a chunk.
+    weights: Vec<Weight>,
+    /// By panels.
+    sums: Vec<Sums>,
 }
 
 thread_local! {
@@ -281,7 +319,7 @@ impl Tiles {
 pub(super) fn convolve<I: Isa>(
     isa: I,
     packed: &Packed,
-    transformed: &mut Vec<Aligned<Inputs>>,
+    transformed: &mut Vec<Input>,
     input: &[u8],
     from: Map,
     parallel: bool,
@@ -290,20 +328,46 @@ pub(super) fn convolve<I: Isa>(
 ) {
     let tiles = Tiles { down: from.height.div_ceil(TILE), across: from.width.div_ceil(TILE) };
     let total = from.pictures * tiles.down * tiles.across;
-    let most = (INPUT_BYTES / (from.blocks() * size_of::<Inputs>())).clamp(4 * TILES, 16 * TILES);
+    let most = (INPUT_BYTES / (from.blocks() * POSITIONS * size_of::<Input>())).clamp(PANEL, 4 * PANEL);
     let at_once = total.div_ceil(total.div_ceil(most)).next_multiple_of(TILES);
-    let len = at_once.min(total) * from.blocks();
+    let run = if at_once <= TILES { run::<I, { FEW.0 }, { FEW.1 }> } else { run::<I, { MANY.0 }, { MANY.1 }> };
+    run(isa, packed, transformed, input, from, parallel, out, to, tiles, total, at_once);
+}
+
+/// [`convolve`] of `total` tiles, `at_once` at a time.
+#[allow(clippy::too_many_arguments, reason = "as `convolve`")]
+fn run<I: Isa, const INPUTS: usize, const WEIGHTS: usize>(
+    isa: I,
+    packed: &Packed,
+    transformed: &mut Vec<Input>,
+    input: &[u8],
+    from: Map,
+    parallel: bool,
+    out: &mut [u8],
+    to: Map,
+    tiles: Tiles,
+    total: usize,
+    at_once: usize,
+) {
+    let blocks = from.blocks();
+    let chunks = blocks.div_ceil(CHUNK);
+    let panel = POSITIONS * INPUTS;
+    let len = at_once.div_ceil(PANEL) * chunks * panel;
     if transformed.len() < len {
-        transformed.resize(len, Aligned([[0; BLOCK]; POSITIONS]));
+        transformed.resize(len, Input([0; BLOCK]));
     }
     for first in (0..total).step_by(at_once) {
         let count = at_once.min(total - first);
-        let transformed = &mut transformed[..count * from.blocks()];
-        each_chunk(transformed, from.blocks(), parallel, |(tile, target)| {
-            let (picture, y, x) = tiles.place(first + tile);
-            for (block, target) in target.iter_mut().enumerate() {
-                let at = from.start(block, picture) + from.at(TILE * y, TILE * x);
-                isa.transform_input(&input[at..], from.stride(), &mut target.0);
+        let transformed = &mut transformed[..count.div_ceil(PANEL) * chunks * panel];
+        each_chunk(transformed, panel, parallel, |(index, target)| {
+            let target = positions_mut::<_, INPUTS>(target);
+            let (done, chunk) = (index / chunks * PANEL, index % chunks * CHUNK);
+            for tile in 0..PANEL.min(count - done) {
+                let (picture, y, x) = tiles.place(first + done + tile);
+                for block in chunk..blocks.min(chunk + CHUNK) {
+                    let at = from.start(block, picture) + from.at(TILE * y, TILE * x);
+                    isa.transform_input(&input[at..], from.stride(), target, tile * CHUNK + block - chunk);
+                }
             }
         });
         let inputs = &*transformed;
@@ -312,53 +376,84 @@ pub(super) fn convolve<I: Isa>(
                 to.clear_around(plane, packed.flip);
             }
             SCRATCH.with_borrow_mut(|scratch| {
-                multiply(isa, packed, scratch, inputs, from.blocks(), block);
-                finish(isa, packed, &scratch.sums[..count], first, tiles, block, plane, to);
+                multiply::<I, INPUTS, WEIGHTS>(isa, packed, scratch, inputs, count, blocks, block);
+                finish(isa, packed, &scratch.sums, count, first, tiles, block, plane, to);
             });
         });
     }
 }
 
-/// The products of all positions of some tiles (`blocks` of channels each) with one block of outputs, into `scratch.sums`.
-fn multiply<I: Isa>(
+/// The products of all positions of `count` tiles (`blocks` of channels each) with one block of outputs, into `scratch.sums`.
+fn multiply<I: Isa, const INPUTS: usize, const WEIGHTS: usize>(
     isa: I,
     packed: &Packed,
     scratch: &mut Scratch,
-    inputs: &[Aligned<Inputs>],
+    inputs: &[Input],
+    count: usize,
     blocks: usize,
     block: usize,
 ) {
-    let count = inputs.len() / blocks;
-    if scratch.sums.len() < count {
-        scratch.sums.resize(count, Aligned([[0; BLOCK]; POSITIONS]));
+    let panels = count.div_ceil(PANEL);
+    if scratch.sums.len() < panels {
+        scratch.sums.resize(panels, Sums([[[0; BLOCK]; PANEL + 1]; POSITIONS]));
     }
-    if scratch.weights.len() < CHUNK {
-        scratch.weights.resize(CHUNK, Aligned([[[0; 2 * BLOCK]; BLOCK / 2]; POSITIONS]));
+    if scratch.weights.len() < POSITIONS * WEIGHTS {
+        scratch.weights.resize(POSITIONS * WEIGHTS, Weight([0; 2 * BLOCK]));
     }
     let len = blocks * BLOCK * TAPS * BLOCK;
     let taps = packed.weights[block * len..][..len].as_chunks::<{ 2 * BLOCK }>().0.as_chunks::<TAPS>().0;
-    for (chunk, taps) in taps.chunks(CHUNK * BLOCK / 2).enumerate() {
-        let weights = &mut scratch.weights[..taps.len() / (BLOCK / 2)];
-        for (weights, taps) in weights.iter_mut().zip(taps.chunks_exact(BLOCK / 2)) {
-            for (pair, taps) in taps.iter().enumerate() {
-                isa.transform_weights(taps, &mut weights.0, pair);
+    for (number, taps) in taps.chunks(WEIGHTS - 1).enumerate() {
+        let weights = positions_mut::<_, WEIGHTS>(&mut scratch.weights);
+        for (pair, taps) in taps.iter().enumerate() {
+            isa.transform_weights(taps, weights, pair);
+        }
+        let first = number * (WEIGHTS - 1) / (BLOCK / 2);
+        for (panel, sums) in scratch.sums[..panels].iter_mut().enumerate() {
+            let at = panel * blocks.div_ceil(CHUNK) + first / CHUNK;
+            let chunk = Chunk {
+                inputs: positions::<_, INPUTS>(&inputs[at * POSITIONS * INPUTS..]),
+                first: first % CHUNK,
+                weights,
+                pairs: taps.len(),
+                tiles: PANEL.min(count - panel * PANEL),
+                add: number > 0,
+            };
+            isa.products(&chunk, sums);
+        }
+    }
+}
+
+/// What the products of a panel of tiles and some channels read.
+pub(super) struct Chunk<'a, const INPUTS: usize, const WEIGHTS: usize> {
+    inputs: &'a Positions<Input, INPUTS>,
+    /// First block of channels in `inputs`.
+    first: usize,
+    weights: &'a Positions<Weight, WEIGHTS>,
+    /// Of channels.
+    pairs: usize,
+    tiles: usize,
+    /// Whether to add to the sums of earlier channels.
+    add: bool,
+}
+
+/// The matrix products of all positions.
+#[inline(always)]
+pub(super) fn products<I: Isa, const INPUTS: usize, const WEIGHTS: usize>(
+    isa: I,
+    chunk: &Chunk<INPUTS, WEIGHTS>,
+    sums: &mut Sums,
+) {
+    let &Chunk { inputs, first, weights, pairs, tiles, add } = chunk;
+    for ((inputs, weights), sums) in inputs.iter().zip(weights).zip(&mut sums.0) {
+        let (inputs, weights) = (&inputs[first..], &weights[..pairs]);
+        let (fours, _) = sums[..PANEL].as_chunks_mut::<TILES>();
+        for (sums, done) in fours.iter_mut().zip((0..tiles).step_by(TILES)) {
+            let inputs = &inputs[done * CHUNK..];
+            match tiles - done {
+                1 => isa.product(inputs, weights, &mut sums.as_chunks_mut::<1>().0[0], add),
+                2 => isa.product(inputs, weights, &mut sums.as_chunks_mut::<2>().0[0], add),
+                _ => isa.product(inputs, weights, sums, add),
             }
-        }
-        let weights = &scratch.weights[..taps.len() / (BLOCK / 2)];
-        let input = |tile: usize| &inputs[tile * blocks + chunk * CHUNK..][..weights.len()];
-        let sums = &mut scratch.sums[..count];
-        let (fours, rest) = sums.as_chunks_mut::<TILES>();
-        for (four, sums) in fours.iter_mut().enumerate() {
-            isa.products(std::array::from_fn(|tile| input(four * TILES + tile)), weights, sums, chunk > 0);
-        }
-        let done = fours.len() * TILES;
-        let (twos, rest) = rest.as_chunks_mut::<2>();
-        for sums in twos.iter_mut() {
-            isa.products([input(done), input(done + 1)], weights, sums, chunk > 0);
-        }
-        let done = done + 2 * twos.len();
-        for sums in rest.as_chunks_mut::<1>().0 {
-            isa.products([input(done)], weights, sums, chunk > 0);
         }
     }
 }
@@ -368,7 +463,8 @@ fn multiply<I: Isa>(
 fn finish<I: Isa>(
     isa: I,
     packed: &Packed,
-    sums: &[Aligned<Sums>],
+    sums: &[Sums],
+    count: usize,
     first: usize,
     tiles: Tiles,
     block: usize,
@@ -376,7 +472,7 @@ fn finish<I: Isa>(
     to: Map,
 ) {
     let side = if packed.layer.pool { TILE / 2 } else { TILE };
-    for (tile, sums) in sums.iter().enumerate() {
+    for tile in 0..count {
         let (picture, y, x) = tiles.place(first + tile);
         let finish = Finish {
             bias: &packed.bias[block],
@@ -387,6 +483,6 @@ fn finish<I: Isa>(
             columns: side.min(to.width - side * x),
         };
         let at = picture * to.picture() + to.at(1 + side * y, 1 + side * x);
-        isa.transform_output(&sums.0, &finish, &mut plane[at..], to.stride());
+        isa.transform_output(&sums[tile / PANEL], tile % PANEL, &finish, &mut plane[at..], to.stride());
     }
 }
