@@ -326,7 +326,7 @@ fn calibrated(base: &FloatBase, options: &Options, threads: usize) -> QuantBase 
 fn relative_error(float: &FloatBase, base: &QuantBase) -> f64 {
     let bytes = onnx::int8_model(base);
     let loaded = Base::from_bytes(Path::new("int8"), &bytes, Kernel::Portable).unwrap();
-    let layers: Vec<_> = loaded.layers().cloned().collect();
+    let layers = loaded.unpacked_layers();
     let inputs = Inputs::new(float, &frames(6, 99), 32, Fit::Stretch);
     let reports = crate::compare::compare(float, &layers, &loaded.scales(), &inputs, Kernel::Portable).unwrap();
     reports.last().unwrap().relative_error

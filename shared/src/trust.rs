@@ -119,12 +119,19 @@ impl TrustedKeys {
     /// # Errors
     /// [`Error::Io`]; [`Error::PublicKey`] for what is no public key.
     pub fn load<P: AsRef<Path>>(paths: &[P]) -> Result<Self> {
-        let load = |path: &Path| {
-            let text = String::from_utf8_lossy(&crate::fs::read_limited(path, MAX_BYTES)?).into_owned();
-            let found = KeyId::in_file(&text).zip(PublicKey::decode(&text).ok());
-            found.ok_or_else(|| Error::PublicKey { path: path.to_owned() })
-        };
-        Ok(Self(paths.iter().map(|path| load(path.as_ref())).collect::<Result<_>>()?))
+        let load = |path: &Path| Self::parse(path, &crate::fs::read_limited(path, MAX_BYTES)?);
+        let keys = paths.iter().map(|path| load(path.as_ref())).collect::<Result<Vec<_>>>()?;
+        Ok(Self(keys.into_iter().flat_map(|keys| keys.0).collect()))
+    }
+
+    /// One key from the bytes of its file, which `path` names in errors.
+    ///
+    /// # Errors
+    /// [`Error::PublicKey`] for what is no public key.
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
+        let text = String::from_utf8_lossy(bytes);
+        let found = KeyId::in_file(&text).zip(PublicKey::decode(&text).ok());
+        found.map(|key| Self(vec![key])).ok_or_else(|| Error::PublicKey { path: path.to_owned() })
     }
 
     /// Their numbers.

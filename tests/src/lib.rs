@@ -104,6 +104,19 @@ fn quiet(command: &mut Command) {
     command.current_dir(root()).stdin(Stdio::null());
 }
 
+/// `cargo`, as from a shell: of what it tells a test of the test's own package, scripts of crates would take notice and be built again,
+/// with all that follows.
+pub fn cargo() -> Command {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.current_dir(root());
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+            cargo.env_remove(name);
+        }
+    }
+    cargo
+}
+
 /// Builds a package once for each target, and gives the path of its program.
 ///
 /// ARM builds are release builds, as people ship them; the native one has the profile of the tests.
@@ -113,8 +126,8 @@ fn build(package: &str, target: Option<&str>) -> PathBuf {
     built
         .entry(format!("{package} {target:?}"))
         .or_insert_with(|| {
-            let mut cargo = Command::new(env!("CARGO"));
-            cargo.current_dir(root()).args(["build", "--quiet", "--locked", "--message-format=json"]);
+            let mut cargo = cargo();
+            cargo.args(["build", "--quiet", "--locked", "--message-format=json"]);
             match target {
                 // The workspace as a whole, as `cargo test` builds it: another choice of packages has other features
                 // and would build everything again.

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use tests::{Device, root, succeed};
+use tests::{Device, cargo, root, succeed};
 
 fn tree(args: &[&str]) -> String {
-    succeed(Command::new(env!("CARGO")).current_dir(root()).args(["tree", "--locked", "--prefix", "none"]).args(args))
+    succeed(cargo().args(["tree", "--locked", "--prefix", "none"]).args(args))
 }
 
 #[test]

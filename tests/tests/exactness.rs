@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use image::{DynamicImage, ImageFormat};
-use tests::{Device, encode, host, ndjson, picture, root, small_head, succeed};
+use tests::{Device, cargo, encode, host, ndjson, picture, root, small_head, succeed};
 
 /// Pictures of many sizes and formats: PNG in four colour types, BMP, PNM, WebP, and JPEG of every kind in `fixtures/`.
 fn pictures(folder: &Path) -> Vec<PathBuf> {
@@ -110,8 +110,7 @@ fn unit_tests_pass_on_arm() {
     {
         let runner = format!("CARGO_TARGET_{}_RUNNER", target.to_uppercase().replace('-', "_"));
         let out = succeed(
-            Command::new(env!("CARGO"))
-                .current_dir(root())
+            cargo()
                 .args(["test", "--quiet", "--locked", "--release", "-p", "shared", "-p", "edge", "--target", target])
                 .env(runner, emulator)
                 .env("PROPTEST_CASES", "16"),

@@ -60,7 +60,8 @@ fn a_tuned_base_and_its_head_belong_together() {
     let same = |(a, b): (&shared::conv::ConvLayer, &shared::conv::ConvLayer)| {
         (&a.weights, &a.bias, &a.multipliers) == (&b.weights, &b.bias, &b.multipliers)
     };
-    let layers: Vec<bool> = old.layers().zip(new.layers()).map(same).collect();
+    let (before, after) = (old.unpacked_layers(), new.unpacked_layers());
+    let layers: Vec<bool> = before.iter().zip(&after).map(same).collect();
     assert_eq!(layers, [vec![true; 12], vec![false]].concat());
     let input: Vec<u8> = (0..3 * 32 * 32u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let frozen = |base: &Base| base.truncated(12).runner(None).unwrap().features(&input, 32).unwrap();

@@ -78,11 +78,22 @@ impl Base {
     /// As [`Base::load`], but for reading.
     pub fn from_bytes(path: &Path, bytes: &[u8], kernel: Kernel) -> Result<Self> {
         let wrong = |reason: String| Error::Base { path: path.to_owned(), reason };
-        let parsed = graph::parse(bytes).map_err(|e| wrong(chain(&e)))?;
+        // CPUs without instructions for SHA-256, as in the Raspberry Pi up to 4, take as long for it as for all the rest.
+        let (parsed, fingerprint) = std::thread::scope(|scope| {
+            let digest = std::thread::Builder::new().name("digest".into());
+            let digest = digest.spawn_scoped(scope, || Fingerprint::of(bytes));
+            let parsed = graph::parse(bytes);
+            let fingerprint = match digest {
+                Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                Err(_) => Fingerprint::of(bytes),
+            };
+            (parsed, fingerprint)
+        });
+        let parsed = parsed.map_err(|e| wrong(chain(&e)))?;
         let contract = read_contract(&parsed).map_err(wrong)?;
         Ok(Self {
             path: path.to_owned(),
-            fingerprint: Fingerprint::of(bytes),
+            fingerprint,
             contract,
             scales: parsed.scales,
             feature_scales: parsed.feature_scales,
@@ -97,7 +108,7 @@ impl Base {
     /// # Panics
     /// If there are not as many layers, or none shall stay.
     pub fn truncated(&self, layers: usize) -> Self {
-        let all: Vec<ConvLayer> = self.layers().cloned().collect();
+        let all = self.unpacked_layers();
         assert!(0 < layers && layers <= all.len());
         let kept = &all[..layers];
         let pools = |layers: &[ConvLayer]| layers.iter().filter(|layer| layer.pool).count();
@@ -155,9 +166,14 @@ impl Base {
         &self.metadata
     }
 
-    /// The convolutions, in order.
+    /// The convolutions, in order, without their weights: those are kept once, in the order in which the kernel reads them.
     pub fn layers(&self) -> impl ExactSizeIterator<Item = &ConvLayer> {
         self.stack.layers()
+    }
+
+    /// The convolutions, in order, with their weights. These are put back in order for each call.
+    pub fn unpacked_layers(&self) -> Vec<ConvLayer> {
+        self.stack.unpacked()
     }
 
     /// The least time that each layer takes of some passes over `inputs` (`[pictures, 3, size, size]`), each in its place after the one

@@ -12,7 +12,7 @@ use std::arch::x86_64::{
 
 use super::isa::{I16, I32, Isa};
 use super::map::BLOCK;
-use super::winograd::{self, CHUNK, Chunk, Finish, Input, Positions, Sums, TAPS, TILES, Weight};
+use super::winograd::{self, CHUNK, Chunk, Finish, Input, Inputs, Sums, TAPS, TILES, Weight, Weights};
 
 /// Proof that the CPU has AVX2.
 #[derive(Clone, Copy)]
@@ -38,7 +38,7 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn products<const INPUTS: usize, const WEIGHTS: usize>(self, chunk: &Chunk<INPUTS, WEIGHTS>, sums: &mut Sums) {
+    fn products(self, chunk: &Chunk, sums: &mut Sums) {
         // SAFETY: `self` exists only where AVX2 does.
         unsafe { products(self, chunk, sums) }
     }
@@ -53,24 +53,13 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn transform_input<const STEP: usize>(
-        self,
-        source: &[u8],
-        stride: usize,
-        target: &mut Positions<Input, STEP>,
-        place: usize,
-    ) {
+    fn transform_input(self, source: &[u8], stride: usize, target: &mut Inputs, place: usize) {
         // SAFETY: `self` exists only where AVX2 does.
         unsafe { transform_input(source, stride, target, place) }
     }
 
     #[inline(always)]
-    fn transform_weights<const STEP: usize>(
-        self,
-        source: &[[i8; 2 * BLOCK]; TAPS],
-        target: &mut Positions<Weight, STEP>,
-        pair: usize,
-    ) {
+    fn transform_weights(self, source: &[[i8; 2 * BLOCK]; TAPS], target: &mut Weights, pair: usize) {
         // SAFETY: `self` exists only where AVX2 does.
         unsafe { transform_weights(source, target, pair) }
     }
@@ -89,24 +78,20 @@ impl Isa for Avx2 {
 }
 
 #[target_feature(enable = "avx2")]
-fn transform_input<const STEP: usize>(source: &[u8], stride: usize, target: &mut Positions<Input, STEP>, place: usize) {
-    winograd::transform_input::<W16, STEP>(source, stride, target, place);
+fn transform_input(source: &[u8], stride: usize, target: &mut Inputs, place: usize) {
+    winograd::transform_input::<W16>(source, stride, target, place);
 }
 
 /// Taps of pairs of channels from those in use to those that are fetched.
 const AHEAD: usize = 16 * TAPS;
 
 #[target_feature(enable = "avx2")]
-fn transform_weights<const STEP: usize>(
-    source: &[[i8; 2 * BLOCK]; TAPS],
-    target: &mut Positions<Weight, STEP>,
-    pair: usize,
-) {
+fn transform_weights(source: &[[i8; 2 * BLOCK]; TAPS], target: &mut Weights, pair: usize) {
     // A pass reads weights once, from far away, and not fast enough for the hardware to run ahead over chunks and pages.
     for line in 0..5 {
         _mm_prefetch::<_MM_HINT_T0>(source.as_ptr().wrapping_add(AHEAD).wrapping_byte_add(64 * line).cast());
     }
-    winograd::transform_weights::<W16, STEP>(source, target, pair);
+    winograd::transform_weights::<W16>(source, target, pair);
 }
 
 #[target_feature(enable = "avx2")]
@@ -120,7 +105,7 @@ fn requantise(sums: &[i32; BLOCK], bias: &[i32; BLOCK], multipliers: &[f32; BLOC
 }
 
 #[target_feature(enable = "avx2")]
-fn products<const INPUTS: usize, const WEIGHTS: usize>(isa: Avx2, chunk: &Chunk<INPUTS, WEIGHTS>, sums: &mut Sums) {
+fn products(isa: Avx2, chunk: &Chunk, sums: &mut Sums) {
     winograd::products(isa, chunk, sums);
 }
 

@@ -2,7 +2,7 @@
 
 use super::isa::Isa;
 use super::map::{BLOCK, Map};
-use super::{ConvLayer, Packed, each_chunk};
+use super::{Packed, Places, each_chunk};
 
 /// Input channels are filled up with zeros to a multiple of this.
 pub(super) const CHANNEL_STEP: usize = 4;
@@ -11,25 +11,14 @@ pub(super) const CHANNEL_STEP: usize = 4;
 const PIXELS: usize = 4;
 
 /// `[block][tap][channel][output of the block]`, or with pairs of channels innermost.
-pub(super) fn pack(layer: &ConvLayer, pairs: bool) -> Vec<i8> {
-    let channels = layer.inputs.next_multiple_of(CHANNEL_STEP);
-    let blocks = layer.outputs.div_ceil(BLOCK);
-    let mut packed = vec![0; blocks * 9 * channels * BLOCK];
-    for output in 0..layer.outputs {
+pub(super) fn places(inputs: usize, outputs: usize, pairs: bool) -> Places<impl Fn(usize, usize, usize) -> usize> {
+    let channels = inputs.next_multiple_of(CHANNEL_STEP);
+    let place = move |output: usize, channel: usize, tap: usize| {
         let (block, lane) = (output / BLOCK, output % BLOCK);
-        for channel in 0..layer.inputs {
-            for tap in 0..9 {
-                let at = (block * 9 + tap) * channels * BLOCK;
-                let at = if pairs {
-                    at + (channel / 2) * 2 * BLOCK + 2 * lane + channel % 2
-                } else {
-                    at + channel * BLOCK + lane
-                };
-                packed[at] = layer.weights[(output * layer.inputs + channel) * 9 + tap];
-            }
-        }
-    }
-    packed
+        let at = (block * 9 + tap) * channels * BLOCK;
+        if pairs { at + (channel / 2) * 2 * BLOCK + 2 * lane + channel % 2 } else { at + channel * BLOCK + lane }
+    };
+    Places { len: outputs.div_ceil(BLOCK) * 9 * channels * BLOCK, place }
 }
 
 /// The input of a layer.

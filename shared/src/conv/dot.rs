@@ -9,7 +9,7 @@
 use super::direct::Source;
 use super::isa::Isa;
 use super::map::{BLOCK, Map};
-use super::{ConvLayer, Packed, each_chunk};
+use super::{ConvLayer, Packed, Places, each_chunk};
 
 /// Pixels that the widest tile computes at once.
 pub(super) const PIXELS: usize = 8;
@@ -53,34 +53,22 @@ fn inner(input: usize, output: usize) -> usize {
 }
 
 /// [`Weights`] of all blocks of inputs of the first block of outputs, then the second...
-pub(super) fn pack(layer: &ConvLayer) -> Vec<i8> {
-    let blocks = layer.inputs.div_ceil(BLOCK);
-    let mut packed = vec![0; layer.outputs.div_ceil(BLOCK) * blocks * 9 * BLOCK * BLOCK];
-    for output in 0..layer.outputs {
-        for channel in 0..layer.inputs {
-            for tap in 0..9 {
-                let block = output / BLOCK * blocks + channel / BLOCK;
-                packed[(block * 9 + tap) * BLOCK * BLOCK + inner(channel, output)] =
-                    layer.weights[(output * layer.inputs + channel) * 9 + tap];
-            }
-        }
-    }
-    packed
+pub(super) fn places(inputs: usize, outputs: usize) -> Places<impl Fn(usize, usize, usize) -> usize> {
+    let blocks = inputs.div_ceil(BLOCK);
+    let place = move |output: usize, channel: usize, tap: usize| {
+        let block = output / BLOCK * blocks + channel / BLOCK;
+        (block * 9 + tap) * BLOCK * BLOCK + inner(channel, output)
+    };
+    Places { len: outputs.div_ceil(BLOCK) * blocks * 9 * BLOCK * BLOCK, place }
 }
 
 /// Two [`Step`]s for each block of outputs.
-pub(super) fn pack_patches(layer: &ConvLayer) -> Vec<i8> {
-    let mut packed = vec![0; layer.outputs.div_ceil(BLOCK) * 2 * BLOCK * BLOCK];
-    for output in 0..layer.outputs {
-        for channel in 0..layer.inputs {
-            for tap in 0..9 {
-                let input = tap * layer.inputs + channel;
-                packed[(output / BLOCK * 2 + input / BLOCK) * BLOCK * BLOCK + inner(input, output)] =
-                    layer.weights[(output * layer.inputs + channel) * 9 + tap];
-            }
-        }
-    }
-    packed
+pub(super) fn places_of_patches(inputs: usize, outputs: usize) -> Places<impl Fn(usize, usize, usize) -> usize> {
+    let place = move |output: usize, channel: usize, tap: usize| {
+        let input = tap * inputs + channel;
+        (output / BLOCK * 2 + input / BLOCK) * BLOCK * BLOCK + inner(input, output)
+    };
+    Places { len: outputs.div_ceil(BLOCK) * 2 * BLOCK * BLOCK, place }
 }
 
 /// Convolves without pooling. `memory` is for the first layer.

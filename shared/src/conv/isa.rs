@@ -4,7 +4,7 @@ use super::direct::Source;
 use super::dot;
 use super::kernel::Kernel;
 use super::map::{BLOCK, Map};
-use super::winograd::{self, Chunk, Finish, Input, Positions, Sums, TAPS, Weight};
+use super::winograd::{self, Chunk, Finish, Input, Inputs, Sums, TAPS, Weight, Weights};
 use super::{portable, requantise_block};
 
 /// The inner loops. Only the two that multiply must be written; the others are the generic code, which an instruction set
@@ -36,31 +36,20 @@ pub(super) trait Isa: Copy + Send + Sync {
 
     /// See [`winograd::products`].
     #[inline(always)]
-    fn products<const INPUTS: usize, const WEIGHTS: usize>(self, chunk: &Chunk<INPUTS, WEIGHTS>, sums: &mut Sums) {
+    fn products(self, chunk: &Chunk, sums: &mut Sums) {
         winograd::products(self, chunk, sums);
     }
 
     /// See [`winograd::transform_input`].
     #[inline(always)]
-    fn transform_input<const STEP: usize>(
-        self,
-        source: &[u8],
-        stride: usize,
-        target: &mut Positions<Input, STEP>,
-        place: usize,
-    ) {
-        winograd::transform_input::<Self::I16, STEP>(source, stride, target, place);
+    fn transform_input(self, source: &[u8], stride: usize, target: &mut Inputs, place: usize) {
+        winograd::transform_input::<Self::I16>(source, stride, target, place);
     }
 
     /// See [`winograd::transform_weights`].
     #[inline(always)]
-    fn transform_weights<const STEP: usize>(
-        self,
-        source: &[[i8; 2 * BLOCK]; TAPS],
-        target: &mut Positions<Weight, STEP>,
-        pair: usize,
-    ) {
-        winograd::transform_weights::<Self::I16, STEP>(source, target, pair);
+    fn transform_weights(self, source: &[[i8; 2 * BLOCK]; TAPS], target: &mut Weights, pair: usize) {
+        winograd::transform_weights::<Self::I16>(source, target, pair);
     }
 
     /// See [`winograd::transform_output`].

@@ -72,10 +72,72 @@ impl Algorithm {
     }
 }
 
-/// A layer with its weights in the order in which the kernel reads them.
+/// An order of weights in memory: how many values there are, zeros that fill up among them, and where the weight of an output, an input
+/// and a tap stands.
+struct Places<F> {
+    len: usize,
+    place: F,
+}
+
+impl<F: Fn(usize, usize, usize) -> usize> Places<F> {
+    fn pack(&self, layer: &ConvLayer) -> Vec<i8> {
+        let mut packed = vec![0; self.len];
+        self.each(layer, |at, place| packed[place] = layer.weights[at]);
+        packed
+    }
+
+    fn unpack(&self, layer: &ConvLayer, packed: &[i8]) -> Arc<[i8]> {
+        let mut weights = vec![0; layer.outputs * layer.inputs * 9];
+        self.each(layer, |at, place| weights[at] = packed[place]);
+        weights.into()
+    }
+
+    /// Calls `visit` with where each weight stands in a [`ConvLayer`], and where it stands here.
+    fn each(&self, layer: &ConvLayer, mut visit: impl FnMut(usize, usize)) {
+        for output in 0..layer.outputs {
+            for channel in 0..layer.inputs {
+                for tap in 0..9 {
+                    visit((output * layer.inputs + channel) * 9 + tap, (self.place)(output, channel, tap));
+                }
+            }
+        }
+    }
+}
+
+/// Runs an expression with the [`Places`] of a layer under their own type.
+macro_rules! with_places {
+    ($layer:expr, $algorithm:expr, $pairs:expr, $first:expr, $places:ident => $body:expr) => {{
+        let (inputs, outputs) = ($layer.inputs, $layer.outputs);
+        match $algorithm {
+            Algorithm::Direct => {
+                let $places = direct::places(inputs, outputs, $pairs);
+                $body
+            }
+            Algorithm::Dot if $first => {
+                let $places = dot::places_of_patches(inputs, outputs);
+                $body
+            }
+            Algorithm::Dot => {
+                let $places = dot::places(inputs, outputs);
+                $body
+            }
+            Algorithm::Winograd => {
+                let $places = winograd::places(inputs, outputs, $pairs);
+                $body
+            }
+        }
+    }};
+}
+
+/// A layer with its weights in the order in which the kernel reads them, and in no other: they are most of the memory.
 struct Packed {
+    /// Without weights.
     layer: ConvLayer,
     algorithm: Algorithm,
+    /// As [`isa::Isa::PAIRS`].
+    pairs: bool,
+    /// Whether it is the first of its chain.
+    first: bool,
     weights: Vec<i8>,
     /// Bias less the share of the zero point (and of what [`dot`] takes off), in blocks.
     bias: Vec<[i32; BLOCK]>,
@@ -85,14 +147,9 @@ struct Packed {
 }
 
 impl Packed {
-    fn new(layer: ConvLayer, algorithm: Algorithm, pairs: bool, first: bool, flip: u8) -> Self {
+    fn new(mut layer: ConvLayer, algorithm: Algorithm, pairs: bool, first: bool, flip: u8) -> Self {
         let blocks = layer.outputs.div_ceil(BLOCK);
-        let weights = match algorithm {
-            Algorithm::Direct => direct::pack(&layer, pairs),
-            Algorithm::Dot if first => dot::pack_patches(&layer),
-            Algorithm::Dot => dot::pack(&layer),
-            Algorithm::Winograd => winograd::pack(&layer, pairs),
-        };
+        let weights = with_places!(layer, algorithm, pairs, first, places => places.pack(&layer));
         // Outputs that fill up the last block are 0.
         let mut bias = vec![[0; BLOCK]; blocks];
         let mut multipliers = vec![[1.0; BLOCK]; blocks];
@@ -104,7 +161,15 @@ impl Packed {
             bias[output / BLOCK][output % BLOCK] = layer.bias[output].wrapping_sub(share);
             multipliers[output / BLOCK][output % BLOCK] = layer.multipliers[output];
         }
-        Self { layer, algorithm, weights, bias, multipliers, flip }
+        layer.weights = Arc::default();
+        Self { layer, algorithm, pairs, first, weights, bias, multipliers, flip }
+    }
+
+    /// The layer with its weights.
+    fn unpacked(&self) -> ConvLayer {
+        let Self { layer, algorithm, pairs, first, weights, .. } = self;
+        let weights = with_places!(layer, algorithm, *pairs, *first, places => places.unpack(layer, weights));
+        ConvLayer { weights, ..layer.clone() }
     }
 
     /// Sums of neighbouring pixels of one block to u8; pooling is still to come.
@@ -159,8 +224,7 @@ impl ConvLayer {
         }
         let reach = i64::from(self.zero_point.max(255 - self.zero_point));
         for (channel, weights) in self.weights.chunks_exact(self.inputs * 9).enumerate() {
-            let sum: i64 = weights.iter().map(|&w| i64::from(w).abs()).sum();
-            let bound = sum * reach + i64::from(self.bias[channel]).abs();
+            let bound = sum(weights, i32::abs) * reach + i64::from(self.bias[channel]).abs();
             if bound > i64::from(i32::MAX) {
                 return wrong(format!("output channel {channel} can reach {bound}, beyond 32 bits"));
             }
@@ -180,6 +244,12 @@ impl ConvLayer {
     pub fn macs(&self, height: usize, width: usize) -> u64 {
         (self.inputs * self.outputs * 9) as u64 * (height * width) as u64
     }
+}
+
+/// The sum of what becomes of weights, of at most 2^8 each. In parts that i32 holds: all weights pass here at each start, and twice as many fit
+/// into a vector.
+fn sum(weights: &[i8], of: impl Fn(i32) -> i32) -> i64 {
+    weights.chunks(1 << 16).map(|part| i64::from(part.iter().map(|&w| of(i32::from(w))).sum::<i32>())).sum()
 }
 
 /// Step 3 and 4 of the convolution (`ARCHITECTURE.md`) for an output zero point of 0.

@@ -37,7 +37,7 @@ impl Isa for Neon {
     }
 
     #[inline(always)]
-    fn products<const INPUTS: usize, const WEIGHTS: usize>(self, chunk: &Chunk<INPUTS, WEIGHTS>, sums: &mut Sums) {
+    fn products(self, chunk: &Chunk, sums: &mut Sums) {
         // SAFETY: `self` exists only where NEON does.
         unsafe { products(self, chunk, sums) }
     }
@@ -89,7 +89,7 @@ unsafe fn tile<const P: usize>(rows: [&[i16]; 3], channels: usize, weights: &[i8
 }
 
 #[target_feature(enable = "neon")]
-fn products<const INPUTS: usize, const WEIGHTS: usize>(isa: Neon, chunk: &Chunk<INPUTS, WEIGHTS>, sums: &mut Sums) {
+fn products(isa: Neon, chunk: &Chunk, sums: &mut Sums) {
     winograd::products(isa, chunk, sums);
 }
 

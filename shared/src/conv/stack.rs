@@ -32,7 +32,7 @@ pub struct Arena {
     /// Inputs of a direct convolution in i16.
     wide: Vec<i16>,
     /// Transformed inputs of some tiles.
-    transformed: Vec<winograd::Input>,
+    transformed: Vec<winograd::Inputs>,
     /// Inputs of a first layer that is computed by dot products.
     patches: dot::Patches,
 }
@@ -91,9 +91,14 @@ impl Stack {
         self.kernel
     }
 
-    /// The layers, in order.
+    /// The layers, in order, without their weights, which are packed.
     pub fn layers(&self) -> impl ExactSizeIterator<Item = &ConvLayer> {
         self.layers.iter().map(|packed| &packed.layer)
+    }
+
+    /// The layers, in order, as they were before they were packed.
+    pub fn unpacked(&self) -> Vec<ConvLayer> {
+        self.layers.iter().map(Packed::unpacked).collect()
     }
 
     /// How each layer is computed.

@@ -91,6 +91,8 @@ fn check(kernel: Kernel, layers: Vec<ConvLayer>, input: &[u8], height: usize, wi
     }
     for algorithms in [Algorithm::Winograd, Algorithm::Dot, Algorithm::Direct].map(where_held) {
         let stack = Stack::with_algorithms(layers.clone(), kernel, &algorithms);
+        assert!(stack.layers().all(|layer| layer.weights.is_empty()));
+        assert!(stack.unpacked().iter().map(|layer| &layer.weights).eq(layers.iter().map(|layer| &layer.weights)));
         let (channels, out_height, out_width) = stack.output_shape(height, width);
         let mut out = vec![0xaa; input.len() / picture * channels * out_height * out_width];
         // Twice: what the first run leaves in the arena must not show.

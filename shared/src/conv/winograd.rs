@@ -24,7 +24,7 @@ use std::cell::RefCell;
 
 use super::isa::{I16, I32, Isa};
 use super::map::{BLOCK, Map, TILE};
-use super::{ConvLayer, Packed, each_chunk};
+use super::{ConvLayer, Packed, Places, each_chunk, sum};
 
 /// Values of a transformed tile: 6 x 6.
 pub(super) const POSITIONS: usize = SIDE * SIDE;
@@ -54,27 +54,21 @@ const PANEL: usize = 4 * TILES;
 pub(super) fn holds(layer: &ConvLayer) -> bool {
     const REACH: i64 = 1 << 25;
     layer.zero_point == 0
-        && layer.weights.chunks_exact(TAPS * layer.inputs).all(|weights| {
-            let sum = |sign: i64| weights.iter().map(|&w| (sign * i64::from(w)).max(0) * 255).sum::<i64>();
-            sum(1) < REACH && sum(-1) < REACH
-        })
+        && layer
+            .weights
+            .chunks_exact(TAPS * layer.inputs)
+            .all(|weights| 255 * sum(weights, |w| w.max(0)) < REACH && -255 * sum(weights, |w| w.min(0)) < REACH)
 }
 
 /// `[block][channel / 2][tap][channel % 2 and output]`, the innermost 32 in the order of the instruction set.
-pub(super) fn pack(layer: &ConvLayer, pairs: bool) -> Vec<i8> {
-    let channels = layer.inputs.next_multiple_of(BLOCK);
-    let mut packed = vec![0; layer.outputs.div_ceil(BLOCK) * channels * TAPS * BLOCK];
-    for output in 0..layer.outputs {
+pub(super) fn places(inputs: usize, outputs: usize, pairs: bool) -> Places<impl Fn(usize, usize, usize) -> usize> {
+    let channels = inputs.next_multiple_of(BLOCK);
+    let place = move |output: usize, channel: usize, tap: usize| {
         let (block, lane) = (output / BLOCK, output % BLOCK);
-        for channel in 0..layer.inputs {
-            let inner = if pairs { 2 * lane + channel % 2 } else { channel % 2 * BLOCK + lane };
-            for tap in 0..TAPS {
-                let at = ((block * channels / 2 + channel / 2) * TAPS + tap) * 2 * BLOCK + inner;
-                packed[at] = layer.weights[(output * layer.inputs + channel) * TAPS + tap];
-            }
-        }
-    }
-    packed
+        let inner = if pairs { 2 * lane + channel % 2 } else { channel % 2 * BLOCK + lane };
+        ((block * channels / 2 + channel / 2) * TAPS + tap) * 2 * BLOCK + inner
+    };
+    Places { len: outputs.div_ceil(BLOCK) * channels * TAPS * BLOCK, place }
 }
 
 /// What follows the sums of one block of output channels.
@@ -90,52 +84,39 @@ pub(super) struct Finish<'a> {
 }
 
 /// One position of the transformed inputs of one tile and one block of channels.
-///
-/// Those of a panel of tiles and a chunk of channels lie as `[position][tile][block of channels]`: what products read is one run.
 #[derive(Clone, Copy)]
 #[repr(align(32))]
 pub(super) struct Input(pub [i16; BLOCK]);
 
-/// One position of the transformed weights of two channels and one block of outputs; those of a chunk lie as `[position][pair]`.
+/// One position of the transformed weights of two channels and one block of outputs.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 pub(super) struct Weight(pub [i16; 2 * BLOCK]);
 
-/// The sums of products of one panel of tiles and one block of outputs. The last of a row is filling, see [`Positions`].
+/// The transformed inputs of a panel of tiles and a chunk of channels: `[position][tile][block of channels]`.
+///
+/// What is multiplied is one run of memory, here and in [`Weights`] and [`Sums`]. Each position ends with a cache line that is not used: at
+/// powers of two all positions would share few places of a cache.
+pub(super) type Inputs = [[Input; PANEL * CHUNK + 2]; POSITIONS];
+
+/// The transformed weights of up to a chunk of channels: `[position][pair of channels]`.
+pub(super) type Weights = [[Weight; CHUNK * BLOCK / 2 + 1]; POSITIONS];
+
+/// The sums of products of one panel of tiles and one block of outputs: `[position][tile]`.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 pub(super) struct Sums(pub [[[i32; BLOCK]; PANEL + 1]; POSITIONS]);
 
-/// Values by position, `STEP` apart: one more cache line than is used. At powers of two all positions would share few places of a cache;
-/// and with a constant, the 36 places that a transform writes to are known.
-pub(super) type Positions<T, const STEP: usize> = [[T; STEP]; POSITIONS];
-
-/// What [`Positions`] of inputs and weights take.
-const MANY: (usize, usize) = (PANEL * CHUNK + 2, CHUNK * BLOCK / 2 + 1);
-
-/// As [`MANY`] for up to [`TILES`] tiles: where weights are used once they need not leave the nearest cache at all.
-const FEW: (usize, usize) = (TILES * CHUNK + 2, BLOCK / 2 + 1);
-
-fn positions<T, const STEP: usize>(memory: &[T]) -> &Positions<T, STEP> {
-    &memory.as_chunks::<STEP>().0.as_chunks::<POSITIONS>().0[0]
-}
-
-fn positions_mut<T, const STEP: usize>(memory: &mut [T]) -> &mut Positions<T, STEP> {
-    &mut memory.as_chunks_mut::<STEP>().0.as_chunks_mut::<POSITIONS>().0[0]
-}
+const NO_INPUTS: Inputs = [[Input([0; BLOCK]); PANEL * CHUNK + 2]; POSITIONS];
+const NO_WEIGHTS: Weights = [[Weight([0; 2 * BLOCK]); CHUNK * BLOCK / 2 + 1]; POSITIONS];
 
 // The transforms hold no closure and call none: a closure has no target feature of its own, so wherever the compiler does not inline
 // it, each vector operation in it becomes a call.
 
 /// `B^T d B` of one tile and one block of channels: `source` holds six rows, `stride` apart, of six pixels.
 #[inline(always)]
-pub(super) fn transform_input<V: I16, const STEP: usize>(
-    source: &[u8],
-    stride: usize,
-    target: &mut Positions<Input, STEP>,
-    place: usize,
-) {
-    assert!(place < STEP);
+pub(super) fn transform_input<V: I16>(source: &[u8], stride: usize, target: &mut Inputs, place: usize) {
+    assert!(place < PANEL * CHUNK);
     let rows: [&[u8; SIDE * BLOCK]; SIDE] =
         std::array::from_fn(|y| source[y * stride..].first_chunk().unwrap_or(&[0; SIDE * BLOCK]));
     for part in (0..BLOCK).step_by(V::LANES) {
@@ -183,12 +164,8 @@ fn input_matrix<V: I16>(d: [V; SIDE]) -> [V; SIDE] {
 
 /// `G g G^T` of two channels and one block of outputs.
 #[inline(always)]
-pub(super) fn transform_weights<V: I16, const STEP: usize>(
-    source: &[[i8; 2 * BLOCK]; TAPS],
-    target: &mut Positions<Weight, STEP>,
-    pair: usize,
-) {
-    assert!(pair < STEP);
+pub(super) fn transform_weights<V: I16>(source: &[[i8; 2 * BLOCK]; TAPS], target: &mut Weights, pair: usize) {
+    assert!(pair < CHUNK * BLOCK / 2);
     for part in (0..2 * BLOCK).step_by(V::LANES) {
         let mut columns = [[V::zero(); SIDE]; 3];
         for x in 0..3 {
@@ -289,8 +266,8 @@ fn output_matrix<V: I32>(m: [V; SIDE]) -> [V; TILE] {
 /// The memory of one thread.
 #[derive(Default)]
 struct Scratch {
-    /// Transformed weights of a chunk.
-    weights: Vec<Weight>,
+    /// One, or none before the first use.
+    weights: Vec<Weights>,
     /// By panels.
     sums: Vec<Sums>,
 }
@@ -319,54 +296,33 @@ impl Tiles {
 pub(super) fn convolve<I: Isa>(
     isa: I,
     packed: &Packed,
-    transformed: &mut Vec<Input>,
+    transformed: &mut Vec<Inputs>,
     input: &[u8],
     from: Map,
     parallel: bool,
     out: &mut [u8],
     to: Map,
-) {
-    let tiles = Tiles { down: from.height.div_ceil(TILE), across: from.width.div_ceil(TILE) };
-    let total = from.pictures * tiles.down * tiles.across;
-    let most = (INPUT_BYTES / (from.blocks() * POSITIONS * size_of::<Input>())).clamp(PANEL, 4 * PANEL);
-    let at_once = total.div_ceil(total.div_ceil(most)).next_multiple_of(TILES);
-    let run = if at_once <= TILES { run::<I, { FEW.0 }, { FEW.1 }> } else { run::<I, { MANY.0 }, { MANY.1 }> };
-    run(isa, packed, transformed, input, from, parallel, out, to, tiles, total, at_once);
-}
-
-/// [`convolve`] of `total` tiles, `at_once` at a time.
-#[allow(clippy::too_many_arguments, reason = "as `convolve`")]
-fn run<I: Isa, const INPUTS: usize, const WEIGHTS: usize>(
-    isa: I,
-    packed: &Packed,
-    transformed: &mut Vec<Input>,
-    input: &[u8],
-    from: Map,
-    parallel: bool,
-    out: &mut [u8],
-    to: Map,
-    tiles: Tiles,
-    total: usize,
-    at_once: usize,
 ) {
     let blocks = from.blocks();
     let chunks = blocks.div_ceil(CHUNK);
-    let panel = POSITIONS * INPUTS;
-    let len = at_once.div_ceil(PANEL) * chunks * panel;
+    let tiles = Tiles { down: from.height.div_ceil(TILE), across: from.width.div_ceil(TILE) };
+    let total = from.pictures * tiles.down * tiles.across;
+    let most = (INPUT_BYTES / (blocks * POSITIONS * size_of::<Input>())).clamp(PANEL, 4 * PANEL);
+    let at_once = total.div_ceil(total.div_ceil(most)).next_multiple_of(TILES);
+    let len = at_once.div_ceil(PANEL) * chunks;
     if transformed.len() < len {
-        transformed.resize(len, Input([0; BLOCK]));
+        transformed.resize(len, NO_INPUTS);
     }
     for first in (0..total).step_by(at_once) {
         let count = at_once.min(total - first);
-        let transformed = &mut transformed[..count.div_ceil(PANEL) * chunks * panel];
-        each_chunk(transformed, panel, parallel, |(index, target)| {
-            let target = positions_mut::<_, INPUTS>(target);
+        let transformed = &mut transformed[..count.div_ceil(PANEL) * chunks];
+        each_chunk(transformed, 1, parallel, |(index, target)| {
             let (done, chunk) = (index / chunks * PANEL, index % chunks * CHUNK);
             for tile in 0..PANEL.min(count - done) {
                 let (picture, y, x) = tiles.place(first + done + tile);
                 for block in chunk..blocks.min(chunk + CHUNK) {
                     let at = from.start(block, picture) + from.at(TILE * y, TILE * x);
-                    isa.transform_input(&input[at..], from.stride(), target, tile * CHUNK + block - chunk);
+                    isa.transform_input(&input[at..], from.stride(), &mut target[0], tile * CHUNK + block - chunk);
                 }
             }
         });
@@ -376,7 +332,7 @@ fn run<I: Isa, const INPUTS: usize, const WEIGHTS: usize>(
                 to.clear_around(plane, packed.flip);
             }
             SCRATCH.with_borrow_mut(|scratch| {
-                multiply::<I, INPUTS, WEIGHTS>(isa, packed, scratch, inputs, count, blocks, block);
+                multiply(isa, packed, scratch, inputs, count, blocks, block);
                 finish(isa, packed, &scratch.sums, count, first, tiles, block, plane, to);
             });
         });
@@ -384,11 +340,11 @@ fn run<I: Isa, const INPUTS: usize, const WEIGHTS: usize>(
 }
 
 /// The products of all positions of `count` tiles (`blocks` of channels each) with one block of outputs, into `scratch.sums`.
-fn multiply<I: Isa, const INPUTS: usize, const WEIGHTS: usize>(
+fn multiply<I: Isa>(
     isa: I,
     packed: &Packed,
     scratch: &mut Scratch,
-    inputs: &[Input],
+    inputs: &[Inputs],
     count: usize,
     blocks: usize,
     block: usize,
@@ -397,38 +353,34 @@ fn multiply<I: Isa, const INPUTS: usize, const WEIGHTS: usize>(
     if scratch.sums.len() < panels {
         scratch.sums.resize(panels, Sums([[[0; BLOCK]; PANEL + 1]; POSITIONS]));
     }
-    if scratch.weights.len() < POSITIONS * WEIGHTS {
-        scratch.weights.resize(POSITIONS * WEIGHTS, Weight([0; 2 * BLOCK]));
+    if scratch.weights.is_empty() {
+        scratch.weights.push(NO_WEIGHTS);
     }
+    let weights = &mut scratch.weights[0];
     let len = blocks * BLOCK * TAPS * BLOCK;
     let taps = packed.weights[block * len..][..len].as_chunks::<{ 2 * BLOCK }>().0.as_chunks::<TAPS>().0;
-    for (number, taps) in taps.chunks(WEIGHTS - 1).enumerate() {
-        let weights = positions_mut::<_, WEIGHTS>(&mut scratch.weights);
+    // Where weights are used once they need not leave the nearest cache at all.
+    let at_once = if count <= TILES { 1 } else { CHUNK };
+    for (number, taps) in taps.chunks(at_once * BLOCK / 2).enumerate() {
         for (pair, taps) in taps.iter().enumerate() {
             isa.transform_weights(taps, weights, pair);
         }
-        let first = number * (WEIGHTS - 1) / (BLOCK / 2);
-        for (panel, sums) in scratch.sums[..panels].iter_mut().enumerate() {
-            let at = panel * blocks.div_ceil(CHUNK) + first / CHUNK;
-            let chunk = Chunk {
-                inputs: positions::<_, INPUTS>(&inputs[at * POSITIONS * INPUTS..]),
-                first: first % CHUNK,
-                weights,
-                pairs: taps.len(),
-                tiles: PANEL.min(count - panel * PANEL),
-                add: number > 0,
-            };
+        let first = number * at_once;
+        let inputs = inputs.chunks_exact(blocks.div_ceil(CHUNK)).map(|chunks| &chunks[first / CHUNK]);
+        for ((inputs, sums), done) in inputs.zip(&mut scratch.sums).zip((0..).step_by(PANEL)) {
+            let tiles = PANEL.min(count - done);
+            let chunk = Chunk { inputs, first: first % CHUNK, weights, pairs: taps.len(), tiles, add: number > 0 };
             isa.products(&chunk, sums);
         }
     }
 }
 
 /// What the products of a panel of tiles and some channels read.
-pub(super) struct Chunk<'a, const INPUTS: usize, const WEIGHTS: usize> {
-    inputs: &'a Positions<Input, INPUTS>,
+pub(super) struct Chunk<'a> {
+    inputs: &'a Inputs,
     /// First block of channels in `inputs`.
     first: usize,
-    weights: &'a Positions<Weight, WEIGHTS>,
+    weights: &'a Weights,
     /// Of channels.
     pairs: usize,
     tiles: usize,
@@ -438,11 +390,7 @@ pub(super) struct Chunk<'a, const INPUTS: usize, const WEIGHTS: usize> {
 
 /// The matrix products of all positions.
 #[inline(always)]
-pub(super) fn products<I: Isa, const INPUTS: usize, const WEIGHTS: usize>(
-    isa: I,
-    chunk: &Chunk<INPUTS, WEIGHTS>,
-    sums: &mut Sums,
-) {
+pub(super) fn products<I: Isa>(isa: I, chunk: &Chunk, sums: &mut Sums) {
     let &Chunk { inputs, first, weights, pairs, tiles, add } = chunk;
     for ((inputs, weights), sums) in inputs.iter().zip(weights).zip(&mut sums.0) {
         let (inputs, weights) = (&inputs[first..], &weights[..pairs]);

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use shared::conv::Kernel;
 use shared::pixels::{Colour, Layout, PixelFormat, Pixels, RawFrame, to_frame};
 use shared::resize::{Filter, Rect, resize};
+use shared::trust::{Signable, TrustedKeys};
 use shared::{Base, Fingerprint, Head};
 
 pub use mutate::Mutator;
@@ -19,7 +20,7 @@ pub use mutate::Mutator;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     ("base", base),
     ("config", config),
     ("head", head),
@@ -28,6 +29,7 @@ pub const TARGETS: [Target; 9] = [
     ("import", import),
     ("mjpg", mjpg),
     ("pixels", pixels),
+    ("signature", signature),
     ("y4m", y4m),
 ];
 
@@ -183,6 +185,29 @@ pub fn http(bytes: &[u8]) {
     let local = edge::hostile::http(bytes, None).unwrap();
     assert!(!served(&local) || shows(&["localhost", "127.", ":1", ":01", ":001", ":0001"]), "served to another host");
 }
+
+/// A public key, a signature and the file it is for, a zero byte between them. What [`KEY`] has signed is the word `test` and nothing else.
+pub fn signature(bytes: &[u8]) {
+    let mut parts = bytes.splitn(3, |&byte| byte == 0);
+    let (Some(key), Some(text), Some(content)) = (parts.next(), parts.next(), parts.next()) else { return };
+    let path = Path::new("fuzzed");
+    let file = Signable {
+        path: path.to_owned(),
+        bytes: content.to_vec(),
+        digest: Fingerprint::of(content),
+        signature: String::from_utf8(text.to_vec()).ok(),
+    };
+    let claim = file.claim();
+    let Ok(keys) = TrustedKeys::parse(path, key) else { return };
+    if let Ok(signed) = keys.verify(&file) {
+        assert_eq!(claim, Some(signed), "verified as something else than it claims");
+        assert!(key != KEY.as_bytes() || content == b"test", "verified what was not signed");
+    }
+}
+
+/// The key in the corpus of [`signature`], from the tests of minisign-verify.
+const KEY: &str = "untrusted comment: minisign public key E7620F1842B4E81F\n\
+                   RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3\n";
 
 /// What is done with every picture.
 fn look(pixels: &dyn Pixels) {

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use hostile::{Mutator, TARGETS, TOKEN, corpus};
+use shared::trust::{Signable, TrustedKeys};
 
 /// Runs a target over `cases` damaged copies, after the corpus itself. A panic names what it takes to see it again.
 fn run(name: &str, cases: usize) {
@@ -39,7 +40,8 @@ macro_rules! targets {
 }
 
 targets! {
-    base: 1_000, config: 500, head: 4_000, http: 3_000, image: 2_000, import: 1_500, mjpg: 1_000, pixels: 4_000, y4m: 1_000,
+    base: 1_000, config: 500, head: 4_000, http: 3_000, image: 2_000, import: 1_500, mjpg: 1_000, pixels: 4_000, signature: 2_000,
+    y4m: 1_000,
 }
 
 /// Damage says something only of files that were good: those of the corpora are, but for the named ones.
@@ -61,6 +63,18 @@ fn the_corpora_are_good() {
     check("image", &[], &|bytes| shared::decode::decode(bytes).map(drop).map_err(|e| said(&e)));
     check("config", &["tables"], &|bytes| edge::hostile::config(std::str::from_utf8(bytes).unwrap()));
     check("y4m", &["deep"], &|bytes| edge::hostile::stream(bytes.to_vec(), &mut |_| ()));
+    let verify = |bytes: &[u8]| {
+        let parts: Vec<&[u8]> = bytes.split(|&byte| byte == 0).collect();
+        let keys = TrustedKeys::parse(Path::new("key"), parts[0]).map_err(|e| said(&e))?;
+        let file = Signable {
+            path: "file".into(),
+            bytes: parts[2].to_vec(),
+            digest: shared::Fingerprint::of(parts[2]),
+            signature: Some(String::from_utf8(parts[1].to_vec()).unwrap()),
+        };
+        keys.verify(&file).map(drop).map_err(|e| said(&e))
+    };
+    check("signature", &["legacy"], &verify);
     check("mjpg", &["cut"], &|bytes| edge::hostile::jpegs(&bytes[1..], 9, &mut |_, _| ()));
 }
 

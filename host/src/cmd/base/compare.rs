@@ -109,7 +109,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     let preprocess = Preprocess::new(contract.clone(), args.size, Fit::Stretch, contract.resize)?;
     let frames = super::pictures(&args.data, args.pictures as usize)?;
-    let layers: Vec<_> = base.layers().cloned().collect();
+    let layers = base.unpacked_layers();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(args.extract.threads()).build()?;
     let reports = pool.install(|| {
         let inputs = Inputs::new(&float, &frames, args.size, Fit::Stretch);

@@ -1,0 +1,4 @@
+//! `hostile::signature` under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| hostile::signature(bytes));
