@@ -18,7 +18,7 @@ pub(super) trait Isa: Copy + Send + Sync {
     /// Direct convolution of `P` neighbouring pixels by one block of weights: adds the products to `sums`, which wrap.
     ///
     /// `rows` are the three input rows, each from the pixel left of the first: `channels` values a pixel, a multiple of four,
-    /// at least `P + 2` pixels. `weights` is one block as [`super::direct::pack`] makes it.
+    /// at least `P + 2` pixels. `weights` is one block as [`super::direct::places`] orders it.
     fn tile<const P: usize>(self, rows: [&[i16]; 3], channels: usize, weights: &[i8], sums: &mut [[i32; BLOCK]; P]);
 
     /// One matrix product of Winograd: `sums[p]`, which wrap, become the sums over all channels `c` of

@@ -107,9 +107,6 @@ pub(super) type Weights = [[Weight; CHUNK * BLOCK / 2 + 1]; POSITIONS];
 #[repr(align(64))]
 pub(super) struct Sums(pub [[[i32; BLOCK]; PANEL + 1]; POSITIONS]);
 
-const NO_INPUTS: Inputs = [[Input([0; BLOCK]); PANEL * CHUNK + 2]; POSITIONS];
-const NO_WEIGHTS: Weights = [[Weight([0; 2 * BLOCK]); CHUNK * BLOCK / 2 + 1]; POSITIONS];
-
 // The transforms hold no closure and call none: a closure has no target feature of its own, so wherever the compiler does not inline
 // it, each vector operation in it becomes a call.
 
@@ -311,7 +308,7 @@ pub(super) fn convolve<I: Isa>(
     let at_once = total.div_ceil(total.div_ceil(most)).next_multiple_of(TILES);
     let len = at_once.div_ceil(PANEL) * chunks;
     if transformed.len() < len {
-        transformed.resize(len, NO_INPUTS);
+        transformed.resize(len, [[Input([0; BLOCK]); PANEL * CHUNK + 2]; POSITIONS]);
     }
     for first in (0..total).step_by(at_once) {
         let count = at_once.min(total - first);
@@ -354,7 +351,7 @@ fn multiply<I: Isa>(
         scratch.sums.resize(panels, Sums([[[0; BLOCK]; PANEL + 1]; POSITIONS]));
     }
     if scratch.weights.is_empty() {
-        scratch.weights.push(NO_WEIGHTS);
+        scratch.weights.push([[Weight([0; 2 * BLOCK]); CHUNK * BLOCK / 2 + 1]; POSITIONS]);
     }
     let weights = &mut scratch.weights[0];
     let len = blocks * BLOCK * TAPS * BLOCK;

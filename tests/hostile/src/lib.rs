@@ -186,7 +186,7 @@ pub fn http(bytes: &[u8]) {
     assert!(!served(&local) || shows(&["localhost", "127.", ":1", ":01", ":001", ":0001"]), "served to another host");
 }
 
-/// A public key, a signature and the file it is for, a zero byte between them. What [`KEY`] has signed is the word `test` and nothing else.
+/// A public key, a signature and the file it is for, a zero byte between them. What the key of the corpus has signed is the word `test` and nothing else.
 pub fn signature(bytes: &[u8]) {
     let mut parts = bytes.splitn(3, |&byte| byte == 0);
     let (Some(key), Some(text), Some(content)) = (parts.next(), parts.next(), parts.next()) else { return };
