@@ -11,7 +11,7 @@ use std::arch::aarch64::{
 use super::direct::CHANNEL_STEP;
 use super::isa::{I16, I32, Isa};
 use super::map::BLOCK;
-use super::winograd::{self, CHUNK, Chunk, Input, Sums, Weight};
+use super::winograd::{CHUNK, Input, Weight};
 
 /// Proof that the CPU has Advanced SIMD, which every aarch64 Linux has.
 #[derive(Clone, Copy)]
@@ -34,12 +34,6 @@ impl Isa for Neon {
         assert!(weights.len() == 9 * channels * BLOCK && channels.is_multiple_of(CHANNEL_STEP));
         // SAFETY: `self` exists only where NEON does; the lengths that `tile` relies on are asserted above.
         unsafe { tile(rows, channels, weights, sums) }
-    }
-
-    #[inline(always)]
-    fn products(self, chunk: &Chunk, sums: &mut Sums) {
-        // SAFETY: `self` exists only where NEON does.
-        unsafe { products(self, chunk, sums) }
     }
 
     #[inline(always)]
@@ -86,11 +80,6 @@ unsafe fn tile<const P: usize>(rows: [&[i16]; 3], channels: usize, weights: &[i8
             unsafe { vst1q_s32(sums.as_mut_ptr(), acc) };
         }
     }
-}
-
-#[target_feature(enable = "neon")]
-fn products(isa: Neon, chunk: &Chunk, sums: &mut Sums) {
-    winograd::products(isa, chunk, sums);
 }
 
 /// # Safety

@@ -188,21 +188,24 @@ pub fn http(bytes: &[u8]) {
 
 /// A public key, a signature and the file it is for, a zero byte between them. What the key of the corpus has signed is the word `test` and nothing else.
 pub fn signature(bytes: &[u8]) {
-    let mut parts = bytes.splitn(3, |&byte| byte == 0);
-    let (Some(key), Some(text), Some(content)) = (parts.next(), parts.next(), parts.next()) else { return };
-    let path = Path::new("fuzzed");
-    let file = Signable {
-        path: path.to_owned(),
-        bytes: content.to_vec(),
-        digest: Fingerprint::of(content),
-        signature: String::from_utf8(text.to_vec()).ok(),
-    };
+    let Some((key, file)) = signed(bytes) else { return };
     let claim = file.claim();
-    let Ok(keys) = TrustedKeys::parse(path, key) else { return };
+    let Ok(keys) = TrustedKeys::parse(&file.path, key) else { return };
     if let Ok(signed) = keys.verify(&file) {
         assert_eq!(claim, Some(signed), "verified as something else than it claims");
-        assert!(key != KEY.as_bytes() || content == b"test", "verified what was not signed");
+        assert!(key != KEY.as_bytes() || file.bytes == b"test", "verified what was not signed");
     }
+}
+
+/// The key, and the file with its signature, in the bytes that [`signature`] takes.
+pub fn signed(bytes: &[u8]) -> Option<(&[u8], Signable)> {
+    let mut parts = bytes.splitn(3, |&byte| byte == 0);
+    let (key, text, content) = (parts.next()?, parts.next()?, parts.next()?);
+    let signature = String::from_utf8(text.to_vec()).ok();
+    Some((
+        key,
+        Signable { path: "fuzzed".into(), bytes: content.to_vec(), digest: Fingerprint::of(content), signature },
+    ))
 }
 
 /// The key in the corpus of [`signature`], from the tests of minisign-verify.

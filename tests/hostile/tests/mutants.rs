@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use hostile::{Mutator, TARGETS, TOKEN, corpus};
-use shared::trust::{Signable, TrustedKeys};
+use shared::trust::TrustedKeys;
 
 /// Runs a target over `cases` damaged copies, after the corpus itself. A panic names what it takes to see it again.
 fn run(name: &str, cases: usize) {
@@ -64,14 +64,8 @@ fn the_corpora_are_good() {
     check("config", &["tables"], &|bytes| edge::hostile::config(std::str::from_utf8(bytes).unwrap()));
     check("y4m", &["deep"], &|bytes| edge::hostile::stream(bytes.to_vec(), &mut |_| ()));
     let verify = |bytes: &[u8]| {
-        let parts: Vec<&[u8]> = bytes.split(|&byte| byte == 0).collect();
-        let keys = TrustedKeys::parse(Path::new("key"), parts[0]).map_err(|e| said(&e))?;
-        let file = Signable {
-            path: "file".into(),
-            bytes: parts[2].to_vec(),
-            digest: shared::Fingerprint::of(parts[2]),
-            signature: Some(String::from_utf8(parts[1].to_vec()).unwrap()),
-        };
+        let (key, file) = hostile::signed(bytes).unwrap();
+        let keys = TrustedKeys::parse(Path::new("key"), key).map_err(|e| said(&e))?;
         keys.verify(&file).map(drop).map_err(|e| said(&e))
     };
     check("signature", &["legacy"], &verify);
