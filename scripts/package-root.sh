@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Furnishes target/package/root-arm64 and root-armhf: small Debian systems, just large enough for dpkg to install a package in
-# under qemu-user. tests/tests/package.rs works on copies of them.
+# under qemu-user. tests/tests/e2e/package.rs works on copies of them.
 # A second call does nothing and needs no network. Nothing outside target/package changes but the tools that are installed.
 #   scripts/package-root.sh           as scripts/setup.sh test calls it
 set -euo pipefail

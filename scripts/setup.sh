@@ -87,7 +87,7 @@ setup() {
     aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu arm-linux-gnueabihf-gcc:gcc-arm-linux-gnueabihf \
     qemu-aarch64-static:qemu-user-static python3:python3 chromium:chromium minisign:minisign strace:strace \
     setpriv:util-linux
-  # A Slurm cluster for tests/tests/shards.rs, which brings its own configuration and starts the daemons itself.
+  # A Slurm cluster for tests/tests/e2e/shards.rs, which brings its own configuration and starts the daemons itself.
   PATH=$PATH:/usr/sbin:/sbin need_packages slurmctld:slurmctld slurmd:slurmd sbatch:slurm-client munged:munge
   # The headers of the C libraries are packages of their own.
   [ -e /usr/aarch64-linux-gnu/include/stdio.h ] && [ -e /usr/arm-linux-gnueabihf/include/stdio.h ] || {

@@ -2,7 +2,7 @@
 //! kernel or other processes among them.
 //!
 //! The lists are what `strace` shows of `edge` in all its ways (files, pipes, cameras, page, collecting, service, reload; glibc and musl), and
-//! what the C libraries may call in the same functions. `tests/tests/sandbox.rs` runs these ways behind the fence.
+//! what the C libraries may call in the same functions. `tests/tests/e2e/live.rs` runs these ways behind the fence.
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub fn restrict(_: &super::Needs) -> anyhow::Result<()> {

@@ -278,14 +278,7 @@ pub fn fine_tune(
             Some(validation) => Some(evaluate(&network, Split::Validation, validation, epoch)?),
             None => None,
         };
-        let stats = EpochStats {
-            epoch,
-            loss: part.loss / samples as f64,
-            accuracy: part.correct as f64 / samples as f64,
-            val_loss: measured.map(|m| m.loss),
-            val_accuracy: measured.map(|m| m.accuracy),
-            lr,
-        };
+        let stats = part.end(epoch, samples, measured, lr);
         state.history.push(stats);
         if state.best.as_ref().is_none_or(|(best, _)| super::fit::is_better(&stats, best)) {
             state.best = Some((stats, weights));

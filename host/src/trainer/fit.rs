@@ -189,14 +189,7 @@ pub(super) fn fit(
             }
             None => None,
         };
-        let stats = EpochStats {
-            epoch,
-            loss: part.loss / samples as f64,
-            accuracy: part.correct as f64 / samples as f64,
-            val_loss: measured.map(|m| m.loss),
-            val_accuracy: measured.map(|m| m.accuracy),
-            lr,
-        };
+        let stats = part.end(epoch, samples, measured, lr);
         state.history.push(stats);
         state.rate.end_epoch(config, stats.val_loss.unwrap_or(stats.loss));
         if config.keep_last || state.best.as_ref().is_none_or(|best| is_better(&stats, &best.stats)) {

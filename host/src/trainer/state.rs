@@ -1,5 +1,6 @@
 use serde::{Deserialize, Serialize};
 
+use super::head::Evaluation;
 use super::optimizer::Moments;
 use super::random::Random;
 use super::schedule::Rate;
@@ -32,6 +33,20 @@ pub(super) struct Part {
     pub(super) loss: f64,
     /// Samples among them that were classified correctly.
     pub(super) correct: usize,
+}
+
+impl Part {
+    /// The figures of an epoch that has come to its end after `samples`, `measured` on what validates.
+    pub(super) fn end(self, epoch: usize, samples: usize, measured: Option<Evaluation>, lr: f64) -> EpochStats {
+        EpochStats {
+            epoch,
+            loss: self.loss / samples as f64,
+            accuracy: self.correct as f64 / samples as f64,
+            val_loss: measured.map(|m| m.loss),
+            val_accuracy: measured.map(|m| m.accuracy),
+            lr,
+        }
+    }
 }
 
 /// Where a training stands when it is heard of.

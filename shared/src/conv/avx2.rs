@@ -10,7 +10,7 @@ use std::arch::x86_64::{
     _mm256_sub_epi16, _mm256_sub_epi32,
 };
 
-use super::isa::{I16, I32, Isa};
+use super::isa::{I16, I32, Isa, assert_product, assert_tile};
 use super::map::BLOCK;
 use super::winograd::{self, CHUNK, Chunk, Finish, Input, Inputs, Sums, TAPS, TILES, Weight, Weights};
 
@@ -31,9 +31,8 @@ impl Isa for Avx2 {
 
     #[inline(always)]
     fn tile<const P: usize>(self, rows: [&[i16]; 3], channels: usize, weights: &[i8], sums: &mut [[i32; BLOCK]; P]) {
-        assert!(rows.iter().all(|row| row.len() >= (P + 2) * channels));
-        assert!(weights.len() == 9 * channels * BLOCK && channels.is_multiple_of(2));
-        // SAFETY: `self` exists only where AVX2 does; the lengths that `tile` relies on are asserted above.
+        assert_tile::<P>(rows, channels, weights);
+        // SAFETY: `self` exists only where AVX2 does; the lengths that `tile` relies on are asserted.
         unsafe { tile(rows, channels, weights, sums) }
     }
 
@@ -45,10 +44,8 @@ impl Isa for Avx2 {
 
     #[inline(always)]
     fn product<const P: usize>(self, inputs: &[Input], weights: &[Weight], sums: &mut [[i32; BLOCK]; P], add: bool) {
-        assert!(
-            weights.len().is_multiple_of(BLOCK / 2) && inputs.len() >= (P - 1) * CHUNK + weights.len() / (BLOCK / 2)
-        );
-        // SAFETY: `self` exists only where AVX2 does; what `product` relies on is asserted above.
+        assert_product::<P>(inputs, weights);
+        // SAFETY: `self` exists only where AVX2 does; what `product` relies on is asserted.
         unsafe { product(inputs, weights, sums, add) }
     }
 

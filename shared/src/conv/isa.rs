@@ -1,10 +1,10 @@
 //! What an instruction set adds, and which one runs.
 
-use super::direct::Source;
+use super::direct::{CHANNEL_STEP, Source};
 use super::dot;
 use super::kernel::Kernel;
 use super::map::{BLOCK, Map};
-use super::winograd::{self, Chunk, Finish, Input, Inputs, Sums, TAPS, Weight, Weights};
+use super::winograd::{self, CHUNK, Chunk, Finish, Input, Inputs, Sums, TAPS, Weight, Weights};
 use super::{portable, requantise_block};
 
 /// The inner loops. Only the two that multiply must be written; the others are the generic code, which an instruction set
@@ -63,6 +63,20 @@ pub(super) trait Isa: Copy + Send + Sync {
     fn requantise(self, sums: &[i32; BLOCK], bias: &[i32; BLOCK], multipliers: &[f32; BLOCK]) -> [u8; BLOCK] {
         Self::I32::requantise(sums, bias, multipliers)
     }
+}
+
+/// Panics unless the lengths are what [`Isa::tile`] asks for, so that kernels may read without looking.
+#[inline(always)]
+pub(super) fn assert_tile<const P: usize>(rows: [&[i16]; 3], channels: usize, weights: &[i8]) {
+    assert!(channels > 0 && channels.is_multiple_of(CHANNEL_STEP) && weights.len() == 9 * channels * BLOCK);
+    assert!(rows.iter().all(|row| row.len() >= (P + 2) * channels));
+}
+
+/// As [`assert_tile`] for [`Isa::product`].
+#[inline(always)]
+pub(super) fn assert_product<const P: usize>(inputs: &[Input], weights: &[Weight]) {
+    let blocks = weights.len() / (BLOCK / 2);
+    assert!(weights.len().is_multiple_of(BLOCK / 2) && inputs.len() >= (P - 1) * CHUNK + blocks);
 }
 
 /// A vector of i16. Sums and differences wrap.
@@ -127,6 +141,8 @@ pub(super) enum AnyIsa {
     Avx2(super::avx2::Avx2),
     #[cfg(target_arch = "aarch64")]
     Neon(super::neon::Neon),
+    #[cfg(all(target_arch = "arm", vgg_edge_neon))]
+    Armv7(super::armv7::Armv7),
 }
 
 impl AnyIsa {
@@ -136,6 +152,8 @@ impl AnyIsa {
             Kernel::Avx2 => super::avx2::Avx2::new().map(Self::Avx2),
             #[cfg(target_arch = "aarch64")]
             Kernel::Neon | Kernel::Sdot => super::neon::Neon::new().map(Self::Neon),
+            #[cfg(all(target_arch = "arm", vgg_edge_neon))]
+            Kernel::Neon => Some(Self::Armv7(super::armv7::Armv7)),
             _ => None,
         }
         .unwrap_or(Self::Portable(portable::Portable))
@@ -151,6 +169,8 @@ macro_rules! with_isa {
             AnyIsa::Avx2($isa) => $body,
             #[cfg(target_arch = "aarch64")]
             AnyIsa::Neon($isa) => $body,
+            #[cfg(all(target_arch = "arm", vgg_edge_neon))]
+            AnyIsa::Armv7($isa) => $body,
         }
     };
 }

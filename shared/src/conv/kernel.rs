@@ -12,7 +12,7 @@ pub enum Kernel {
     Portable,
     /// x86-64 with AVX2: i16 multiply-add of pairs.
     Avx2,
-    /// aarch64 (ARMv8.0): i16 widening multiply-accumulate.
+    /// ARM's Advanced SIMD: i16 widening multiply-accumulate. On aarch64 (ARMv8.0), and on 32 bits in programs that are compiled for it.
     Neon,
     /// aarch64 with the dot product extension (ARMv8.2).
     Sdot,
@@ -40,6 +40,8 @@ impl Kernel {
             Self::Avx2 => super::avx2::Avx2::new().is_some(),
             #[cfg(target_arch = "aarch64")]
             Self::Neon => super::neon::Neon::new().is_some(),
+            #[cfg(all(target_arch = "arm", vgg_edge_neon))]
+            Self::Neon => true,
             #[cfg(target_arch = "aarch64")]
             Self::Sdot => super::neon::Neon::new().is_some() && super::sdot::Sdot::new().is_some(),
             #[allow(unreachable_patterns, reason = "which kernels are left depends on the architecture")]

@@ -3,6 +3,8 @@
 //! [`Stack`] runs a chain of [`ConvLayer`]s, each with ReLU and, where asked, 2x2 max pooling. The arithmetic is fixed in
 //! `ARCHITECTURE.md`; [`naive`] is that text in code and every kernel is tested against it.
 
+#[cfg(all(target_arch = "arm", vgg_edge_neon))]
+mod armv7;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 mod direct;

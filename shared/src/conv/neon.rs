@@ -9,7 +9,7 @@ use std::arch::aarch64::{
 };
 
 use super::direct::CHANNEL_STEP;
-use super::isa::{I16, I32, Isa};
+use super::isa::{I16, I32, Isa, assert_product, assert_tile};
 use super::map::BLOCK;
 use super::winograd::{CHUNK, Input, Weight};
 
@@ -30,17 +30,14 @@ impl Isa for Neon {
 
     #[inline(always)]
     fn tile<const P: usize>(self, rows: [&[i16]; 3], channels: usize, weights: &[i8], sums: &mut [[i32; BLOCK]; P]) {
-        assert!(rows.iter().all(|row| row.len() >= (P + 2) * channels));
-        assert!(weights.len() == 9 * channels * BLOCK && channels.is_multiple_of(CHANNEL_STEP));
+        assert_tile::<P>(rows, channels, weights);
         // SAFETY: `self` exists only where NEON does; the lengths that `tile` relies on are asserted above.
         unsafe { tile(rows, channels, weights, sums) }
     }
 
     #[inline(always)]
     fn product<const P: usize>(self, inputs: &[Input], weights: &[Weight], sums: &mut [[i32; BLOCK]; P], add: bool) {
-        assert!(
-            weights.len().is_multiple_of(BLOCK / 2) && inputs.len() >= (P - 1) * CHUNK + weights.len() / (BLOCK / 2)
-        );
+        assert_product::<P>(inputs, weights);
         // SAFETY: `self` exists only where NEON does; what `product` relies on is asserted above.
         unsafe { product(inputs, weights, sums, add) }
     }

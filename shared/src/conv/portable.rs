@@ -10,8 +10,8 @@ pub(super) struct Portable;
 
 impl Isa for Portable {
     const PAIRS: bool = false;
-    type I16 = Lanes<i16>;
-    type I32 = Lanes<i32>;
+    type I16 = Lane<i16>;
+    type I32 = Lane<i32>;
 
     #[inline(always)]
     fn tile<const P: usize>(self, rows: [&[i16]; 3], channels: usize, weights: &[i8], sums: &mut [[i32; BLOCK]; P]) {
@@ -53,103 +53,89 @@ fn add_products(input: i16, weights: &[i16; BLOCK], sums: &mut [i32; BLOCK]) {
     }
 }
 
-const LANES: usize = 8;
-
-/// What compilers know to be a vector.
+/// One lane: the loops over lanes are loops over numbers, which compilers turn into vectors of the CPU at hand.
 #[derive(Clone, Copy)]
-pub(super) struct Lanes<T>([T; LANES]);
+pub(super) struct Lane<T>(T);
 
-impl<T: Copy> Lanes<T> {
-    #[inline(always)]
-    fn read<U: Copy>(values: &[U], convert: impl Fn(U) -> T) -> Self {
-        Self(std::array::from_fn(|lane| convert(values[lane])))
-    }
-
-    #[inline(always)]
-    fn each(self, other: Self, f: impl Fn(T, T) -> T) -> Self {
-        Self(std::array::from_fn(|lane| f(self.0[lane], other.0[lane])))
-    }
-}
-
-impl I16 for Lanes<i16> {
-    const LANES: usize = LANES;
+impl I16 for Lane<i16> {
+    const LANES: usize = 1;
 
     #[inline(always)]
     fn zero() -> Self {
-        Self([0; LANES])
+        Self(0)
     }
 
     #[inline(always)]
     fn from_u8(values: &[u8]) -> Self {
-        Self::read(values, i16::from)
+        Self(values[0].into())
     }
 
     #[inline(always)]
     fn from_i8(values: &[i8]) -> Self {
-        Self::read(values, i16::from)
+        Self(values[0].into())
     }
 
     #[inline(always)]
     fn add(self, other: Self) -> Self {
-        self.each(other, i16::wrapping_add)
+        Self(self.0.wrapping_add(other.0))
     }
 
     #[inline(always)]
     fn sub(self, other: Self) -> Self {
-        self.each(other, i16::wrapping_sub)
+        Self(self.0.wrapping_sub(other.0))
     }
 
     #[inline(always)]
     fn store(self, values: &mut [i16]) {
-        values.copy_from_slice(&self.0);
+        values[0] = self.0;
     }
 }
 
-impl I32 for Lanes<i32> {
-    const LANES: usize = LANES;
+impl I32 for Lane<i32> {
+    const LANES: usize = 1;
 
     #[inline(always)]
     fn zero() -> Self {
-        Self([0; LANES])
+        Self(0)
     }
 
     #[inline(always)]
     fn load(values: &[i32]) -> Self {
-        Self::read(values, |value| value)
+        Self(values[0])
     }
 
     #[inline(always)]
     fn add(self, other: Self) -> Self {
-        self.each(other, i32::wrapping_add)
+        Self(self.0.wrapping_add(other.0))
     }
 
     #[inline(always)]
     fn sub(self, other: Self) -> Self {
-        self.each(other, i32::wrapping_sub)
+        Self(self.0.wrapping_sub(other.0))
     }
 
     #[inline(always)]
     fn mul(self, factor: i32) -> Self {
-        self.each(self, |value, _| value.wrapping_mul(factor))
+        Self(self.0.wrapping_mul(factor))
     }
 
     #[inline(always)]
     fn shl<const N: i32>(self) -> Self {
-        self.each(self, |value, _| value << N)
+        Self(self.0 << N)
     }
 
     #[inline(always)]
     fn shr<const N: i32>(self) -> Self {
-        self.each(self, |value, _| value >> N)
+        Self(self.0 >> N)
     }
 
     #[inline(always)]
     fn max(self, other: Self) -> Self {
-        self.each(other, i32::max)
+        Self(self.0.max(other.0))
     }
 
     #[inline(always)]
     fn store(self, values: &mut [i32]) {
-        values.copy_from_slice(&self.0);
+        values[0] = self.0;
     }
 }

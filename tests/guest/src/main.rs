@@ -31,7 +31,7 @@ const PARAMETERS: [(&str, &std::ffi::CStr); 2] = [
 
 fn main() -> ExitCode {
     if std::process::id() != 1 {
-        eprintln!("guest: I am the first program of an emulated machine; cargo test --test camera starts it");
+        eprintln!("guest: I am the first program of an emulated machine; cargo test --test e2e camera starts it");
         return ExitCode::from(2);
     }
     if let Err(e) = start().and_then(|()| serve()) {

@@ -88,14 +88,18 @@ fn every_kernel_and_thread_count_agrees() {
             assert_eq!(answers(&mut edge, &["--threads", threads], &few), expected, "{kernel} on {threads} threads");
         }
     }
-    // The emulated CPU has all that aarch64 may have.
-    for (kernel, first, last) in
-        [("portable", "direct", "winograd"), ("neon", "direct", "winograd"), ("sdot", "dot", "dot")]
-    {
-        let mut edge = Device::Aarch64.edge();
+    // The emulated CPUs have all that they may have.
+    for (device, kernel, first, last) in [
+        (Device::Aarch64, "portable", "direct", "winograd"),
+        (Device::Aarch64, "neon", "direct", "winograd"),
+        (Device::Aarch64, "sdot", "dot", "dot"),
+        (Device::Armv7, "portable", "direct", "winograd"),
+        (Device::Armv7, "neon", "direct", "winograd"),
+    ] {
+        let mut edge = device.edge();
         edge.env("VGG_EDGE_KERNEL", kernel);
-        assert_eq!(answers(&mut edge, &[], &few[..3]), expected[..3], "{kernel}");
-        let mut edge = Device::Aarch64.edge();
+        assert_eq!(answers(&mut edge, &[], &few[..3]), expected[..3], "{device:?} {kernel}");
+        let mut edge = device.edge();
         let info = ndjson(&succeed(edge.env("VGG_EDGE_KERNEL", kernel).args(["info", "--json"])));
         assert_eq!(info[0]["algorithms"]["block1_conv1"], first);
         assert_eq!(info[0]["algorithms"]["block5_conv3"], last);
@@ -113,7 +117,7 @@ fn unit_tests_pass_on_arm() {
             cargo()
                 .args(["test", "--quiet", "--locked", "--release", "-p", "shared", "-p", "edge", "--target", target])
                 .env(runner, emulator)
-                .env("PROPTEST_CASES", "16"),
+                .env("PROPTEST_CASES", "32"),
         );
         let passed = out.lines().filter(|line| line.starts_with("test result: ok")).count();
         assert!(passed >= 2, "{out}");

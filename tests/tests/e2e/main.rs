@@ -1,0 +1,23 @@
+//! All end-to-end tests, in one program: one is linked, what they share is made once, and while one waits another runs.
+//!
+//! `cargo test --workspace --test e2e MODULE` runs those of one module.
+
+mod augment;
+mod bad_input;
+mod base;
+mod build;
+mod camera;
+mod exactness;
+mod fine_tune;
+mod heads;
+mod label;
+mod limits;
+mod live;
+mod main_job;
+mod package;
+mod page;
+mod power;
+mod report;
+mod scale;
+mod shards;
+mod trust;
