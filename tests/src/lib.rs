@@ -2,6 +2,7 @@
 //!
 //! Programs are built by Cargo when a test first asks for them. A missing tool is a failure that names it, never a silent skip.
 
+pub mod browser;
 pub mod disk;
 pub mod machine;
 pub mod slurm;

@@ -9,7 +9,8 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use image::{DynamicImage, ImageFormat};
 use serde_json::{Value, json};
-use tests::{Device, encode, fail, host, ndjson, picture, root, run, small_head, succeed};
+use tests::browser::{Page, browse};
+use tests::{Device, encode, fail, host, ndjson, picture, run, small_head, succeed};
 
 /// `host label`, running.
 struct Label {
@@ -85,26 +86,6 @@ impl Drop for Label {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// Does steps of `browser.py` on a page, all of which must succeed; gives what each found.
-fn browse(url: &str, steps: &[String]) -> Vec<String> {
-    let mut python = Command::new("python3");
-    python.arg(root().join("tests/browser.py")).args([url, "--steps"]).current_dir(root());
-    let spawned = python.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
-    let mut child = spawned.expect("python3 is missing; run ./test, which installs it");
-    let mut input = child.stdin.take().unwrap();
-    let mut answers = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-    assert_eq!(answers.next().as_deref(), Some("ok ready"));
-    let mut found = Vec::new();
-    for step in steps {
-        writeln!(input, "{step}").unwrap();
-        let answer = answers.next().unwrap_or_else(|| panic!("browser.py has ended at {step}"));
-        found.push(answer.strip_prefix("ok").unwrap_or_else(|| panic!("{step}: {answer}")).trim().to_owned());
-    }
-    drop(input);
-    assert!(child.wait().unwrap().success());
-    found
 }
 
 /// The names in a folder, none if it is not there.
@@ -405,26 +386,13 @@ fn the_page_says_when_the_program_has_ended() {
     let folder = tempfile::tempdir().unwrap();
     pictures(folder.path(), 2);
     let label = Label::start(&["--classes", "a,b"], folder.path());
-    let mut python = Command::new("python3");
-    python.arg(root().join("tests/browser.py")).args([label.url(), "--steps"]).current_dir(root());
-    let mut child = python.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let mut input = child.stdin.take().unwrap();
-    let mut answers = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-    let mut step = |words: &str| {
-        if !words.is_empty() {
-            writeln!(input, "{words}").unwrap();
-        }
-        let answer = answers.next().unwrap();
-        assert!(answer.starts_with("ok"), "{words}: {answer}");
-    };
-    step("");
-    step("until seen === state.item.id");
-    step("down");
+    let mut page = Page::open(label.url());
+    page.step("until seen === state.item.id");
+    page.step("down");
     label.stop();
-    step("key 1");
-    step("until $('notice').textContent.includes('cannot be reached')");
-    drop(input);
-    assert!(child.wait().unwrap().success());
+    page.step("key 1");
+    page.step("until $('notice').textContent.includes('cannot be reached')");
+    page.close();
     assert_eq!(names(folder.path()), BTreeSet::from(["0.png".to_owned(), "1.png".to_owned()]), "no folder is left");
 }
 

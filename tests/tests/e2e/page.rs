@@ -1,10 +1,11 @@
 //! The page of `edge run --http` in a browser.
 
-use std::io::{BufRead, BufReader, Lines, Write};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, Stdio};
 
-use tests::{Device, host, root, succeed};
+use tests::browser::Page;
+use tests::{Device, host, succeed};
 
 /// `edge run` with its page.
 struct Edge {
@@ -43,59 +44,6 @@ impl Drop for Edge {
     fn drop(&mut self) {
         // As a device that loses power: no farewell.
         let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// The page in Chromium, by `browser.py`.
-struct Page {
-    child: Child,
-    steps: Option<ChildStdin>,
-    answers: Lines<BufReader<ChildStdout>>,
-}
-
-impl Page {
-    fn open(url: &str) -> Self {
-        let mut python = Command::new("python3");
-        python.arg(root().join("tests/browser.py")).args([url, "--steps"]).current_dir(root());
-        let spawned = python.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
-        let mut child = spawned.expect("python3 is missing; run ./test, which installs it");
-        let steps = child.stdin.take();
-        let answers = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut page = Self { child, steps, answers };
-        page.answer("open");
-        page
-    }
-
-    fn answer(&mut self, step: &str) -> String {
-        let line = self.answers.next().unwrap_or_else(|| panic!("browser.py has ended at {step}")).unwrap();
-        let found = line.strip_prefix("ok").unwrap_or_else(|| panic!("{step}: {line}"));
-        found.trim().to_owned()
-    }
-
-    /// Does a step, which must succeed; gives what it found.
-    fn step(&mut self, step: &str) -> String {
-        writeln!(self.steps.as_mut().unwrap(), "{step}").unwrap();
-        self.answer(step)
-    }
-
-    /// A picture of the page, for people.
-    fn screenshot(&mut self, name: &str) {
-        self.step(&format!("screenshot target/screenshots/{name}.png"));
-    }
-
-    /// Closes the browser, which must have had nothing to complain about.
-    fn close(mut self) {
-        self.step("calm");
-        self.steps = None;
-        assert!(self.child.wait().unwrap().success());
-    }
-}
-
-impl Drop for Page {
-    fn drop(&mut self) {
-        // It ends, and the browser with it, when there are no more steps.
-        self.steps = None;
         let _ = self.child.wait();
     }
 }

@@ -1,31 +1,9 @@
 //! The reports of `host train` and `host evaluate`: their files, what they tell, and the page in Chromium.
 
-use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
 
-use tests::{base, data_folder, encode, fail, host, ndjson, picture, root, run, succeed, weights};
-
-/// Does steps of `browser.py` on a page, all of which must succeed; gives what each found.
-fn look(page: &Path, steps: &[String]) -> Vec<String> {
-    let mut python = Command::new("python3");
-    let url = format!("file://{}", page.display());
-    python.arg(root().join("tests/browser.py")).args([&url, "--steps"]).current_dir(root());
-    let spawned = python.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
-    let mut child = spawned.expect("python3 is missing; run ./test, which installs it");
-    let mut input = child.stdin.take().unwrap();
-    let mut answers = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-    assert_eq!(answers.next().as_deref(), Some("ok ready"));
-    let mut found = Vec::new();
-    for step in steps {
-        writeln!(input, "{step}").unwrap();
-        let answer = answers.next().unwrap_or_else(|| panic!("browser.py has ended at {step}"));
-        found.push(answer.strip_prefix("ok").unwrap_or_else(|| panic!("{step}: {answer}")).trim().to_owned());
-    }
-    drop(input);
-    assert!(child.wait().unwrap().success());
-    found
-}
+use tests::browser::browse;
+use tests::{base, data_folder, encode, fail, host, ndjson, picture, run, succeed, weights};
 
 /// Looks at the page on a phone and on a desk, light and dark; a step `screenshot` fails if the page is wider than the window.
 fn looks_well(page: &Path, name: &str, then: &[&str]) -> Vec<String> {
@@ -41,7 +19,7 @@ fn looks_well(page: &Path, name: &str, then: &[&str]) -> Vec<String> {
     let before = steps.len();
     steps.extend(then.iter().map(ToString::to_string));
     steps.push("calm".to_owned());
-    look(page, &steps)[before..].to_vec()
+    browse(&format!("file://{}", page.display()), &steps)[before..].to_vec()
 }
 
 #[test]

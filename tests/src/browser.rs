@@ -1,0 +1,67 @@
+//! Chromium, by `browser.py`.
+
+use std::io::{BufRead, BufReader, Lines, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use crate::root;
+
+/// A page in Chromium.
+pub struct Page {
+    child: Child,
+    steps: Option<ChildStdin>,
+    answers: Lines<BufReader<ChildStdout>>,
+}
+
+impl Page {
+    /// Opens it.
+    pub fn open(url: &str) -> Self {
+        let mut python = Command::new("python3");
+        python.arg(root().join("tests/browser.py")).args([url, "--steps"]).current_dir(root());
+        let spawned = python.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut child = spawned.expect("python3 is missing; run ./test, which installs it");
+        let steps = child.stdin.take();
+        let answers = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut page = Self { child, steps, answers };
+        assert_eq!(page.answer("open"), "ready");
+        page
+    }
+
+    fn answer(&mut self, step: &str) -> String {
+        let line = self.answers.next().unwrap_or_else(|| panic!("browser.py has ended at {step}")).unwrap();
+        let found = line.strip_prefix("ok").unwrap_or_else(|| panic!("{step}: {line}"));
+        found.trim().to_owned()
+    }
+
+    /// Does a step of `browser.py`, which must succeed; gives what it found.
+    pub fn step(&mut self, step: &str) -> String {
+        writeln!(self.steps.as_mut().unwrap(), "{step}").unwrap();
+        self.answer(step)
+    }
+
+    /// A picture of the page, for people.
+    pub fn screenshot(&mut self, name: &str) {
+        self.step(&format!("screenshot target/screenshots/{name}.png"));
+    }
+
+    /// Closes it, which must succeed. A step `calm` before asks whether the browser had something to complain about.
+    pub fn close(mut self) {
+        self.steps = None;
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        // It ends, and the browser with it, when there are no more steps.
+        self.steps = None;
+        let _ = self.child.wait();
+    }
+}
+
+/// Opens a page, does steps, all of which must succeed, and closes it; gives what each found.
+pub fn browse(url: &str, steps: &[String]) -> Vec<String> {
+    let mut page = Page::open(url);
+    let found = steps.iter().map(|step| page.step(step)).collect();
+    page.close();
+    found
+}
