@@ -92,21 +92,28 @@ impl Read for Drip<'_> {
 /// # Errors
 /// If no runtime can be had.
 pub fn http(bytes: &[u8], token: Option<&str>) -> Result<Vec<u8>, String> {
-    let words = |e: io::Error| e.to_string();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(words)?;
     let access = Access::new(([127, 0, 0, 1], 80).into(), token)?;
+    converse(bytes, |client| serve_one(client, access, Arc::new(Board::new()))).map_err(|e| e.to_string())
+}
+
+/// What a server of one connection answers to a client that sends these bytes and then closes its side. What the server does in other threads
+/// is done when this returns.
+///
+/// # Errors
+/// If no runtime can be had.
+pub fn converse<F: Future>(bytes: &[u8], serve: impl FnOnce(Client) -> F) -> io::Result<Vec<u8>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let answers = Arc::new(Mutex::new(Vec::new()));
     let client = Client { requests: bytes.to_vec(), sent: 0, waits: 16, answers: answers.clone() };
-    let board = Arc::new(Board::new());
     // A stream of events goes on until the client is found to be gone, which takes seconds.
-    let _ = runtime.block_on(async { tokio::time::timeout(PATIENCE, serve_one(client, access, board)).await });
-    runtime.shutdown_background();
+    let _ = runtime.block_on(async { tokio::time::timeout(PATIENCE, serve(client)).await });
+    drop(runtime);
     let answers = std::mem::take(&mut *answers.lock().unwrap_or_else(PoisonError::into_inner));
     Ok(answers)
 }
 
 /// The other end of a connection.
-struct Client {
+pub struct Client {
     requests: Vec<u8>,
     sent: usize,
     /// How often it is asked in vain before it closes: a connection that is closed at once is not answered.

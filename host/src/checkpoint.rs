@@ -164,6 +164,7 @@ fn decode<S: DeserializeOwned>(bytes: &[u8]) -> Result<(Key, S), String> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::ops::ControlFlow;
 
     use super::*;
@@ -227,5 +228,33 @@ mod tests {
         checkpoint.remove().unwrap();
         checkpoint.remove().unwrap();
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    /// With checksums that hold, since damage is found by those; what comes through must fit the training or be refused.
+    #[test]
+    fn checkpoints_that_somebody_made() {
+        let labels: Vec<usize> = (0..20).map(|row| row % 2).collect();
+        let data = Dataset { features: &Ramp, labels: &labels };
+        let config = TrainConfig { units: vec![4], epochs: 3, batch_size: 8, ..TrainConfig::default() };
+        let mut good = Vec::new();
+        train(&config, &data, Some(&data), None, &mut |progress| {
+            good.push((format!("state {}", good.len()).into(), encode(&key(), &progress.state().unwrap()).unwrap()));
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        let resumed = Cell::new(0);
+        hostile::attack("checkpoint", &good, 500, |bytes| {
+            assert!(
+                decode::<State>(bytes).is_err() || good.iter().any(|(_, good)| good == bytes),
+                "damage is not seen"
+            );
+            let content = &bytes[..bytes.len().saturating_sub(CHECKSUM)];
+            let sealed = [content, &Fingerprint::of(content).0].concat();
+            if let Ok((_, state)) = decode::<State>(&sealed) {
+                let trained = train(&config, &data, Some(&data), Some(state), &mut |_| ControlFlow::Continue(()));
+                resumed.set(resumed.get() + u32::from(trained.is_ok()));
+            }
+        });
+        assert!(resumed.get() > 50, "{resumed:?}");
     }
 }

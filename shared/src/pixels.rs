@@ -653,7 +653,8 @@ mod tests {
                 Range::Full => (0.0, 1.0, 1.0),
                 Range::Limited => (16.0, 255.0 / 219.0, 255.0 / 224.0),
             };
-            for (y, cb, cr) in (0..=255u8).step_by(5).flat_map(|y| {
+            let step = if cfg!(miri) { 85 } else { 5 };
+            for (y, cb, cr) in (0..=255u8).step_by(step).flat_map(|y| {
                 (0..=255u8).step_by(15).flat_map(move |cb| (0..=255u8).step_by(15).map(move |cr| (y, cb, cr)))
             }) {
                 let (y_, u, v) = (

@@ -324,10 +324,13 @@ mod tests {
         sum
     }
 
+    /// Below this are the sides of frames that are held against [`real`], whose work grows with the fourth power.
+    const SIDE: usize = if cfg!(miri) { 7 } else { 40 };
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 48 }))]
         #[test]
-        fn close_to_the_real_filter(w in 1usize..40, h in 1usize..40, tw in 1usize..40, th in 1usize..40, seed: u32) {
+        fn close_to_the_real_filter(w in 1..SIDE, h in 1..SIDE, tw in 1..SIDE, th in 1..SIDE, seed: u32) {
             let frame = frame(w, h, seed);
             let out = resize(&frame, whole(&frame), tw, th, Filter::Bilinear);
             for y in 0..th {
@@ -383,7 +386,8 @@ mod tests {
             (3, 1000, 64, 64, 8, Filter::Bilinear, "e469a2f4ca7721e5"),
             (3, 1000, 64, 64, 8, Filter::Nearest, "82df850603d0030a"),
         ];
-        for (w, h, tw, th, seed, filter, hash) in golden {
+        // Miri looks at access, and takes minutes for the larger ones.
+        for (w, h, tw, th, seed, filter, hash) in golden.into_iter().filter(|&(w, h, ..)| !cfg!(miri) || w * h < 100) {
             let frame = frame(w, h, seed);
             let out = resize(&frame, whole(&frame), tw, th, filter);
             let got = crate::Fingerprint::of(&out).to_string();

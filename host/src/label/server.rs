@@ -25,7 +25,8 @@ use jpeg_encoder::{ColorType, Encoder};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::Fingerprint;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
 
@@ -62,6 +63,14 @@ struct Shared {
 }
 
 impl Shared {
+    fn new(desk: Desk, token: &str) -> Self {
+        Self {
+            desk: Mutex::new(desk),
+            page: include_str!("page.html").replace("{{token}}", token),
+            token: Fingerprint::of(token.as_bytes()),
+        }
+    }
+
     fn desk(&self) -> MutexGuard<'_, Desk> {
         // What a step has not done, it has not done: files are the truth, and they are whole.
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
@@ -80,12 +89,7 @@ pub fn serve(desk: Desk, address: SocketAddr, ready: impl FnOnce(SocketAddr) -> 
         .context("the server")?;
     let listener =
         runtime.block_on(TcpListener::bind(address)).with_context(|| format!("--http {address}: cannot listen"))?;
-    let token = token().context("/dev/urandom")?;
-    let shared = Arc::new(Shared {
-        desk: Mutex::new(desk),
-        page: include_str!("page.html").replace("{{token}}", &token),
-        token: Fingerprint::of(token.as_bytes()),
-    });
+    let shared = Arc::new(Shared::new(desk, &token().context("/dev/urandom")?));
     ready(listener.local_addr()?)?;
     runtime.block_on(async {
         tokio::select! {
@@ -129,7 +133,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-async fn connection(stream: TcpStream, shared: Arc<Shared>) {
+async fn connection(stream: impl AsyncRead + AsyncWrite, shared: Arc<Shared>) {
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_TIME));
     let service = service_fn(move |request| {
@@ -342,6 +346,8 @@ fn text(status: StatusCode, words: impl Into<Bytes>) -> Answer {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     #[test]
@@ -364,5 +370,64 @@ mod tests {
         }
         let (a, b) = (token().unwrap(), token().unwrap());
         assert!(a != b && a.len() == 32);
+    }
+
+    /// Pictures move within the two folders or not at all, and only for whoever shows the token from a page of this host.
+    #[test]
+    fn requests_of_others() {
+        const SECRET: &str = "0123456789abcdef";
+        let request = |line: &str, headers: &str, body: &str| {
+            let length = body.len();
+            format!("{line} HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: {length}\r\n\r\n{body}")
+        };
+        let order = |body: &str| {
+            let headers =
+                format!("{TOKEN}: {SECRET}\r\nOrigin: http://localhost\r\nContent-Type: application/json\r\n");
+            request("POST /do", &headers, body)
+        };
+        let good = [
+            request("GET /", "", ""),
+            request("GET /state", "Sec-Fetch-Site: same-origin\r\n", ""),
+            request("GET /picture/1", "", ""),
+            order(r#"{"sort":{"id":0,"class":"a"}}"#),
+            order(r#"{"new":{"id":1,"class":"c"}}"#),
+            order(r#"{"reject":{"id":2}}"#),
+            order(r#"{"skip":{"id":0}}"#) + &order(r#"{"again":{}}"#),
+            order(r#"{"sort":{"id":1,"class":"a"}}"#) + &order(r#"{"undo":{}}"#),
+        ];
+        let good = good.map(|text| (text.lines().next().unwrap_or_default().into(), text.into_bytes()));
+        let moved = Cell::new(0);
+        hostile::attack("label", &good, 300, |bytes| {
+            let root = tempfile::tempdir().unwrap();
+            let (inbox, data) = (root.path().join("in"), root.path().join("data"));
+            std::fs::create_dir(&inbox).unwrap();
+            for id in 0..3 {
+                std::fs::write(inbox.join(format!("{id}.png")), [id]).unwrap();
+            }
+            let desk = Desk::open(&inbox, Some(&data), Some(&["a".into(), "b".into()])).unwrap();
+            let shared = Arc::new(Shared::new(desk, SECRET));
+            edge::hostile::converse(bytes, |client| connection(client, shared)).unwrap();
+            let shows_token = bytes.windows(SECRET.len()).any(|window| window == SECRET.as_bytes());
+            let left = (0..3).filter(|id| inbox.join(format!("{id}.png")).exists()).count();
+            assert!(left == 3 || shows_token, "moved without the token");
+            moved.set(moved.get() + u32::from(left < 3));
+            // Whatever was asked, each picture is in one place within these folders, as it was.
+            let mut found = Vec::new();
+            let mut folders = vec![root.path().to_owned()];
+            while let Some(folder) = folders.pop() {
+                for entry in std::fs::read_dir(folder).unwrap() {
+                    let path = entry.unwrap().path();
+                    if path.is_dir() {
+                        folders.push(path);
+                    } else if path.extension().is_some_and(|extension| extension == "png") {
+                        assert!(path.starts_with(&inbox) || path.starts_with(&data));
+                        found.push(std::fs::read(path).unwrap());
+                    }
+                }
+            }
+            found.sort();
+            assert_eq!(found, [[0], [1], [2]]);
+        });
+        assert!(moved.get() > 9, "{moved:?}");
     }
 }

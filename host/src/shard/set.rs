@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::ffi::OsStr;
 use std::io::BufWriter;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use rayon::prelude::*;
 use shared::cli::{Interrupted, interrupted, note};
@@ -289,6 +289,10 @@ impl Set {
             if entry.class as usize >= run.data.classes.len() {
                 return wrong(format!("{} is of class {}, which is not there", name(), entry.class));
             }
+            if !Path::new(OsStr::from_bytes(&entry.name)).components().all(|part| matches!(part, Component::Normal(_)))
+            {
+                return wrong(format!("{} is no path within the data folder", name()));
+            }
             list.add(entry.class as usize, &entry.name);
             rows[part] += u64::from(matches!(entry.outcome, Outcome::Row(_)));
             if list.pictures.is_multiple_of(BREATH) && interrupted() {
@@ -432,6 +436,7 @@ impl Set {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::fs;
 
     use proptest::prelude::*;
@@ -516,7 +521,7 @@ mod tests {
     }
 
     fn pictures() -> impl Strategy<Value = Pictures> {
-        prop::collection::btree_map("[a-c/]{1,4}", (0u32..2, prop::option::of(any::<[u8; 4]>())), 0..40)
+        prop::collection::btree_map("[a-c]{1,2}(/[a-c]{1,2})?", (0u32..2, prop::option::of(any::<[u8; 4]>())), 0..40)
             .prop_map(|map| map.into_iter().map(|(name, (class, row))| (class, name, row)).collect())
     }
 
@@ -665,5 +670,68 @@ mod tests {
         assert!(error.contains("comes next") || error.contains("belongs to another part"), "{error}");
         part(1, &|name| !first(name));
         merged(folder.path()).unwrap();
+    }
+
+    /// The same bytes with lengths and checksums that hold, which lets damage through to what is behind them; `None` without a manifest.
+    fn sealed(bytes: &[u8]) -> Option<Vec<u8>> {
+        let (header, rest) = bytes.split_at_checked(20)?;
+        let len = u64::from_le_bytes(*header.last_chunk()?);
+        let (manifest, rest) = rest.split_at_checked(usize::try_from(len).ok()?)?;
+        let mut manifest: Manifest = postcard::from_bytes(manifest).ok()?;
+        let rows = usize::try_from(manifest.rows).ok()?.checked_mul(CHANNELS as usize)?;
+        let index = rest.len().checked_sub(rows)?.checked_sub(64)?;
+        manifest.index_len = index as u64;
+        let mut file = Vec::new();
+        let mut writer = Writer::new(&mut file, Path::new("sealed"), &manifest).unwrap();
+        for bytes in [&rest[..index], &rest[index + 32..][..rows]] {
+            writer.bytes(bytes).unwrap();
+            writer.seal().unwrap();
+        }
+        Some(file)
+    }
+
+    #[test]
+    fn files_that_somebody_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("features");
+        let good = [1, 7, 40].map(|count| {
+            let pictures = some(count);
+            write(&path, &run(&pictures), &pictures, Shard::WHOLE, |_| true);
+            assert_eq!(sealed(&fs::read(&path).unwrap()), Some(fs::read(&path).unwrap()));
+            (format!("{count} pictures").into(), fs::read(&path).unwrap())
+        });
+        let read = |bytes: &[u8]| {
+            fs::write(&path, bytes).unwrap();
+            let Ok((pool, features)) = Set::open(&path).and_then(|set| set.features(Path::new("data"), true)) else {
+                return false;
+            };
+            assert!(pool.items.iter().all(|item| item.path.starts_with("data") && item.class < pool.classes.len()));
+            assert_eq!(pool.items.len(), features.items.len() + features.skipped.len());
+            (0..features.items.len()).for_each(|row| assert_eq!(features.row(row).unwrap().len(), features.dim));
+            true
+        };
+        let (taken, seen) = (Cell::new(0), Cell::new(0));
+        hostile::attack("features", &good, 1_000, |bytes| {
+            let as_it_is = read(bytes);
+            assert!(!as_it_is || good.iter().any(|(_, good)| good == bytes), "damage is not seen");
+            if let Some(bytes) = sealed(bytes) {
+                seen.set(seen.get() + 1);
+                taken.set(taken.get() + u32::from(read(&bytes)));
+            }
+        });
+        // Most reach what is behind the checksums, and some are as good as what `host extract` could have made.
+        assert!(seen.get() > 300 && taken.get() > 30, "{seen:?} {taken:?}");
+    }
+
+    #[test]
+    fn names_that_lead_out_of_the_data_folder_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("features");
+        for name in ["/etc/passwd", "../a.png", "a/../../b.png"] {
+            let pictures = vec![(0, name.to_owned(), Some([1; 4]))];
+            write(&path, &run(&pictures), &pictures, Shard::WHOLE, |_| true);
+            let error = Set::open(&path).unwrap().features(Path::new("data"), true).err().unwrap().to_string();
+            assert!(error.contains("no path within the data folder"), "{error}");
+        }
     }
 }

@@ -96,7 +96,7 @@ fn check(kernel: Kernel, layers: Vec<ConvLayer>, input: &[u8], height: usize, wi
         let (channels, out_height, out_width) = stack.output_shape(height, width);
         let mut out = vec![0xaa; input.len() / picture * channels * out_height * out_width];
         // Twice: what the first run leaves in the arena must not show.
-        for _ in 0..2 {
+        for _ in 0..if cfg!(miri) { 1 } else { 2 } {
             match &pool {
                 Some(pool) => pool.install(|| stack.run(&mut arena, input, height, width, true, &mut out)),
                 None => stack.run(&mut arena, input, height, width, false, &mut out),
@@ -111,16 +111,16 @@ fn suite(kernel: Kernel) {
         eprintln!("skipped: this CPU has no {}", kernel.name());
         return;
     }
-    // Miri looks for access out of bounds, which does not depend on values, and takes hours for large layers: two blocks of channels, and
-    // tiles that reach beyond the picture.
+    // Miri looks for access out of bounds, which does not depend on values, and executes some 200,000 steps a second: two blocks of
+    // channels, and tiles that reach beyond the picture.
     if cfg!(miri) {
         let mut numbers = Numbers::new(1);
         let layers = vec![
-            layer(&mut numbers, 3, 17, false, true, Values::Random),
-            layer(&mut numbers, 17, 18, true, false, Values::Random),
+            layer(&mut numbers, 1, 17, false, true, Values::Random),
+            layer(&mut numbers, 17, 2, true, false, Values::Random),
         ];
-        let input = input(&mut numbers, 3 * 5 * 6, Values::Random);
-        return check(kernel, layers, &input, 5, 6, 1);
+        let input = input(&mut numbers, 5 * 3, Values::Random);
+        return check(kernel, layers, &input, 5, 3, 1);
     }
     let values = prop_oneof![
         4 => Just(Values::Random), 1 => Just(Values::Lowest), 1 => Just(Values::Highest), 2 => Just(Values::Extremes)

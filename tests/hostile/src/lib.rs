@@ -1,11 +1,13 @@
 //! Everything that reads bytes of others, as functions of bytes.
 //!
 //! `tests/mutants.rs` runs each over its corpus and over damaged copies of it, in every test run; `fuzz/` runs the same functions under
-//! libFuzzer and AddressSanitizer, at length. A function returns whatever the bytes are; it panics if the code under test does, or if
+//! libFuzzer and AddressSanitizer, at length. What only `host` reads (files of features, checkpoints, the requests of `host label`) is attacked
+//! in its own tests, by [`attack`]. A function returns whatever the bytes are; it panics if the code under test does, or if
 //! that says something that cannot be true.
 
 mod mutate;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use shared::conv::Kernel;
@@ -14,7 +16,7 @@ use shared::resize::{Filter, Rect, resize};
 use shared::trust::{Signable, TrustedKeys};
 use shared::{Base, Fingerprint, Head};
 
-pub use mutate::Mutator;
+use mutate::Mutator;
 
 /// A target: its name, which is that of the folder of its corpus, and the function.
 pub type Target = (&'static str, fn(&[u8]));
@@ -50,6 +52,29 @@ pub fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
     files.sort();
     assert!(!files.is_empty(), "{} is empty", folder.display());
     files.into_iter().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
+}
+
+/// Hands files to a target, then `cases` damaged copies of them, or as many as `VGG_EDGE_HOSTILE_CASES` says; the same ones in every run.
+///
+/// # Panics
+/// If the target does. It is told what it takes to see it again.
+pub fn attack(name: &str, files: &[(PathBuf, Vec<u8>)], cases: usize, target: impl Fn(&[u8])) {
+    let attempt = |bytes: &[u8], what: &str| {
+        if catch_unwind(AssertUnwindSafe(|| target(bytes))).is_err() {
+            let path = std::env::temp_dir().join(format!("hostile-{name}-{}", Fingerprint::of(bytes).short()));
+            std::fs::write(&path, bytes).unwrap();
+            panic!("{name}: {what}; the bytes are in {}", path.display());
+        }
+    };
+    for (path, bytes) in files {
+        attempt(bytes, &path.display().to_string());
+    }
+    let cases = std::env::var("VGG_EDGE_HOSTILE_CASES").map_or(cases, |cases| cases.parse().unwrap());
+    for case in 0..cases {
+        let mut mutator = Mutator::new(case as u64);
+        let (one, other) = (mutator.below(files.len()), mutator.below(files.len()));
+        attempt(&mutator.damaged(&files[one].1, &files[other].1), &format!("case {case}"));
+    }
 }
 
 /// A head file, as it is and with length and checksum made to fit, which lets damage through to the payload.

@@ -1,7 +1,7 @@
 //! Damage, the same on every run: a bounded stand-in for libFuzzer's mutations, which a stable compiler does not have.
 
 /// A stream of damaged copies, told by its seed.
-pub struct Mutator(u64);
+pub(crate) struct Mutator(u64);
 
 /// Numbers that break things.
 const EDGES: [u64; 12] =

@@ -3,29 +3,13 @@
 
 use std::path::Path;
 
-use hostile::{Mutator, TARGETS, TOKEN, corpus};
+use hostile::{TARGETS, TOKEN, attack, corpus};
 use shared::trust::TrustedKeys;
 
-/// Runs a target over `cases` damaged copies, after the corpus itself. A panic names what it takes to see it again.
+/// Runs a target over its corpus and `cases` damaged copies.
 fn run(name: &str, cases: usize) {
     let (_, target) = TARGETS.iter().find(|(known, _)| *known == name).unwrap();
-    let files = corpus(name);
-    let attempt = |bytes: Vec<u8>, what: &str| {
-        if std::panic::catch_unwind(|| target(&bytes)).is_err() {
-            let path = std::env::temp_dir().join(format!("hostile-{name}-{}", shared::Fingerprint::of(&bytes).short()));
-            std::fs::write(&path, &bytes).unwrap();
-            panic!("{name}: {what}; the bytes are in {}", path.display());
-        }
-    };
-    for (path, bytes) in &files {
-        attempt(bytes.clone(), &path.display().to_string());
-    }
-    let cases = std::env::var("VGG_EDGE_HOSTILE_CASES").map_or(cases, |cases| cases.parse().unwrap());
-    for case in 0..cases {
-        let mut mutator = Mutator::new(case as u64);
-        let (one, other) = (mutator.below(files.len()), mutator.below(files.len()));
-        attempt(mutator.damaged(&files[one].1, &files[other].1), &format!("case {case}"));
-    }
+    attack(name, &corpus(name), cases, target);
 }
 
 macro_rules! targets {
