@@ -148,12 +148,23 @@ pub struct Entry {
     pub id: u64,
     /// When, RFC 3339.
     pub time: String,
-    /// `label`, `source`, `model`, `reload` or `collect`.
+    /// `label`, `source`, `model`, `reload`, `collect` or `page`.
     pub kind: &'static str,
     /// In words.
     pub text: String,
     /// For labels.
     pub score: Option<f32>,
+}
+
+/// A picture that is put up.
+#[derive(Clone)]
+pub struct Shown {
+    /// Counts from 1.
+    pub number: u64,
+    /// The picture.
+    pub picture: Arc<Picture>,
+    /// When it was put up.
+    pub at: Instant,
 }
 
 struct Inner {
@@ -163,7 +174,7 @@ struct Inner {
     now: Now,
     log: VecDeque<Entry>,
     entries: u64,
-    picture: Option<(u64, Arc<Picture>)>,
+    picture: Option<Shown>,
     pictures: u64,
     wanted: Option<Instant>,
     started: Instant,
@@ -291,11 +302,11 @@ impl Board {
         inner.pictures += 1;
         let number = inner.pictures;
         inner.now.picture = Some(number);
-        inner.picture.replace((number, picture)).map(|(_, old)| old)
+        inner.picture.replace(Shown { number, picture, at: Instant::now() }).map(|old| old.picture)
     }
 
-    /// The newest picture, for somebody who looks at it.
-    pub fn picture(&self) -> Option<(u64, Arc<Picture>)> {
+    /// The newest picture, for somebody who looks at it. While nobody did, none was put up: it may be old.
+    pub fn picture(&self) -> Option<Shown> {
         let mut inner = self.lock();
         inner.wanted = Some(Instant::now());
         inner.picture.clone()

@@ -1,7 +1,7 @@
 //! Keeps frames that were unsure or changed the label, for people to sort and train on.
 
 use std::cell::Cell;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -96,7 +96,12 @@ impl Collector {
     pub fn new(options: &CollectOptions, board: &Arc<Board>) -> Result<Self> {
         let folder = &options.folder;
         make_folder(folder)?;
-        shared::fs::check_writable(&folder.join(INDEX))?;
+        let index = folder.join(INDEX);
+        shared::fs::check_writable(&index)?;
+        if index.exists() {
+            // It may be another's, who ran it here by hand.
+            drop(open_index(&index)?);
+        }
         let (count, bytes) = stock(folder)?;
         // One frame waits while one is written; more would be memory.
         let (sender, receiver) = sync_channel(1);
@@ -232,21 +237,38 @@ impl Shelf {
             return Ok(false);
         };
         self.full = None;
-        write(folder, frame, &jpeg)?;
+        let name = write_picture(folder, frame, &jpeg)?;
         self.count += 1;
         self.bytes += jpeg.len() as u64;
+        if let Err(e) = write_line(folder, frame, &name) {
+            // Without a line it is of no use, and would fill the card all the same.
+            if std::fs::remove_file(folder.join(&name)).is_ok() {
+                self.count -= 1;
+                self.bytes -= jpeg.len() as u64;
+            }
+            return Err(e);
+        }
         Ok(true)
     }
 }
 
-/// Writes the picture, then its line: a line never names a picture that is not there.
-fn write(folder: &Path, frame: &Collected, jpeg: &[u8]) -> Result<()> {
+/// Writes the picture under a name that is free, which it gives. Its line comes after it: a line never names a picture that is not there.
+fn write_picture(folder: &Path, frame: &Collected, jpeg: &[u8]) -> Result<String> {
     // Colons are not welcome in file names everywhere.
     let stem = format!("{}-{}", frame.time.replace(':', "").trim_end_matches('Z'), file_name_of(&frame.label));
     // The clock of a board without a battery shows the same time again after each start.
     let mut names = std::iter::once(format!("{stem}.jpg")).chain((2..).map(|number| format!("{stem}-{number}.jpg")));
     let name = names.find(|name| !folder.join(name).exists()).unwrap_or_default();
     shared::fs::write_bytes(&folder.join(&name), jpeg)?;
+    Ok(name)
+}
+
+fn open_index(path: &Path) -> Result<File> {
+    OpenOptions::new().create(true).read(true).append(true).open(path).with_context(|| path.display().to_string())
+}
+
+/// Adds the line of a picture.
+fn write_line(folder: &Path, frame: &Collected, name: &str) -> Result<()> {
     let scores: serde_json::Map<_, _> =
         frame.scores.iter().map(|(label, score)| (label.clone(), json!(score))).collect();
     let line = json!({
@@ -259,7 +281,7 @@ fn write(folder: &Path, frame: &Collected, jpeg: &[u8]) -> Result<()> {
     });
     let path = folder.join(INDEX);
     let is_new = !path.exists();
-    let index = OpenOptions::new().create(true).read(true).append(true).open(&path).context(INDEX)?;
+    let index = open_index(&path)?;
     shared::fs::append_line(&index, &line.to_string()).context(INDEX)?;
     if is_new {
         shared::fs::sync_folder(&path)?;
@@ -351,6 +373,16 @@ mod tests {
         assert!(!shelf.keep(&frame(4), at(59)).unwrap(), "listing a folder for each frame would be too much");
         assert!(shelf.keep(&frame(5), at(60)).unwrap());
         assert_eq!((shelf.count, shelf.full), (1, None));
+    }
+
+    #[test]
+    fn a_picture_without_a_line_is_not_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join(INDEX)).unwrap();
+        let mut shelf = Shelf { options: options(dir.path()), count: 0, bytes: 0, full: None };
+        assert!(shelf.keep(&frame(0), Instant::now()).is_err());
+        assert_eq!((stock(dir.path()).unwrap(), shelf.count, shelf.bytes), ((0, 0), 0, 0));
+        assert!(Collector::new(&options(dir.path()), &Arc::new(Board::new())).is_err());
     }
 
     #[test]

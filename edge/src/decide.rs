@@ -30,14 +30,17 @@ pub struct Said {
     pub label: Option<usize>,
     /// The best of the averaged scores if unknown, else that of the label.
     pub score: f32,
-    /// Whether it differs from what was said before; the first answer does not.
-    pub changed: bool,
 }
 
 impl Decider {
     /// Starts without a past.
     pub fn new(smoothing: Smoothing) -> Self {
         Self { smoothing, scores: Vec::new(), said: None, rival: (None, 0) }
+    }
+
+    /// Goes on from where one of the same labels has stopped.
+    pub fn follow(&mut self, before: Self) {
+        (self.scores, self.said, self.rival) = (before.scores, before.said, before.rival);
     }
 
     /// Takes in the scores of a frame.
@@ -66,7 +69,7 @@ impl Decider {
         }
         self.said = Some(said);
         let score = self.scores.get(said.unwrap_or(best)).copied().unwrap_or_default();
-        Said { label: said, score, changed: before.is_some_and(|before| before != said) }
+        Said { label: said, score }
     }
 
     /// The averaged scores.
@@ -96,9 +99,8 @@ mod tests {
     #[test]
     fn without_smoothing_each_frame_speaks_for_itself() {
         let mut decider = Decider::new(PLAIN);
-        for (scores, label, changed) in [(A, 0, false), (B, 1, true), (B, 1, false), (A, 0, true)] {
-            let said = decider.update(&scores);
-            assert_eq!((said.label, said.changed), (Some(label), changed));
+        for (scores, label) in [(A, 0), (B, 1), (B, 1), (A, 0)] {
+            assert_eq!(decider.update(&scores).label, Some(label));
             assert_eq!(decider.scores(), scores, "bits are left alone");
         }
         assert_eq!(labels(Smoothing { threshold: 0.85, ..PLAIN }, &[A, B]), [Some(0), None]);
@@ -115,6 +117,17 @@ mod tests {
             labels(hold, &[A, [0.5, 0.5], B, [0.5, 0.5], B, B]),
             [Some(0), Some(0), Some(0), Some(0), Some(0), Some(1)]
         );
+    }
+
+    #[test]
+    fn another_goes_on_where_one_has_stopped() {
+        let hold = Smoothing { hold: 3, ..PLAIN };
+        let (mut one, mut other) = (Decider::new(hold), Decider::new(hold));
+        for scores in [A, B, B] {
+            one.update(&scores);
+        }
+        other.follow(one);
+        assert_eq!([B, A].map(|scores| other.update(&scores).label), [Some(1); 2]);
     }
 
     #[test]

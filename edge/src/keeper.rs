@@ -3,15 +3,16 @@
 //! A thread looks at the files, loads, verifies and tries what is new, and writes it down; the loop takes the finished engine between two
 //! frames. So it never waits, and no frame sees half of a change. The files are looked at twice a second rather than watched by
 //! inotify: that costs a few system calls, sees a rename, a copy, a mount and a changed link alike, on network file systems too, and
-//! cannot lose an event.
+//! cannot lose an event. What it sees it can open within the folders that the sandbox left open at the start.
 
 use std::fmt;
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use serde::Serialize;
@@ -23,6 +24,9 @@ use crate::state::{PairId, Record};
 
 /// Time between two looks at the files.
 const POLL: Duration = Duration::from_millis(500);
+
+/// Time after which what could not be read or written down is tried again: disks become free, and file systems come back.
+const AGAIN: Duration = Duration::from_secs(60);
 
 /// Why that pair runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -111,7 +115,7 @@ pub enum News<T> {
     /// The answer to [`Keeper::reload`].
     Reloaded(Result<Swap<T>>),
     /// What was put in place is bad.
-    Refused(String),
+    Refused(anyhow::Error),
     /// One of head and base was put in place, and belongs to another.
     Waiting(String),
     /// What is in place is again what runs.
@@ -142,6 +146,7 @@ impl<T: Send + 'static> Keeper<T> {
             places,
             unsettled: None,
             record,
+            again: None,
             claim,
             plan,
         };
@@ -241,6 +246,10 @@ fn choose<T>(plan: &Plan<T>, loaded: Result<Pair>, running: Option<&Pair>, fall_
             let why = format!("{} is in place, but was rolled back from", pair.id);
             match kept(plan, record.current, running, Origin::RolledBack, why) {
                 Ok(choice) => return Ok(choice),
+                // What was gone back to may be the one that runs, from memory.
+                Err(e) if running.is_some_and(|running| Some(running.id) == record.current) => {
+                    return Err(e.context(format!("{} was rolled back from, and what runs was kept badly", pair.id)));
+                }
                 // Better the one that was rolled back from than none.
                 Err(e) => {
                     let mut choice = in_place(plan, pair)?;
@@ -325,6 +334,8 @@ struct Worker<T> {
     /// Something else that is there since the last look, and may still be in the making.
     unsettled: Option<Stamps>,
     record: Option<Stamp>,
+    /// When to look again at what was refused for a reason that may pass.
+    again: Option<Instant>,
     /// What was told last of what is in place, so that it is told once.
     told: Option<String>,
 }
@@ -350,7 +361,7 @@ impl<T> Worker<T> {
     fn take(&mut self, choice: Choice<T>, places: Stamps) -> Swap<T> {
         let (swap, pair) = choice.parts();
         (self.running, self.origin, self.told) = (pair, swap.origin, swap.why.clone());
-        (self.loaded, self.places, self.unsettled) = (places.clone(), places, None);
+        (self.loaded, self.places, self.unsettled, self.again) = (places.clone(), places, None, None);
         swap
     }
 
@@ -370,23 +381,27 @@ impl<T> Worker<T> {
     /// Looks whether there is something new.
     fn look(&mut self) -> Option<News<T>> {
         let record = Stamp::of_record(&self.plan);
-        if record != self.record {
+        // One that cannot be read just now is looked at again.
+        if record != self.record
+            && let Ok(found) = self.plan.files.record()
+        {
             self.record = record;
-            if let Some(swap) = self.rolled_back() {
+            if let Some(swap) = self.rolled_back(&found) {
                 return Some(swap);
             }
         }
         let places = Stamps::of_places(&self.plan);
-        if places == self.places {
+        let again = self.again.is_some_and(|at| Instant::now() >= at);
+        if places == self.places && !again {
             self.unsettled = None;
             return None;
         }
         // A copy grows, and a base comes before its head: what still changes is looked at when it has come to rest.
-        if self.unsettled.as_ref() != Some(&places) {
+        if places != self.places && self.unsettled.as_ref() != Some(&places) {
             self.unsettled = Some(places);
             return None;
         }
-        self.unsettled = None;
+        (self.unsettled, self.again) = (None, None);
         self.places = places.clone();
         let loaded = guarded(|| self.plan.files.load(Some(&self.running)));
         if self.origin == Origin::InPlace && loaded.as_ref().is_ok_and(|pair| pair.is_same(&self.running)) {
@@ -398,6 +413,7 @@ impl<T> Worker<T> {
             Ok(choice) if choice.origin == Origin::RolledBack && choice.pair.is_same(&self.running) => None,
             Ok(choice) => Some(News::Swap(self.take(choice, places))),
             Err(e) => {
+                self.again = e.chain().any(|cause| cause.is::<io::Error>()).then(|| Instant::now() + AGAIN);
                 let words = format!("{e:#}");
                 if self.told.as_ref() == Some(&words) {
                     return None;
@@ -405,14 +421,14 @@ impl<T> Worker<T> {
                 self.told = Some(words.clone());
                 let replaced = places.0.iter().zip(&self.loaded.0).filter(|(now, before)| now != before).count();
                 let misfit = matches!(e.downcast_ref(), Some(Error::WrongBase { .. }));
-                Some(if misfit && replaced == 1 { News::Waiting(words) } else { News::Refused(words) })
+                Some(if misfit && replaced == 1 { News::Waiting(words) } else { News::Refused(e) })
             }
         }
     }
 
     /// The pair that somebody went back to since, by `edge rollback`.
-    fn rolled_back(&mut self) -> Option<News<T>> {
-        let Record { current, held, .. } = self.plan.files.record().ok()?;
+    fn rolled_back(&mut self, record: &Record) -> Option<News<T>> {
+        let &Record { current, held, .. } = record;
         if held != Some(self.running.id) || current.is_none_or(|current| current == self.running.id) {
             return None;
         }
@@ -428,7 +444,7 @@ impl<T> Worker<T> {
         };
         Some(match choice {
             Ok(choice) => News::Swap(self.take(choice, places)),
-            Err(e) => News::Refused(format!("cannot go back: {e:#}")),
+            Err(e) => News::Refused(e.context("cannot go back")),
         })
     }
 }

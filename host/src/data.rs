@@ -1,9 +1,11 @@
 //! A folder of pictures: one sub-folder a class, perhaps split into training and validation.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
+use shared::Fingerprint;
 use shared::decode::has_picture_extension;
 
 /// Names of the folder to train on, within a data folder.
@@ -66,6 +68,19 @@ pub enum DataError {
         /// The classes of the training folder.
         known: String,
     },
+    /// A folder is named as the part to train on, but others beside it hold pictures as classes do.
+    #[error(
+        "{path}: {name}/ is the name of the part to train on, but {class}/ beside it holds pictures; if {name} is a class, rename \
+         its folder, else move {class}/ away"
+    )]
+    Ambiguous {
+        /// The data folder.
+        path: PathBuf,
+        /// The folder named as a part.
+        name: String,
+        /// The other.
+        class: String,
+    },
     /// A name of a class cannot be written to a head.
     #[error("{0}: the name is not UTF-8; rename the folder")]
     Name(PathBuf),
@@ -116,11 +131,12 @@ impl Pool {
         kept.iter().map(|&item| self.items[item].class).collect()
     }
 
-    /// The rows of `kept` to train on and those to validate on: as the folder is split, or [`split`] by `share` and `seed`.
-    pub fn rows(&self, kept: &[usize], share: f64, seed: u64) -> (Vec<usize>, Vec<usize>) {
+    /// The rows of `kept`, which have these contents, to train on and those to validate on: as the folder is split, or [`split`] by `share` and
+    /// `seed`.
+    pub fn rows(&self, kept: &[usize], hashes: &[Fingerprint], share: f64, seed: u64) -> (Vec<usize>, Vec<usize>) {
         match self.train {
             Some(train) => (0..kept.len()).partition(|&row| kept[row] < train),
-            None => split(&self.classes_of(kept), self.classes.len(), share, seed),
+            None => split(&self.classes_of(kept), hashes, self.classes.len(), share, seed),
         }
     }
 }
@@ -134,6 +150,23 @@ fn validation_folder(path: &Path) -> Option<PathBuf> {
     VAL.iter().map(|name| path.join(name)).find(|folder| folder.is_dir())
 }
 
+/// As [`training_folder`], if no folder beside it looks like that of a class: `train` may be one too, and to train on what is in it alone would be a
+/// guess.
+fn checked_training_folder(path: &Path) -> Result<Option<PathBuf>, DataError> {
+    let Some(train) = training_folder(path) else { return Ok(None) };
+    for (folder, is_folder) in entries(path)? {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        if is_folder && !TRAIN.iter().chain(VAL).any(|part| *part == name) {
+            let pictures = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+            if pictures.map(|entry| entry.path()).any(|entry| has_picture_extension(&entry)) {
+                let part = train.file_name().unwrap_or_default().to_string_lossy();
+                return Err(DataError::Ambiguous { path: path.to_owned(), name: part.into(), class: name.into() });
+            }
+        }
+    }
+    Ok(Some(train))
+}
+
 /// Whether a folder of this name makes a data folder a split one.
 pub fn is_training_name(name: &str) -> bool {
     TRAIN.contains(&name)
@@ -144,7 +177,7 @@ pub fn is_training_name(name: &str) -> bool {
 /// # Errors
 /// [`DataError`].
 pub fn open(path: &Path) -> Result<Splits, DataError> {
-    let Some(train_path) = training_folder(path) else {
+    let Some(train_path) = checked_training_folder(path)? else {
         return Ok(Splits { train: list(path, None)?, val: None });
     };
     let train = list(&train_path, None)?;
@@ -160,7 +193,7 @@ pub fn open(path: &Path) -> Result<Splits, DataError> {
 
 /// Lists the pictures to evaluate on: `DATA/class/...`, or the named part of a split folder (by default its validation part).
 ///
-/// Returns the folder that was taken. `classes` are those of the head.
+/// Returns the folder that was taken. `classes` are those of the head; a folder that is named as one of them is no part.
 ///
 /// # Errors
 /// [`DataError`].
@@ -169,11 +202,15 @@ pub fn open_for_evaluation(
     part: Option<&str>,
     classes: &[String],
 ) -> Result<(PathBuf, Folder), DataError> {
-    let split = TRAIN.iter().chain(VAL).any(|name| path.join(name).is_dir());
-    let folder = match (part, split) {
-        (Some(part), _) => path.join(part),
-        (None, true) => validation_folder(path).ok_or_else(|| DataError::NoClasses(path.join(VAL[0])))?,
-        (None, false) => path.to_owned(),
+    let find = |names: &[&str]| -> Option<PathBuf> {
+        let parts = names.iter().filter(|name| !classes.iter().any(|class| class == *name));
+        parts.map(|name| path.join(name)).find(|folder| folder.is_dir())
+    };
+    let folder = match (part, find(VAL), find(TRAIN)) {
+        (Some(part), ..) => path.join(part),
+        (None, Some(validation), _) => validation,
+        (None, None, Some(_)) => return Err(DataError::NoClasses(path.join(VAL[0]))),
+        (None, None, None) => path.to_owned(),
     };
     let listed = list(&folder, Some(classes))?;
     Ok((folder, listed))
@@ -208,7 +245,7 @@ pub struct Walked {
 /// [`DataError`]; `each` may have had some pictures by then.
 pub fn walk(path: &Path, each: &mut dyn FnMut(Item)) -> Result<Walked, DataError> {
     // Classes are numbered in the order of their folders, and folders within are sorted, so pictures come in order.
-    let Some(train_path) = training_folder(path) else {
+    let Some(train_path) = checked_training_folder(path)? else {
         let (classes, ignored) = visit(path, None, each)?;
         return Ok(Walked { classes, train: None, ignored });
     };
@@ -318,16 +355,35 @@ fn entries(folder: &Path) -> Result<Vec<(PathBuf, bool)>, DataError> {
 
 /// Chooses validation items out of each class: `share` of it, rounded, at least one and never all.
 ///
-/// `classes` gives the class of each item. Returns the indices of the training and of the validation items, ascending. The choice depends
-/// on the seed and on the order of the items within their class only.
-pub fn split(classes: &[usize], count: usize, share: f64, seed: u64) -> (Vec<usize>, Vec<usize>) {
+/// `classes` and `hashes` give the class and the content of each item. Items of a class with the same content stay together, or those to validate
+/// on would be known from training; where they are many, the share may be missed. Returns the indices of the training and of the validation
+/// items, ascending. The choice depends on the seed and on the order of the items within their class only.
+pub fn split(
+    classes: &[usize],
+    hashes: &[Fingerprint],
+    count: usize,
+    share: f64,
+    seed: u64,
+) -> (Vec<usize>, Vec<usize>) {
     let mut is_val = vec![false; classes.len()];
-    let mut members: Vec<Vec<usize>> = vec![Vec::new(); count];
-    classes.iter().enumerate().for_each(|(item, &class)| members[class].push(item));
+    // Of each class, the items of each content.
+    let mut members: Vec<Vec<Vec<usize>>> = vec![Vec::new(); count];
+    let mut known = HashMap::new();
+    for (item, key) in classes.iter().copied().zip(hashes).enumerate() {
+        let members = &mut members[key.0];
+        match known.get(&key) {
+            None => {
+                known.insert(key, members.len());
+                members.push(vec![item]);
+            }
+            Some(&group) => members[group].push(item),
+        }
+    }
     for (class, mut members) in members.into_iter().enumerate() {
         if members.len() < 2 {
             continue;
         }
+        let items: usize = members.iter().map(Vec::len).sum();
         // A stream for each class: a picture more in one leaves the others as they are.
         let mut random =
             Xoshiro256PlusPlus::seed_from_u64(seed ^ (class as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
@@ -335,9 +391,17 @@ pub fn split(classes: &[usize], count: usize, share: f64, seed: u64) -> (Vec<usi
         for i in (1..members.len()).rev() {
             members.swap(i, (random.next_u64() % (i as u64 + 1)) as usize);
         }
-        let wanted = (share * members.len() as f64).round() as usize;
-        for &member in &members[..wanted.clamp(1, members.len() - 1)] {
-            is_val[member] = true;
+        let mut wanted = ((share * items as f64).round() as usize).clamp(1, items - 1);
+        let smallest = members.iter().map(Vec::len).min().unwrap_or_default();
+        // At least one content goes to either side.
+        let (mut chosen, most) = (0, members.len() - 1);
+        for group in members {
+            let fits = group.len() <= wanted || (chosen == 0 && group.len() == smallest && wanted < smallest);
+            if fits && chosen < most {
+                chosen += 1;
+                wanted = wanted.saturating_sub(group.len());
+                group.into_iter().for_each(|item| is_val[item] = true);
+            }
         }
     }
     (0..classes.len()).partition(|&i| !is_val[i])
@@ -345,6 +409,7 @@ pub fn split(classes: &[usize], count: usize, share: f64, seed: u64) -> (Vec<usi
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::fs;
 
     use proptest::prelude::*;
@@ -408,6 +473,15 @@ mod tests {
         let pool = same();
         assert_eq!((pool.classes.len(), pool.items.len(), pool.train), (3, 8, None));
         touch(dir.path(), &["train/a/1.png", "train/b/1.png", "train/c/1.png"]);
+        for ambiguous in [open(dir.path()).map(drop), walk(dir.path(), &mut |_| {}).map(drop)] {
+            let words = ambiguous.unwrap_err().to_string();
+            assert!(words.contains("train/ is the name of the part") && words.contains("B/ beside it"), "{words}");
+        }
+        for class in ["b", "b.c", "B"] {
+            fs::remove_dir_all(dir.path().join(class)).unwrap();
+        }
+        // What holds no pictures is no class.
+        touch(dir.path(), &["notes/readme.txt", "notes/deep/1.png"]);
         assert_eq!((same().items.len(), same().train), (3, None));
         touch(dir.path(), &["test/c/1.png", "test/b/7.png"]);
         assert_eq!((same().items.len(), same().train), (5, Some(3)));
@@ -434,13 +508,49 @@ mod tests {
         assert!(matches!(open(dir.path()), Err(DataError::EmptyClass(_))));
     }
 
+    #[test]
+    fn a_class_may_be_named_as_a_part() {
+        let dir = tempfile::tempdir().unwrap();
+        touch(dir.path(), &["valid/1.png", "invalid/1.png", "test/1.png"]);
+        let classes = open(dir.path()).unwrap().train.classes;
+        assert_eq!(classes, ["invalid", "test", "valid"]);
+        let (folder, listed) = open_for_evaluation(dir.path(), None, &classes).unwrap();
+        assert_eq!((folder.as_path(), listed.items.len()), (dir.path(), 3));
+        let classes = ["a", "b"].map(str::to_owned);
+        touch(dir.path(), &["val/a/1.png"]);
+        assert!(open_for_evaluation(dir.path(), None, &classes).unwrap().0.ends_with("val"));
+    }
+
+    /// Each item of its own content.
+    fn different(count: usize) -> Vec<Fingerprint> {
+        (0..count).map(|item| Fingerprint::of(&item.to_le_bytes())).collect()
+    }
+
     proptest! {
+        #[test]
+        fn copies_stay_together(contents in prop::collection::vec(0u8..12, 0..60), share in 0.0f64..1.0, seed: u64) {
+            let classes: Vec<usize> = (0..contents.len()).map(|item| item % 3).collect();
+            let hashes: Vec<Fingerprint> = contents.iter().map(|&content| Fingerprint::of(&[content])).collect();
+            let (train, val) = split(&classes, &hashes, 3, share, seed);
+            prop_assert_eq!(train.len() + val.len(), classes.len());
+            let keys = |rows: &[usize], class: usize| -> BTreeSet<u8> {
+                rows.iter().filter(|&&row| classes[row] == class).map(|&row| contents[row]).collect()
+            };
+            for class in 0..3 {
+                let (train, val) = (keys(&train, class), keys(&val, class));
+                prop_assert!(train.is_disjoint(&val));
+                prop_assert_eq!(val.is_empty(), train.len() + val.len() < 2);
+                prop_assert_eq!(train.is_empty(), train.len() + val.len() == 0);
+            }
+        }
+
         #[test]
         fn splits_are_stratified_and_repeatable(counts in prop::collection::vec(0usize..40, 1..5), share in 0.0f64..1.0, seed: u64) {
             let classes: Vec<usize> = counts.iter().enumerate().flat_map(|(c, &n)| vec![c; n]).collect();
-            let (train, val) = split(&classes, counts.len(), share, seed);
+            let hashes = different(classes.len());
+            let (train, val) = split(&classes, &hashes, counts.len(), share, seed);
             prop_assert_eq!(train.len() + val.len(), classes.len());
-            prop_assert_eq!(split(&classes, counts.len(), share, seed), (train, val.clone()));
+            prop_assert_eq!(split(&classes, &hashes, counts.len(), share, seed), (train, val.clone()));
             for (class, &n) in counts.iter().enumerate() {
                 let chosen = val.iter().filter(|&&i| classes[i] == class).count();
                 let wanted = if n < 2 { 0 } else { ((share * n as f64).round() as usize).clamp(1, n - 1) };

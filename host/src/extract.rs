@@ -48,6 +48,15 @@ impl Features {
     pub fn row(&self, row: usize) -> shared::Result<Cow<'_, [u8]>> {
         self.table.row(row)
     }
+
+    /// One hash over the pictures of all rows and their `classes`, whatever their names and order.
+    pub fn fingerprint(&self, classes: &[usize]) -> Fingerprint {
+        let pictures = self.hashes.iter().zip(classes);
+        let mut parts: Vec<Vec<u8>> =
+            pictures.map(|(hash, &class)| [&hash.0[..], &(class as u64).to_le_bytes()].concat()).collect();
+        parts.sort();
+        Fingerprint::of_parts(parts.iter().map(Vec::as_slice))
+    }
 }
 
 /// Some rows of [`Features`], dequantised batch by batch: what the trainer reads.

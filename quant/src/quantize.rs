@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 use shared::Frame;
-use shared::contract::{Fit, Preprocess};
+use shared::contract::{Fit, Preprocess, Quantiser};
 use shared::conv::{Arena, ConvLayer, Kernel, Stack};
 
 use crate::calibrate::{Histogram, Method};
@@ -86,6 +86,7 @@ pub struct QuantBase {
 }
 
 /// Pictures of one size, resized and normalised.
+#[derive(Default)]
 pub struct Inputs {
     /// f32, channels last.
     pub real: Vec<Map<f32>>,
@@ -97,16 +98,22 @@ impl Inputs {
     /// Makes inputs of `size` pixels of frames.
     pub fn new(base: &FloatBase, frames: &[Frame], size: u32, fit: Fit) -> Self {
         let quantiser = preprocess(base, size, fit).quantiser();
-        let (real, quantised) = frames
-            .par_iter()
-            .map(|frame| {
-                let side = size as usize;
-                let data = quantiser.normalise(frame);
-                (Map { height: side, width: side, channels: 3, data }, quantiser.quantise(frame))
-            })
-            .unzip();
+        let (real, quantised) = frames.par_iter().map(|frame| input(&quantiser, size, frame)).unzip();
         Self { real, quantised }
     }
+
+    /// Adds one picture's [`input`].
+    pub fn push(&mut self, (real, quantised): (Map<f32>, Vec<u8>)) {
+        self.real.push(real);
+        self.quantised.push(quantised);
+    }
+}
+
+/// One picture, as [`Inputs`] holds it, at the `size` of the quantiser.
+pub fn input(quantiser: &Quantiser, size: u32, frame: &Frame) -> (Map<f32>, Vec<u8>) {
+    let side = size as usize;
+    let real = Map { height: side, width: side, channels: 3, data: quantiser.normalise(frame) };
+    (real, quantiser.quantise(frame))
 }
 
 /// The pre-processing of a base's pictures.

@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -103,6 +103,29 @@ pub fn print_line(line: impl std::fmt::Display) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{line}")?;
     out.flush()
+}
+
+/// Standard output of a run whose work is worth more than its words: what cannot be written stops the words, not the run, and is told of when
+/// the work is done.
+#[derive(Debug, Default)]
+pub struct Printer(Mutex<Option<io::Error>>);
+
+impl Printer {
+    /// Writes a line as [`print_line`] does; nothing once one could not be written.
+    pub fn line(&self, line: impl std::fmt::Display) {
+        let mut failed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if failed.is_none() {
+            *failed = print_line(line).err();
+        }
+    }
+
+    /// Ends the words.
+    ///
+    /// # Errors
+    /// Why a line could not be written; a broken pipe among it.
+    pub fn end(self) -> io::Result<()> {
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    }
 }
 
 /// Writes a note to stderr; if that is closed there is nobody to tell.

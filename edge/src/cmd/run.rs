@@ -234,7 +234,7 @@ impl Args {
     /// What is wrong with flags that are right one by one.
     fn check(&self) -> Result<()> {
         let usage = |words: &str| Err(UsageError(words.into()).into());
-        let stdin = self.source.as_deref().is_some_and(|path| path.as_os_str() == "-");
+        let stdin = self.is_stdin();
         if self.raw.is_some() && !stdin {
             return usage("--raw goes with --source - only");
         }
@@ -243,6 +243,9 @@ impl Args {
         }
         if stdin && self.fps.is_some() {
             return usage("--fps does not go with stdin, which has a rate of its own");
+        }
+        if self.device.is_some() && self.looped && self.config.is_none() {
+            return usage("--loop does not go with a camera, which has no end");
         }
         if self.http.is_none() && self.http_token.is_some() && self.config.is_none() {
             return usage("--http-token without --http");
@@ -292,10 +295,14 @@ impl Args {
     fn same_source(&self, other: &Self) -> bool {
         let key = |args: &Self| {
             let (device, source) = (args.device.clone(), args.source.clone());
-            let camera = (args.format, args.capture, args.stall.to_bits(), args.frozen, args.view.color);
-            (device, source, camera, args.fps, args.raw, args.looped, args.every_frame)
+            let camera = device.is_some().then_some((args.format, args.capture, args.stall.to_bits(), args.frozen));
+            (device, source, camera, args.view.color, args.fps, args.raw, args.looped, args.every_frame)
         };
         key(self) == key(other)
+    }
+
+    fn is_stdin(&self) -> bool {
+        self.source.as_deref().is_some_and(|path| path.as_os_str() == "-")
     }
 
     /// What must go on working in the sandbox: what is read again at SIGHUP, the source, the folder for collected frames, the page.
@@ -348,13 +355,13 @@ impl Args {
             let run = move |slot: &Slot| pipe::run(std::io::stdin(), kind, slot);
             return Ok(Feed::Live(Live::new("pipe", self.every_frame, true, run)));
         }
-        let is_stdin = path.as_os_str() == "-";
-        if is_stdin {
+        let color = self.view.color;
+        if self.is_stdin() {
             // In a thread, since a signal must end the program while it waits for bytes. Each frame counts, as in a file.
-            let run = move |slot: &Slot| play(Source::open("-".as_ref(), false)?, None, slot);
+            let run = move |slot: &Slot| play(Source::open("-".as_ref(), false)?.coloured(color), None, slot);
             return Ok(Feed::Live(Live::new("stdin", true, true, run)));
         }
-        let source = Source::open(path, self.looped)?;
+        let source = Source::open(path, self.looped)?.coloured(color);
         match self.fps {
             Some(fps) => {
                 let every = Duration::from_secs(1) / fps;
@@ -396,9 +403,19 @@ struct Engine {
     gate: Option<MotionGate>,
     /// The last answer, for frames in which nothing moves.
     last: Option<(Classification, Said)>,
+    /// The label said last, perhaps by the engine before.
+    said: Option<String>,
 }
 
 impl Engine {
+    /// Takes the place of another: what that said last holds until this one says otherwise, and a change between the two is one.
+    fn follow(&mut self, before: Self) {
+        if before.classifier.head().labels == self.classifier.head().labels {
+            self.decider.follow(before.decider);
+        }
+        self.said = before.said;
+    }
+
     /// An engine that was tried, and what the page is told of it once it is in place.
     fn new(args: &Args, pair: &Pair, run: &str) -> Result<(Self, Hello)> {
         let mut classifier = pair.classifier(args.threads.pool()?)?;
@@ -426,7 +443,7 @@ impl Engine {
         let threshold = classifier.threshold();
         let smoothing = Smoothing { past: args.smooth, hold: args.hold, threshold };
         let gate = args.on_motion.map(MotionGate::new);
-        Ok((Self { classifier, decider: Decider::new(smoothing), gate, last: None }, hello))
+        Ok((Self { classifier, decider: Decider::new(smoothing), gate, last: None, said: None }, hello))
     }
 }
 
@@ -518,9 +535,9 @@ pub fn run(mut args: Args, again: &dyn Fn() -> Result<Args>) -> Result<()> {
     if swap.is_odd() {
         tell_swap(&swap, &board, &output)?;
     }
-    let mut engine = put_in(swap, &board);
-    let mut collector = args.collect_options().map(|options| Collector::new(&options, &board)).transpose()?;
-    let mut server = start_server(args.access()?, &board)?;
+    let mut engine = put_in(swap, &board, None);
+    let (mut collector, mut collect_again) = later_if_passing(open_collector(&args, &board), "collect", &board)?;
+    let (mut server, mut serve_again) = later_if_passing(start_server(args.access()?, &board), "page", &board)?;
     set_source(&board, &args, &feed);
     service.ready();
 
@@ -539,25 +556,35 @@ pub fn run(mut args: Args, again: &dyn Fn() -> Result<Args>) -> Result<()> {
                 }
             }
         }
+        if collect_again.is_some_and(|at| Instant::now() >= at) {
+            (collector, collect_again) = again_later(open_collector(&args, &board), "collect", &board);
+        }
+        if serve_again.is_some_and(|at| Instant::now() >= at) {
+            let access = args.access();
+            let started = access.and_then(|access| start_server(access, &board));
+            (server, serve_again) = again_later(started, "page", &board);
+        }
         // Between two frames: each is looked at by one engine from beginning to end.
         while let Some(news) = keeper.news()? {
             match news {
                 News::Swap(swap) => {
                     tell_swap(&swap, &board, &output)?;
                     board.update(|now| now.model.swaps += 1);
-                    engine = put_in(swap, &board);
+                    engine = put_in(swap, &board, Some(engine));
                 }
                 News::Reloaded(outcome) => {
                     let Some(reload) = pending.take() else { continue };
                     match outcome {
                         Ok(swap) => {
                             reload.finish(&mut args, &mut feed, &mut collector);
+                            // Both were there, or the reload would have been refused.
+                            (collect_again, serve_again) = (None, None);
                             output = self::output(&args, &feed);
                             set_source(&board, &args, &feed);
                             if swap.is_odd() {
                                 tell_swap(&swap, &board, &output)?;
                             }
-                            engine = put_in(swap, &board);
+                            engine = put_in(swap, &board, Some(engine));
                             board.log("reload", "settings and head read again".into(), None);
                             output.event(json!({ "event": "reload", "time": time(), "ok": true }), "reloaded")?;
                         }
@@ -568,7 +595,9 @@ pub fn run(mut args: Args, again: &dyn Fn() -> Result<Args>) -> Result<()> {
                     }
                     service.ready();
                 }
-                News::Refused(words) => tell_kept("refused", &words, &board, &output)?,
+                News::Refused(e) => {
+                    tell_kept("refused", &format!("{:#}", sandbox.explain(e)), &board, &output)?;
+                }
                 News::Waiting(words) => tell_kept("waiting", &words, &board, &output)?,
                 News::Settled => {
                     board.update(|now| now.model.note = None);
@@ -635,6 +664,55 @@ fn set_source(board: &Board, args: &Args, feed: &Feed) {
     });
 }
 
+fn open_collector(args: &Args, board: &Arc<Board>) -> Result<Option<Collector>> {
+    args.collect_options().map(|options| Collector::new(&options, board)).transpose()
+}
+
+/// How long after a failure what passes is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(60);
+
+/// Whether a device that starts by itself should rather run without: a card that is full or that the kernel has made read-only, an address that is
+/// not up yet.
+fn is_passing(error: &anyhow::Error) -> bool {
+    use std::io::ErrorKind::{AddrNotAvailable, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    let kinds = [AddrNotAvailable, QuotaExceeded, ReadOnlyFilesystem, StorageFull];
+    error.chain().any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(|e| kinds.contains(&e.kind())))
+}
+
+/// At the start: what is there, or when to try again, which is told.
+///
+/// # Errors
+/// What does not pass by itself.
+fn later_if_passing<T>(
+    opened: Result<Option<T>>,
+    what: &'static str,
+    board: &Board,
+) -> Result<(Option<T>, Option<Instant>)> {
+    match opened {
+        Ok(opened) => Ok((opened, None)),
+        Err(e) if is_passing(&e) => {
+            let words = format!("{what}: goes on without, and tries again each minute: {e:#}");
+            note(PROGRAM, &words);
+            board.log(what, words, None);
+            Ok((None, Some(Instant::now() + TRY_AGAIN)))
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// Later: what is there now, or when to try once more, without a word.
+fn again_later<T>(opened: Result<Option<T>>, what: &'static str, board: &Board) -> (Option<T>, Option<Instant>) {
+    match opened {
+        Ok(opened) => {
+            let words = format!("{what}: it works now");
+            note(PROGRAM, &words);
+            board.log(what, words, None);
+            (opened, None)
+        }
+        Err(_) => (None, Some(Instant::now() + TRY_AGAIN)),
+    }
+}
+
 fn start_server(access: Option<Access>, board: &Arc<Board>) -> Result<Option<Server>> {
     let Some(access) = access else { return Ok(None) };
     let server = Server::start(access, board.clone())?;
@@ -667,6 +745,9 @@ impl Reload {
         new.check()?;
         if new.sandbox != args.sandbox {
             bail!("the sandbox cannot change while edge runs; restart it");
+        }
+        if new.is_stdin() && args.is_stdin() && !new.same_source(args) {
+            bail!("what comes on stdin cannot be taken in another way from amid; restart edge");
         }
         let plan = new.plan(id)?;
         let options = new.collect_options();
@@ -726,9 +807,12 @@ fn tell_not_reloaded(error: &anyhow::Error, board: &Board, output: &Output) -> R
 }
 
 /// The engine of a pair; the page and the metrics show it from now on.
-fn put_in(swap: Swap<(Engine, Hello)>, board: &Board) -> Engine {
+fn put_in(swap: Swap<(Engine, Hello)>, board: &Board, before: Option<Engine>) -> Engine {
     let note = swap.is_odd().then(|| swap.to_string());
-    let (engine, hello) = swap.made;
+    let (mut engine, hello) = swap.made;
+    if let Some(before) = before {
+        engine.follow(before);
+    }
     board.set_hello(hello);
     board.update(|now| (now.model.origin, now.model.note) = (swap.origin, note));
     engine
@@ -804,7 +888,6 @@ impl Seen<'_> {
             Ok(picture) => picture,
             Err(e) => return Ok(Some(format!("{name}: {e}"))),
         };
-        let before = engine.last.as_ref().and_then(|(_, said)| said.label);
         let (mut result, said, still) = match engine.look_at(&picture)? {
             Outcome::Answer { result, said, still } => (result, said, still),
             Outcome::Unreadable(words) => return Ok(Some(format!("{name}: {words}"))),
@@ -817,17 +900,18 @@ impl Seen<'_> {
         result.label = label(labels, said.label).to_owned();
         result.score = said.score;
         result.scores = engine.decider.scores().to_vec();
+        // The first answer of all is no change.
+        let before = engine.said.replace(result.label.clone()).filter(|before| *before != result.label);
 
         let background = head.is_background(&result.label);
-        self.print(&result, &said, background, still, age_ms, &name, labels, label(labels, before), output)?;
+        self.print(&result, background, still, age_ms, &name, labels, before.as_deref(), output)?;
         self.publish(&result, still, age_ms, labels, engine.classifier.threshold());
-        if said.changed {
-            let words = format!("{} \u{2192} {}", label(labels, before), result.label);
-            self.board.log("label", words, Some(said.score));
+        if let Some(before) = &before {
+            self.board.log("label", format!("{before} \u{2192} {}", result.label), Some(said.score));
         }
 
         // That something has gone is no picture to train on.
-        let reason = if said.changed && !background {
+        let reason = if before.is_some() && !background {
             Some(Reason::Changed)
         } else {
             (!still && best < args.collect_below.max(engine.classifier.threshold())).then_some(Reason::Unsure)
@@ -860,17 +944,16 @@ impl Seen<'_> {
     fn print(
         &self,
         result: &Classification,
-        said: &Said,
         background: bool,
         still: bool,
         age_ms: Option<f64>,
         name: &str,
         labels: &[String],
-        before: &str,
+        before: Option<&str>,
         output: &Output,
     ) -> Result<()> {
         if output.events {
-            if said.changed {
+            if let Some(before) = before {
                 let mut event = json!({
                     "event": "label", "time": time(), "frame": self.number, "source": name,
                     "from": before, "to": result.label, "score": result.score,

@@ -46,6 +46,8 @@ const POLLIN: i16 = 1;
 /// Pauses between attempts.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
+/// How long a camera is waited for before another one at its node is as good: one that broke, or was put into another port, is not coming back.
+const FAITHFUL: Duration = Duration::from_secs(600);
 
 /// What is asked of the camera.
 #[derive(Clone, Debug, PartialEq)]
@@ -131,13 +133,23 @@ pub fn run(options: &CameraOptions, slot: &Slot) -> Result<()> {
     let mut pause = FIRST_PAUSE;
     let mut told = None;
     let mut freeze = Freeze::new(options.frozen);
+    let mut seen = Instant::now();
     slot.report(State::Opening, &*name);
     loop {
         let mut streamed = false;
+        if identity.is_some() && seen.elapsed() >= FAITHFUL {
+            identity = None;
+            let minutes = FAITHFUL.as_secs() / 60;
+            slot.report(
+                State::Lost,
+                &*format!("away for {minutes} minutes; any camera at {name} is taken from now on"),
+            );
+            told = None;
+        }
         slot.forgive();
         let ended = guarded(|| session(options, slot, &name, &mut identity, &mut freeze, &mut streamed));
         if streamed {
-            (pause, told) = (FIRST_PAUSE, None);
+            (pause, told, seen) = (FIRST_PAUSE, None, Instant::now());
         }
         let (state, detail) = match ended {
             _ if slot.stopped() => return Ok(()),
@@ -351,16 +363,20 @@ fn gone(error: &io::Error) -> anyhow::Error {
 fn find(path: &Path, identity: Option<&Names>) -> Result<(Device, PathBuf)> {
     let opened = Device::with_path(path).with_context(|| format!("{}: cannot open", path.display()));
     let Some(identity) = identity else { return opened.map(|device| (device, path.to_owned())) };
+    // Most cameras have a node for metadata too, of the same names.
+    let is_same = |device: &Device| {
+        names(device).is_ok_and(|found| found == *identity)
+            && device.enum_formats().is_ok_and(|formats| !formats.is_empty())
+    };
     if let Ok(device) = opened {
         // Another camera under the same node is not the one that was asked for, unless the node is a link to its identity.
-        if path.is_symlink() || names(&device).is_ok_and(|found| found == *identity) {
+        if path.is_symlink() || is_same(&device) {
             return Ok((device, path.to_owned()));
         }
     }
     for node in nodes() {
         let Ok(device) = Device::with_path(&node) else { continue };
-        let same = names(&device).is_ok_and(|found| found == *identity);
-        if same && device.enum_formats().is_ok_and(|formats| !formats.is_empty()) {
+        if is_same(&device) {
             return Ok((device, node));
         }
     }

@@ -45,6 +45,8 @@ pub struct Video {
     path: Option<PathBuf>,
     decoder: y4m::Decoder<Counted>,
     layout: Layout,
+    /// What was asked for.
+    colour: Option<Colour>,
     looped: bool,
     frames: u64,
     /// Bytes read so far, and at the end of the last whole frame: the decoder calls a cut frame the end too.
@@ -129,6 +131,14 @@ impl Source {
         Ok(Self::Pictures(pictures))
     }
 
+    /// The same with the colour that was asked for, if any was, whatever a video says of its own.
+    pub fn coloured(self, colour: Option<Colour>) -> Self {
+        match self {
+            Self::Video(video) => Self::Video(Box::new(video.coloured(colour))),
+            pictures => pictures,
+        }
+    }
+
     /// The next frame.
     ///
     /// # Errors
@@ -193,11 +203,18 @@ impl Video {
             path: path.map(Path::to_owned),
             decoder,
             layout,
+            colour: None,
             looped,
             frames: 0,
             read,
             whole,
         })
+    }
+
+    fn coloured(mut self, colour: Option<Colour>) -> Self {
+        self.colour = colour;
+        self.layout = colour.map_or(self.layout, |colour| self.layout.with_colour(colour));
+        self
     }
 
     fn next(&mut self) -> Result<Next> {
@@ -215,7 +232,8 @@ impl Video {
             Err(y4m::Error::EOF) => match (&self.path, self.looped && self.frames > 0) {
                 (Some(path), true) => {
                     let file = File::open(path).with_context(|| format!("{}: cannot read again", path.display()))?;
-                    *self = Self::new(&self.name.clone(), Some(&path.clone()), Box::new(BufReader::new(file)), true)?;
+                    let again = Self::new(&self.name, Some(path), Box::new(BufReader::new(file)), true)?;
+                    *self = again.coloured(self.colour);
                     self.next()
                 }
                 _ => Ok(Next::End),

@@ -19,7 +19,7 @@ use anyhow::{Context, Result};
 use http_body_util::{Either, Full};
 use hyper::body::{Body, Bytes, Frame, Incoming};
 use hyper::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, LOCATION, REFERRER_POLICY, SET_COOKIE,
+    AGE, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, LOCATION, REFERRER_POLICY, SET_COOKIE,
     X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use hyper::server::conn::http1;
@@ -34,7 +34,7 @@ use tokio_io_timeout::TimeoutStream;
 
 pub use access::{Access, check_token};
 
-use crate::board::Board;
+use crate::board::{Board, Shown};
 use crate::jpeg::encode;
 
 /// Connections at a time. Streams are never closed to make room, so there must be fewer of them.
@@ -56,6 +56,10 @@ const BACKLOG: u32 = 256;
 const PACE: Duration = Duration::from_millis(100);
 /// Most time between two states, which also tells a dead connection.
 const PULSE: Duration = Duration::from_secs(2);
+/// Most age of a picture that is given at once, time in which a newer one may come, and between two looks for it.
+const FRESH: Duration = Duration::from_secs(5);
+const PICTURE_TIME: Duration = Duration::from_secs(3);
+const PICTURE_STEP: Duration = Duration::from_millis(50);
 /// Widest picture, and its quality.
 const WIDEST: usize = 640;
 const QUALITY: u8 = 80;
@@ -317,25 +321,41 @@ fn text(status: StatusCode, words: impl Into<Bytes>) -> Answer {
     answer
 }
 
-/// The newest picture; encoded once, however many look at it, and never two at a time.
+/// The newest picture; encoded once, however many look at it, and never two at a time. One that was put up when somebody looked before is
+/// waited out for a moment; if no newer one comes, it is given with its age.
 async fn picture(shared: &Shared) -> Answer {
-    let mut last = shared.jpeg.lock().await;
-    let Some((number, picture)) = shared.board.picture() else {
+    let asked = Instant::now();
+    let shown = loop {
+        let shown = shared.board.picture();
+        let is_fresh = shown.as_ref().is_some_and(|shown| shown.at.elapsed() < FRESH);
+        if is_fresh || asked.elapsed() >= PICTURE_TIME {
+            break shown;
+        }
+        tokio::time::sleep(PICTURE_STEP).await;
+    };
+    let Some(Shown { number, picture, at }) = shown else {
         return text(StatusCode::NOT_FOUND, "no picture yet\n");
     };
+    let mut last = shared.jpeg.lock().await;
     if let Some((made, bytes)) = &*last
         && *made == number
     {
-        return full("image/jpeg", bytes.clone());
+        return jpeg(bytes.clone(), at);
     }
     match tokio::task::spawn_blocking(move || encode(&picture, WIDEST, QUALITY)).await {
         Ok(Ok(bytes)) => {
             let bytes = Bytes::from(bytes);
             *last = Some((number, bytes.clone()));
-            full("image/jpeg", bytes)
+            jpeg(bytes, at)
         }
         _ => text(StatusCode::INTERNAL_SERVER_ERROR, "this picture cannot be shown\n"),
     }
+}
+
+fn jpeg(bytes: Bytes, at: Instant) -> Answer {
+    let mut answer = full("image/jpeg", bytes);
+    answer.headers_mut().insert(AGE, at.elapsed().as_secs().into());
+    answer
 }
 
 /// A body of server-sent events (HTML Living Standard, 9.2).

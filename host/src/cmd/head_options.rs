@@ -31,9 +31,9 @@ pub struct HeadOptions {
     #[arg(long, value_enum, default_value_t = ScheduleName::Constant)]
     pub lr_schedule: ScheduleName,
 
-    /// Epochs between the steps of --lr-schedule step
-    #[arg(long, value_name = "EPOCHS", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
-    pub lr_step: u32,
+    /// Epochs between the steps of --lr-schedule step [default: 20]
+    #[arg(long, value_name = "EPOCHS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub lr_step: Option<u32>,
 
     /// Share of the target that is spread over all classes
     #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
@@ -74,7 +74,7 @@ impl From<PoolName> for Pool {
 }
 
 /// The names of [`Schedule`] on the command line.
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ScheduleName {
     Constant,
     Cosine,
@@ -118,19 +118,25 @@ fn parse_class_weights(text: &str) -> Result<ClassWeights, String> {
 
 impl HeadOptions {
     /// Sets what these flags say, but for the weights of classes.
-    pub fn apply(&self, config: TrainConfig) -> TrainConfig {
-        TrainConfig {
+    ///
+    /// # Errors
+    /// [`UsageError`] for a flag that does nothing beside the others.
+    pub fn apply(&self, config: TrainConfig) -> Result<TrainConfig, UsageError> {
+        if self.lr_step.is_some() && self.lr_schedule != ScheduleName::Step {
+            return Err(UsageError("--lr-step is for --lr-schedule step".into()));
+        }
+        Ok(TrainConfig {
             batch_norm: self.batch_norm,
             l2: self.l2,
             label_smoothing: self.label_smoothing,
             schedule: match self.lr_schedule {
                 ScheduleName::Constant => Schedule::Constant,
                 ScheduleName::Cosine => Schedule::Cosine,
-                ScheduleName::Step => Schedule::Step { epochs: self.lr_step as usize },
+                ScheduleName::Step => Schedule::Step { epochs: self.lr_step.unwrap_or(20) as usize },
                 ScheduleName::Plateau => Schedule::Plateau { patience: 5 },
             },
             ..config
-        }
+        })
     }
 
     /// The hidden layers that `--units` names.

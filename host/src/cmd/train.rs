@@ -3,14 +3,15 @@
 mod fine_tune;
 mod teller;
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::ValueEnum;
 use serde_json::json;
-use shared::cli::{Interrupted, UsageError, interrupted, note, print_line};
+use shared::cli::{Interrupted, Printer, UsageError, interrupted, note};
 use shared::contract::Preprocess;
 use shared::head::{Activation, Decision, Dense, Head, Metrics, Output, TrainingRecord, is_background_name};
 use shared::options::FitName;
@@ -236,7 +237,7 @@ impl Args {
             },
             ..recipe
         };
-        let config = self.shape.apply(config);
+        let config = self.shape.apply(config)?;
         config.validate().map_err(|e| UsageError(e.to_string()))?;
         self.fine_tune.config(&config).validate().map_err(|e| UsageError(format!("fine-tuning: {e}")))?;
         if !(self.val_split > 0.0 && self.val_split < 1.0) {
@@ -246,6 +247,28 @@ impl Args {
             bail!(UsageError(format!("--threshold must lie between 0 and 1, not at {}", self.threshold)));
         }
         Ok(config)
+    }
+
+    /// Whether the head will be small enough for its file.
+    fn check_head_size(&self, config: &TrainConfig, preprocess: &Preprocess) -> Result<()> {
+        let mut inputs = shared::head::Pool::from(self.shape.pool).len(preprocess) as u64;
+        let mut bytes = 0u64;
+        for outputs in config.units.iter().copied().chain([config.outputs()]) {
+            let outputs = outputs as u64;
+            bytes = bytes.saturating_add((inputs.saturating_add(1)).saturating_mul(outputs).saturating_mul(4));
+            inputs = outputs;
+        }
+        // Labels, scales and the record of the training.
+        const REST: u64 = 1 << 20;
+        let most = shared::head::MAX_BYTES - REST;
+        if bytes > most {
+            bail!(UsageError(format!(
+                "the head would have {} MB of weights, and a head file has at most {}: take --pool avg, fewer --units or a smaller size",
+                bytes / 1_000_000,
+                most / 1_000_000
+            )));
+        }
+        Ok(())
     }
 
     /// Endings of the checkpoints that such a run goes on from, that of the latest step first.
@@ -273,6 +296,7 @@ pub fn run(args: Args) -> Result<()> {
     let config = args.config(labels.len())?;
     // Before minutes of work rather than after.
     shared::fs::check_writable(&args.output)?;
+    args.check_head_size(&config, source.preprocess())?;
     args.fine_tune.check(&args.output, &base)?;
     let order = args.report.prepare(&base)?;
     args.shape.class_weights(&labels, &vec![1; labels.len()])?;
@@ -288,8 +312,19 @@ pub fn run(args: Args) -> Result<()> {
     let classes = pictures.classes_of(&features.items);
     let (train_rows, val_rows) = match args.shape.folds {
         Some(_) => ((0..classes.len()).collect(), Vec::new()),
-        None => pictures.rows(&features.items, args.val_split, args.seed),
+        None => pictures.rows(&features.items, &features.hashes, args.val_split, args.seed),
     };
+    // Only a folder that is split, or a picture in two classes, brings a content to both sides.
+    let known: HashSet<_> = train_rows.iter().map(|&row| features.hashes[row]).collect();
+    let copies = val_rows.iter().filter(|&&row| known.contains(&features.hashes[row])).count();
+    if copies > 0 {
+        note(
+            PROGRAM,
+            format_args!(
+                "{copies} of the pictures to validate on are copies of pictures to train on: the head knows them"
+            ),
+        );
+    }
     let background = (0..labels.len()).filter(|&label| is_background_name(&labels[label]));
     let head = Head {
         base: base.fingerprint(),
@@ -303,8 +338,10 @@ pub fn run(args: Args) -> Result<()> {
         pool: args.shape.pool.into(),
         background: background.map(|label| label as u32).collect(),
     };
+    let printer = Printer::default();
     let job = Job {
         args: &args,
+        printer: &printer,
         augmentation,
         config,
         base: &base,
@@ -322,7 +359,8 @@ pub fn run(args: Args) -> Result<()> {
     match args.shape.folds {
         Some(folds) => job.cross_validated(folds as usize, &train_rows),
         None => job.validated(&train_rows, &val_rows),
-    }
+    }?;
+    printer.end().context("standard output")
 }
 
 /// Where features come from.
@@ -361,6 +399,13 @@ impl Args {
 }
 
 impl Source {
+    fn preprocess(&self) -> &Preprocess {
+        match self {
+            Self::Folder(_, preprocess) => preprocess,
+            Self::Features(set) => &set.run().preprocess,
+        }
+    }
+
     fn labels(&self) -> &[String] {
         match self {
             Self::Folder(splits, _) => &splits.train.classes,
@@ -421,6 +466,7 @@ impl Source {
 /// What all trainings of a run share.
 struct Job<'a> {
     args: &'a Args,
+    printer: &'a Printer,
     augmentation: Option<Augmentation>,
     config: TrainConfig,
     base: &'a Base,
@@ -534,9 +580,9 @@ impl Job<'_> {
     }
 
     /// What tells of a training that begins after some epochs. The variants of the pictures, which take most of the time, have a bar of their own.
-    fn teller(&self, config: &TrainConfig, samples: usize, epochs: usize, done: usize, stage: Stage) -> Teller {
+    fn teller(&self, config: &TrainConfig, samples: usize, epochs: usize, done: usize, stage: Stage) -> Teller<'_> {
         let batches = samples.div_ceil(config.batch_size);
-        Teller::new(stage, self.args.json, self.augmentation.is_none(), epochs, batches, done)
+        Teller::new(self.printer, stage, self.args.json, self.augmentation.is_none(), epochs, batches, done)
     }
 
     /// Trains with a validation set, beside a checkpoint.
@@ -560,23 +606,22 @@ impl Job<'_> {
         };
         let tunes = self.args.fine_tune.first.is_some();
         let mut stopped = false;
-        let (mut printed, mut saved) = (Ok(()), Ok(()));
+        let mut saved = Ok(());
         let done = from.as_ref().map_or(0, State::epochs);
         let teller = self.teller(&config, train_rows.len(), config.epochs, done, Stage::Head);
         let trained = self.train(&config, train_rows, val_rows, from, &mut |progress| {
             let last = matches!(progress.at, Moment::Epoch { last: true, .. });
             stopped = interrupted() && !last;
-            printed = teller.tell(progress.at);
+            teller.tell(progress.at);
             // Until fine-tuning has a state of its own, an interruption of it goes on from the whole head.
             saved = checkpoint.save(|| progress.state(), stopped || (last && tunes));
             if let (Err(e), false) = (&saved, stopped) {
                 // The training is worth more than the checkpoint.
                 teller.note(format_args!("no checkpoint was written: {e:#}"));
             }
-            if stopped || printed.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         drop(teller);
-        printed?;
         let path = checkpoint.path().display();
         let mut trained = match (trained, &saved) {
             (Err(TrainError::Stopped), Ok(())) => {
@@ -645,13 +690,14 @@ impl Job<'_> {
             let (accuracy, loss) = (measured.accuracy, measured.loss);
             let result = FoldResult { accuracy, loss, best_epoch: trained.best_epoch };
             if self.args.json {
-                print_line(json!({
+                self.printer.line(json!({
                     "fold": fold + 1, "best_epoch": result.best_epoch, "fold_accuracy": accuracy, "fold_loss": loss,
                     "train": train_rows.len(), "val": val_rows.len(),
-                }))?;
+                }));
             } else {
                 let best = result.best_epoch;
-                print_line(format_args!("fold {}: accuracy {accuracy:.4}  loss {loss:.4}  epoch {best}", fold + 1))?;
+                let line = format_args!("fold {}: accuracy {accuracy:.4}  loss {loss:.4}  epoch {best}", fold + 1);
+                self.printer.line(line);
             }
             done.results.push(result);
             done.logits.extend(metrics::logits(&head, self.features, &val_rows)?);
@@ -664,7 +710,7 @@ impl Job<'_> {
         let summary = Summary::of(&results);
         let Summary { accuracy, deviation, epochs, .. } = summary;
         if !self.args.json {
-            print_line(format_args!("{folds} folds: accuracy {accuracy:.4} +- {deviation:.4}"))?;
+            self.printer.line(format_args!("{folds} folds: accuracy {accuracy:.4} +- {deviation:.4}"));
         }
         note(PROGRAM, format_args!("training on all pictures for {epochs} epochs"));
         let config = TrainConfig { keep_last: true, patience: None, ..self.config(rows)? };
@@ -688,14 +734,12 @@ impl Job<'_> {
         epochs: usize,
         fold: Option<usize>,
     ) -> Result<TrainedHead> {
-        let mut printed = Ok(());
         let teller = self.teller(config, train_rows.len(), epochs, 0, fold.map_or(Stage::Head, Stage::Fold));
         let trained = self.train(config, train_rows, val_rows, None, &mut |progress| {
-            printed = teller.tell(progress.at);
+            teller.tell(progress.at);
             let done = progress.at.stats().is_some_and(|stats| stats.epoch >= epochs);
-            if done || interrupted() || printed.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if done || interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
-        printed?;
         if interrupted() {
             return Err(Interrupted.into());
         }
@@ -733,7 +777,7 @@ impl Job<'_> {
             train_counts: self.counts(train_rows),
             val_counts: self.counts(val_rows),
             skipped: features.skipped.len() as u32,
-            data: Some(data_fingerprint(&features.hashes, self.classes)),
+            data: Some(features.fingerprint(self.classes)),
             best_epoch: trained.best_epoch as u32,
             metrics: Metrics::default(),
         };
@@ -793,12 +837,13 @@ impl Job<'_> {
                 result["folds_accuracy_deviation"] = summary.deviation.into();
                 result["folds_loss"] = summary.loss.into();
             }
-            print_line(result)?;
+            self.printer.line(result);
         } else {
             let val =
                 on_val.map_or(String::new(), |e| format!("  val_accuracy {:.4}  val_loss {:.4}", e.accuracy, e.loss));
-            print_line(format_args!("kept epoch {}: accuracy {:.4}{val}", trained.best_epoch, on_train.accuracy))?;
-            print_line(format_args!("wrote {}", args.output.display()))?;
+            let (best, accuracy) = (trained.best_epoch, on_train.accuracy);
+            self.printer.line(format_args!("kept epoch {best}: accuracy {accuracy:.4}{val}"));
+            self.printer.line(format_args!("wrote {}", args.output.display()));
         }
         Ok(())
     }
@@ -828,15 +873,4 @@ fn settings(config: &TrainConfig) -> String {
     };
     let lr = config.optimizer.lr();
     format!("{units} units, dropout {dropout}, {optimizer} at {lr}, {epochs} epochs, batches of {batch_size}")
-}
-
-/// One hash over all pictures and their classes, whatever their names.
-fn data_fingerprint(hashes: &[Fingerprint], classes: &[usize]) -> Fingerprint {
-    let mut parts: Vec<Vec<u8>> = hashes
-        .iter()
-        .zip(classes)
-        .map(|(hash, &class)| [&hash.0[..], &(class as u64).to_le_bytes()].concat())
-        .collect();
-    parts.sort();
-    Fingerprint::of_parts(parts.iter().map(Vec::as_slice))
 }

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde_json::json;
-use shared::cli::{note, print_line};
+use shared::cli::{Printer, note};
 use shared::conv::Kernel;
 use shared::head::format_of;
 use shared::trust::{Signable, TrustedKeys};
@@ -38,6 +38,8 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
     let keys = TrustedKeys::load(&args.trust)?;
+    // Whoever reads the lines may go, whoever asks for the exit code stays.
+    let printer = Printer::default();
     let mut refused = 0;
     for path in &args.files {
         let verified = Signable::read(path, MAX_BYTES).and_then(|file| {
@@ -46,13 +48,13 @@ pub fn run(args: Args) -> Result<()> {
         });
         match verified {
             Ok((signed, kind)) if args.json => {
-                print_line(json!({
+                printer.line(json!({
                     "file": path, "kind": kind, "version": signed.version, "key": signed.key.to_string(),
-                }))?;
+                }));
             }
             Ok((signed, kind)) => {
                 let name = path.display();
-                print_line(format_args!("{name}\t{kind}\tversion {}\tkey {}", signed.version, signed.key))?;
+                printer.line(format_args!("{name}\t{kind}\tversion {}\tkey {}", signed.version, signed.key));
             }
             Err(e) => {
                 refused += 1;
@@ -63,7 +65,7 @@ pub fn run(args: Args) -> Result<()> {
     if refused > 0 {
         bail!("{refused} of {} files refused", args.files.len());
     }
-    Ok(())
+    printer.end().context("standard output")
 }
 
 /// What a file is, once all of it has been checked.

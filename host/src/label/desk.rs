@@ -120,6 +120,10 @@ pub fn check_class(name: &str) -> Result<(), Trouble> {
         "the name of a class must be that of a folder, without slashes and control characters"
     } else if name.len() > LONGEST {
         return Err(format!("the name of a class has at most {LONGEST} bytes"));
+    } else if data::is_training_name(name) {
+        return Err(format!(
+            "a class cannot be called {name}: host train takes such a folder for one half of the data"
+        ));
     } else {
         return Ok(());
     };
@@ -373,11 +377,6 @@ impl Desk {
     /// A sentence, if it may not be called so.
     pub fn add_class(&mut self, name: &str) -> Result<(), Trouble> {
         check_class(name)?;
-        if data::is_training_name(name) {
-            return Err(format!(
-                "a class cannot be called {name}: host train takes such a folder for one half of the data"
-            ));
-        }
         let known = self.classes.iter().map(|class| &class.name);
         if let Some(other) = known.clone().find(|known| known.to_lowercase() == name.to_lowercase() && *known != name) {
             return Err(format!("there is a class {other}, which would be easily mistaken for it"));
@@ -643,7 +642,7 @@ mod tests {
     #[test]
     fn names_of_classes() {
         let long = "x".repeat(LONGEST + 1);
-        for bad in ["", " ", " a", "a/b", "..", ".a", "a\\b", "a\nb", "\0", &long] {
+        for bad in ["train", "", " ", " a", "a/b", "..", ".a", "a\\b", "a\nb", "\0", &long] {
             assert!(check_class(bad).is_err(), "{bad:?}");
         }
         for good in ["a", "brown bear", "Fußgänger", "_x", "&<b>", &long[1..]] {

@@ -714,7 +714,7 @@ impl Page<'_> {
     fn settings(&self) -> String {
         let Report { head, fingerprint, .. } = self.report;
         let training = &head.training;
-        let mut layers = format!("{} features", head.preprocess.feature_len());
+        let mut layers = format!("{} features", head.pool.len(&head.preprocess));
         for layer in &head.layers {
             let activation = match (layer.activation, head.output) {
                 (Activation::Relu, _) => "relu",

@@ -222,7 +222,7 @@ impl TrainConfig {
     }
 
     /// How many values the last layer gives: 1 (a sigmoid's) for two classes, else one a class.
-    pub(super) fn outputs(&self) -> usize {
+    pub fn outputs(&self) -> usize {
         if self.classes == 2 { 1 } else { self.classes }
     }
 }

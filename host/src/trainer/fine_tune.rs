@@ -94,18 +94,26 @@ impl FineTuneState {
         &self.weights.tail[layer][0]
     }
 
-    /// Holds a state that was read from a file against what it shall go on with.
-    fn check(&self, config: &TrainConfig, tail: &[FloatLayer], samples: usize) -> Result<(), TrainError> {
+    /// Holds a state that was read from a file against what it shall go on with; the tail gives as many `features`.
+    fn check(
+        &self,
+        config: &TrainConfig,
+        tail: &[FloatLayer],
+        features: usize,
+        samples: usize,
+    ) -> Result<(), TrainError> {
         let wrong = |what| Err(TrainError::WrongState { what });
         let fits = |weights: &Weights| {
             let lengths = |[kernel, bias]: &[Vec<f32>; 2]| (kernel.len(), bias.len());
             let dense = |layer: &DenseWeights| {
-                (layer.kernel.len(), layer.bias.len()) == (layer.inputs * layer.outputs, layer.outputs)
+                layer.inputs.checked_mul(layer.outputs) == Some(layer.kernel.len())
+                    && layer.bias.len() == layer.outputs
                     && layer.norm.is_none()
             };
             let chain = weights.head.windows(2).all(|pair| pair[0].outputs == pair[1].inputs);
+            let ends = (weights.head.first().map(|layer| layer.inputs), weights.head.last().map(|layer| layer.outputs));
             weights.tail.iter().map(lengths).eq(tail.iter().map(|layer| (layer.kernel.len(), layer.bias.len())))
-                && !weights.head.is_empty()
+                && ends == (Some(features), Some(config.outputs()))
                 && weights.head.iter().all(dense)
                 && chain
         };
@@ -186,9 +194,6 @@ pub fn fine_tune(
         best: None,
         part: None,
     });
-    if !fresh {
-        state.check(config, tail, samples)?;
-    }
     let [mut height, mut width, mut channels] = shape;
     for layer in tail {
         if layer.inputs != channels {
@@ -198,7 +203,9 @@ pub fn fine_tune(
         (height, width) = if layer.pool { (height / 2, width / 2) } else { (height, width) };
     }
     let features = if pool == Pool::Flatten { height * width * channels } else { channels };
-    if state.weights.head.first().is_none_or(|layer| layer.inputs != features) {
+    if !fresh {
+        state.check(config, tail, features, samples)?;
+    } else if head.first().is_none_or(|layer| layer.inputs != features) {
         return Err(TrainError::WrongState { what: "inputs of the head" });
     }
     let weights = std::mem::replace(&mut state.weights, Weights { tail: Vec::new(), head: Vec::new() });

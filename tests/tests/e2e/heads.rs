@@ -335,6 +335,9 @@ fn flags_that_make_no_sense_are_told() {
         ("--pool min", "possible values: flatten, avg, max"),
         ("--folds 1", "2..=100"),
         ("--lr-schedule step --lr-step 0", "--lr-step"),
+        ("--lr-step 5", "--lr-schedule step"),
+        ("--fine-tune-epochs 5", "--fine-tune"),
+        ("--units 2000000", "take --pool avg, fewer --units"),
     ] {
         let output = run(&mut command(&samples, &head, options));
         let errors = String::from_utf8(output.stderr).unwrap();

@@ -292,6 +292,7 @@ fn flags_that_do_not_go_together() {
     for (args, words) in [
         (&["--source", "x", "--raw", "nv12:4x4"][..], "--source - only"),
         (&["--source", "-", "--loop"], "--loop"),
+        (&["--device", "/dev/video0", "--loop"], "--loop"),
         (&["--source", "-", "--fps", "5"], "--fps"),
         (&["--source", "x", "--http", "0.0.0.0:8080"], "wants a --http-token"),
     ] {
@@ -616,6 +617,86 @@ fn a_reload_that_fails_half_way_changes_nothing() {
     live.log("read again");
     assert_ne!(live.info(), first);
     live.stop();
+}
+
+/// What comes on stdin comes once: a reload may change what does not touch it, and nothing else.
+#[test]
+fn a_stream_on_stdin_outlives_a_reload() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("edge.toml");
+    let write = |more: &str| std::fs::write(&config, format!("head = {:?}\n{more}", small_head())).unwrap();
+    write("");
+    let mut edge = Device::Native.edge();
+    edge.args(["run", "--source", "-", "--hold", "1000000", "--config"]).arg(&config).stdin(Stdio::piped());
+    let mut live = Live::start(&mut edge);
+    let mut stdin = live.child.stdin.take().unwrap();
+    let writer = std::thread::spawn(move || {
+        let frame = [&b"FRAME\n"[..], &[90; 48 * 32 * 3 / 2]].concat();
+        let mut written = stdin.write_all(b"YUV4MPEG2 W48 H32 F25:1 C420jpeg\n");
+        while written.is_ok() {
+            written = stdin.write_all(&frame);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
+    let classified = "vgg_edge_frames_total{outcome=\"classified\"}";
+    let goes_on = |live: &Live| {
+        let before = live.metric(classified);
+        live.until("/metrics", |_, _| live.metric(classified) > before + 20.0);
+    };
+    goes_on(&live);
+    write("color = \"bt709\"\n");
+    live.signal("-HUP");
+    live.log("cannot be taken in another way");
+    goes_on(&live);
+    // Of a camera, which there is none of.
+    write("stall = 9\nfrozen = 5\ncapture = \"320x240\"\nthreshold = 0.4\n");
+    live.signal("-HUP");
+    live.log("read again");
+    goes_on(&live);
+    let words = live.stop();
+    assert!(words.contains(" 0 unreadable"), "{words}");
+    writer.join().unwrap();
+}
+
+/// An address that is not up yet keeps nobody from classifying.
+#[test]
+fn it_goes_on_without_a_page_until_there_is_an_address() {
+    let folder = tempfile::tempdir().unwrap();
+    two_scenes(folder.path());
+    let mut edge = edge_run();
+    // Of no machine (RFC 5737).
+    edge.args(["--json", "--http", "192.0.2.1:0", "--http-token", "0123456789abcdef", "--source"]).arg(folder.path());
+    let output = run(&mut edge);
+    let words = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && words.contains("page: goes on without, and tries again"), "{words}");
+    assert_eq!(results(&String::from_utf8(output.stdout).unwrap()).len(), 8);
+    // What does not pass is an error still.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    fail(edge_run().args(["--http", &address, "--source"]).arg(folder.path()), 1, "cannot listen");
+}
+
+#[test]
+fn a_video_has_the_colour_that_was_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let video = folder.path().join("a.y4m");
+    let frame: Vec<u8> = picture(48, 32, 3).into_raw().into_iter().take(48 * 32 * 3 / 2).collect();
+    let stream = [&b"YUV4MPEG2 W48 H32 F25:1 C420jpeg\nFRAME\n"[..], &frame].concat();
+    std::fs::write(&video, &stream).unwrap();
+    let scores = |args: &[&str]| {
+        let mut edge = edge_run();
+        let lines = ndjson(&succeed(edge.args(["--json", "--digest", "--source"]).arg(&video).args(args)));
+        answer(&lines[0])
+    };
+    let raw = |color: &str| {
+        let mut edge = edge_run();
+        edge.args(["--json", "--digest", "--every-frame", "--source", "-", "--raw", "yuv420:48x32", "--color", color]);
+        answer(&results(&String::from_utf8(piped(&mut edge, &frame).stdout).unwrap())[0])
+    };
+    for color in ["bt709", "bt601-full"] {
+        assert_eq!(scores(&["--color", color]), raw(color), "{color}");
+    }
+    assert_ne!(scores(&[]), scores(&["--color", "bt709"]));
 }
 
 /// A camera at 30 frames a second and a classifier that is far slower: the frame that is classified is always a fresh one.

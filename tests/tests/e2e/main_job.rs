@@ -131,6 +131,63 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     assert!(child.wait().unwrap().success());
 }
 
+/// A training is worth more than its words.
+#[test]
+fn a_training_outlives_its_reader() {
+    let dir = tempfile::tempdir().unwrap();
+    let head = |name: &str| dir.path().join(name);
+    let train = |name: &str| {
+        let mut train = host();
+        train.args(["train", "samples/surfaces", "--size", "32", "--epochs", "3", "--fine-tune-epochs", "1", "-o"]);
+        train.arg(head(name)).args(["--fine-tune", "block5_conv3"]).env("SOURCE_DATE_EPOCH", "0");
+        train
+    };
+    succeed(&mut train("whole"));
+    let mut child = train("left").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let mut words = String::new();
+    std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut words).unwrap();
+    assert!(child.wait().unwrap().success(), "{words}");
+    assert!(words.contains("fine-tun"), "the steps that follow are done too: {words}");
+    assert_eq!(std::fs::read(head("left")).unwrap(), std::fs::read(head("whole")).unwrap());
+    // A full disk at the other end is told, after the work is done.
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = train("full").stdout(full).output().unwrap();
+    let words = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && words.contains("standard output"), "{words}");
+    assert_eq!(std::fs::read(head("full")).unwrap(), std::fs::read(head("whole")).unwrap());
+}
+
+#[test]
+fn pictures_that_were_trained_on_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let (head, data) = (dir.path().join("head"), dir.path().join("data"));
+    tests::data_folder(&data, &[("red", 6), ("green", 6)]);
+    succeed(host().args(["train", "--size", "32", "--epochs", "2", "-o"]).arg(&head).arg(&data));
+    let evaluate = || {
+        let output = run(host().args(["evaluate", "--head"]).arg(&head).arg(&data));
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(evaluate().contains("trained on these pictures"));
+    std::fs::remove_file(data.join("red/0.bmp")).unwrap();
+    assert!(!evaluate().contains("trained on these pictures"));
+    // Copies on both sides of a folder that is split.
+    let split = dir.path().join("split");
+    for part in ["train", "val"] {
+        std::fs::create_dir_all(split.join(part)).unwrap();
+        succeed(
+            std::process::Command::new("cp")
+                .arg("-r")
+                .args([data.join("red"), data.join("green")])
+                .arg(split.join(part)),
+        );
+    }
+    let output = run(host().args(["train", "--size", "32", "--epochs", "2", "-o"]).arg(&head).arg(&split));
+    let words = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && words.contains("11 of the pictures to validate on are copies"), "{words}");
+}
+
 /// Starts a command, waits for the first line of stdout or stderr, sends a signal, and gives the exit code.
 fn interrupt(command: &mut std::process::Command, signal: &str, on_stdout: bool) -> Option<i32> {
     use std::io::{BufRead, BufReader, Read};

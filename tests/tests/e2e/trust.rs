@@ -503,6 +503,31 @@ fn heads_change_between_two_frames() {
     edge.stop();
 }
 
+/// Whoever hears of changes only must hear that another head says something else.
+#[test]
+fn a_label_that_changes_with_the_head_is_told() {
+    let place = Place::new();
+    let [first, other] = &scene().heads;
+    place.put("head", &bytes(first));
+    let one = scene().pictures.join("0.bmp");
+    let mut edge = Device::Native.edge();
+    edge.args(["run", "--json", "--events", "--loop", "--watch", "--source"]).arg(&one).arg("--head");
+    let mut edge = Edge::start(edge.arg(place.path("head")).arg("--state").arg(place.path("state")));
+    // Written once the first head runs; the next one is looked at twice, half a second apart, before it does.
+    while !place.path("state/state.json").exists() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    place.put("head", &bytes(other));
+    let swapped = edge.line();
+    assert_eq!((&swapped["event"], &swapped["state"]), (&"model".into(), &"swapped".into()), "{swapped}");
+    let change = edge.line();
+    assert_eq!(change["event"], "label", "{change}");
+    let labels = |head: &Path| Head::load(head).unwrap().labels;
+    assert!(labels(first).iter().any(|label| change["from"] == **label), "{change}");
+    assert!(labels(other).iter().any(|label| change["to"] == **label), "{change}");
+    edge.stop();
+}
+
 #[test]
 fn a_bad_head_is_told_once_and_changes_nothing() {
     let place = Place::new();

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use quant::compare::{LayerReport, compare};
 use quant::float::{FloatNet, Map};
-use quant::quantize::Inputs;
+use quant::quantize::{Inputs, input};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 use shared::Base;
@@ -108,13 +108,16 @@ pub fn run(args: Args) -> Result<()> {
         );
     }
     let preprocess = Preprocess::new(contract.clone(), args.size, Fit::Stretch, contract.resize)?;
-    let frames = super::pictures(&args.data, args.pictures as usize)?;
     let layers = base.unpacked_layers();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(args.extract.threads()).build()?;
-    let reports = pool.install(|| {
-        let inputs = Inputs::new(&float, &frames, args.size, Fit::Stretch);
-        compare(&float, &layers, &base.scales(), &inputs, kernel)
+    let quantiser = quant::quantize::preprocess(&float, args.size, Fit::Stretch).quantiser();
+    let mut inputs = Inputs::default();
+    let reports = pool.install(|| -> Result<_> {
+        let pictures = super::pictures(&args.data, args.pictures as usize, |frame| input(&quantiser, args.size, frame));
+        pictures?.into_iter().for_each(|picture| inputs.push(picture));
+        Ok(compare(&float, &layers, &base.scales(), &inputs, kernel)?)
     })?;
+    let pictures = inputs.real.len();
     if !args.json {
         print_layers(&reports)?;
     }
@@ -122,7 +125,7 @@ pub fn run(args: Args) -> Result<()> {
     if let (Some(heads), false) = (&heads, args.json) {
         print_heads(heads)?;
     }
-    let title = format!("{} pictures of {} at {} px", frames.len(), args.data.display(), args.size);
+    let title = format!("{pictures} pictures of {} at {} px", args.data.display(), args.size);
     if args.json {
         print_line(as_json(&reports, heads.as_ref()))?;
     }
@@ -231,7 +234,7 @@ fn heads(
     let of = pictures.classes_of(&integers.items);
     let mut report = HeadReport { data: what, float: Vec::new(), int8: Vec::new() };
     for seed in 0..u64::from(args.seeds) {
-        let (train_rows, val_rows) = pictures.rows(&integers.items, 0.2, seed);
+        let (train_rows, val_rows) = pictures.rows(&integers.items, &integers.hashes, 0.2, seed);
         let labels = |rows: &[usize]| rows.iter().map(|&row| of[row]).collect::<Vec<_>>();
         let (train_labels, val_labels) = (labels(&train_rows), labels(&val_rows));
         let dim = integers.dim;

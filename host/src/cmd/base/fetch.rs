@@ -154,6 +154,8 @@ fn download(url: &str, file: &mut File, part: &Path, tries: u32) -> Result<()> {
         .http_status_as_error(false)
         .timeout_connect(Some(Duration::from_secs(15)))
         .timeout_recv_response(Some(Duration::from_secs(30)))
+        // Of the body too: a connection that is lost without a word would never end.
+        .timeout_per_read(Some(Duration::from_secs(30)))
         .build()
         .into();
     let bar = crate::progress::bar(0, "{bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left");

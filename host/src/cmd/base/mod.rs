@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use clap::Subcommand;
 use quant::{FloatBase, Normalisation};
+use rayon::prelude::*;
 use shared::Frame;
 use shared::cli::{Interrupted, UsageError, interrupted, note};
 use shared::contract::{ChannelOrder, three};
@@ -84,28 +85,34 @@ fn normalisation(text: &str) -> Result<Normalisation, String> {
     Ok(normalisation)
 }
 
-/// Pictures below a folder, at any depth: at most `most`, spread evenly over the sorted files. Unreadable ones are named and left out.
-fn pictures(folder: &Path, most: usize) -> Result<Vec<Frame>> {
+/// What `make` makes of the pictures below a folder, at any depth: at most `most`, spread evenly over the sorted files. Unreadable ones are named
+/// and left out. A picture is forgotten as soon as it is made use of: a few hundred from a telephone would fill the memory.
+fn pictures<T: Send>(folder: &Path, most: usize, make: impl Fn(&Frame) -> T + Sync) -> Result<Vec<T>> {
     let files = crate::data::pictures(folder)?;
     if files.is_empty() {
         bail!("{}: no pictures in it", folder.display());
     }
     let count = files.len().min(most);
-    let mut frames = Vec::with_capacity(count);
-    for index in 0..count {
+    let read = |index: usize| -> Result<Result<T, String>, Interrupted> {
         if interrupted() {
-            return Err(Interrupted.into());
+            return Err(Interrupted);
         }
         let file = &files[(2 * index + 1) * files.len() / (2 * count)];
-        match shared::decode::decode_file(file) {
-            Ok(frame) => frames.push(frame),
-            Err(e) => note(PROGRAM, format_args!("left out: {}: {e}", file.display())),
+        let frame = shared::decode::decode_file(file);
+        Ok(frame.map(|frame| make(&frame)).map_err(|e| format!("left out: {}: {e}", file.display())))
+    };
+    let read: Vec<_> = (0..count).into_par_iter().map(read).collect::<Result<_, _>>()?;
+    let mut made = Vec::with_capacity(count);
+    for picture in read {
+        match picture {
+            Ok(picture) => made.push(picture),
+            Err(words) => note(PROGRAM, words),
         }
     }
-    if frames.is_empty() {
+    if made.is_empty() {
         bail!("{}: none of {count} pictures can be read", folder.display());
     }
-    Ok(frames)
+    Ok(made)
 }
 
 #[cfg(test)]

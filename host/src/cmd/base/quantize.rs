@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::ValueEnum;
 use quant::calibrate::Method;
-use quant::quantize::{Inputs, Options, quantize};
+use quant::quantize::{Inputs, Options, input, preprocess, quantize};
 use quant::round::Rounding;
 use serde_json::json;
-use shared::Fingerprint;
 use shared::cli::{Interrupted, UsageError, interrupted, note, print_line};
 use shared::contract::Fit;
 use shared::conv::Kernel;
+use shared::{Fingerprint, Frame};
 
 use crate::PROGRAM;
 use crate::progress::Meter;
@@ -118,21 +118,29 @@ pub fn run(args: Args) -> Result<()> {
     };
     shared::fs::check_writable(&args.output)?;
     let base = args.weights.load()?;
+    let mut ways = Vec::new();
     for &size in &args.size {
-        quant::quantize::preprocess(&base, size, Fit::Stretch).base.check_size(size)?;
-    }
-    let frames = super::pictures(&args.calibrate, args.pictures as usize)?;
-    if frames.len() < 32 {
-        note(
-            PROGRAM,
-            format_args!("only {} calibration pictures: ranges may be too narrow, 100 or more are good", frames.len()),
-        );
+        let preprocess = preprocess(&base, size, Fit::Stretch);
+        preprocess.base.check_size(size)?;
+        ways.push((preprocess.quantiser(), size));
     }
     let kernel = Kernel::detect()?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads.map_or(0, usize::from)).build()?;
+    let each_size = |frame: &Frame| ways.iter().map(|(way, size)| input(way, *size, frame)).collect::<Vec<_>>();
+    let pictures = pool.install(|| super::pictures(&args.calibrate, args.pictures as usize, each_size))?;
+    let count = pictures.len();
+    if count < 32 {
+        note(
+            PROGRAM,
+            format_args!("only {count} calibration pictures: ranges may be too narrow, 100 or more are good"),
+        );
+    }
+    let mut inputs: Vec<Inputs> = ways.iter().map(|_| Inputs::default()).collect();
+    for picture in pictures {
+        inputs.iter_mut().zip(picture).for_each(|(inputs, picture)| inputs.push(picture));
+    }
     let bar = Meter::new(base.layers.len() as u64, "layers");
     let mut quantised = pool.install(|| {
-        let inputs = args.size.iter().map(|&size| Inputs::new(&base, &frames, size, Fit::Stretch)).collect();
         quantize(&base, inputs, &options, kernel, |layer| {
             bar.next(layer);
             if interrupted() { Err(quant::Error::Interrupted) } else { Ok(()) }
@@ -149,7 +157,7 @@ pub fn run(args: Args) -> Result<()> {
         if options.rounding == Rounding::Nearest { "to nearest" } else { "with compensation (GPTQ)" },
         options.equalisation,
         if options.bias_correction { "on" } else { "off" },
-        frames.len(),
+        count,
         sizes.join(" and "),
     );
     let bytes = quant::onnx::int8_model(&quantised);
@@ -165,7 +173,7 @@ pub fn run(args: Args) -> Result<()> {
             })
         });
         print_line(json!({
-            "output": args.output, "fingerprint": fingerprint.to_string(), "bytes": bytes.len(), "pictures": frames.len(),
+            "output": args.output, "fingerprint": fingerprint.to_string(), "bytes": bytes.len(), "pictures": count,
             "layers": layers.collect::<Vec<_>>(),
         }))?;
         return Ok(());

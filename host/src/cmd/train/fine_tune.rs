@@ -42,15 +42,15 @@ pub struct FineTuneOptions {
     pub tuned_base: Option<PathBuf>,
 
     /// Learning rate of fine-tuning (RMSprop)
-    #[arg(long, value_name = "RATE", default_value_t = 1e-5, allow_negative_numbers = true)]
+    #[arg(long, value_name = "RATE", requires = "first", default_value_t = 1e-5, allow_negative_numbers = true)]
     pub fine_tune_lr: f64,
 
     /// Most passes over the pictures
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(long, value_name = "N", requires = "first", default_value_t = 20)]
     pub fine_tune_epochs: u32,
 
     /// Stops after so many epochs without a better one; 0 runs all
-    #[arg(long, value_name = "EPOCHS", default_value_t = 5)]
+    #[arg(long, value_name = "EPOCHS", requires = "first", default_value_t = 5)]
     pub fine_tune_patience: u32,
 }
 
@@ -209,22 +209,21 @@ impl Job<'_> {
             shape: [side, side, preprocess.base.channels as usize],
             pool: self.head.pool,
         };
-        let (mut printed, mut stopped) = (Ok(()), false);
+        let mut stopped = false;
         let done = from.as_ref().map_or(0, FineTuneState::epochs);
         let teller = self.teller(config, train_rows.len(), config.epochs, done, Stage::FineTune);
         let tuned = self.pool.install(|| {
             trainer::fine_tune(config, model, &train, val.as_ref(), from, &mut |progress| {
                 stopped = interrupted();
-                printed = teller.tell(progress.at);
+                teller.tell(progress.at);
                 // What comes before the first and after the last epoch takes long too.
                 let due = matches!(progress.at, Moment::Epoch { stats, last } if last || stats.epoch == 0);
                 if let Err(e) = checkpoint.save(|| progress.state(), stopped || due) {
                     teller.note(format_args!("no checkpoint was written: {e:#}"));
                 }
-                if stopped || printed.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             })
         });
-        printed?;
         let tuned = tuned?;
         if stopped { Err(Interrupted.into()) } else { Ok(tuned) }
     }
@@ -263,7 +262,14 @@ impl Job<'_> {
         }
     }
 
-    /// Measures the head on the new base, and writes both if they are no worse than what is there; whether it did.
+    /// Validation accuracy and loss of the head that was written for the frozen base, in the arithmetic of the device; `None` if it is not there
+    /// any more.
+    fn frozen(&self) -> Option<(f64, f64)> {
+        let head = Head::load(&self.args.output).ok().filter(|head| head.base == self.base.fingerprint())?;
+        head.training.metrics.val_accuracy.zip(head.training.metrics.val_loss)
+    }
+
+    /// Measures the head on the new base, and writes both if they are better than what is there; whether it did.
     fn write_tuned(&self, bytes: &[u8], tuned: &FineTuned, rows: [&[usize]; 2]) -> Result<bool> {
         let path = self.args.fine_tune.path(&self.args.output);
         let base = &Base::from_bytes(&path, bytes, self.base.kernel())?;
@@ -287,6 +293,7 @@ impl Job<'_> {
         let order = self.order.map(|order| Order { folder: order.folder.clone(), float: None });
         let job = Job {
             args: self.args,
+            printer: self.printer,
             augmentation: None,
             config: self.config.clone(),
             base,
@@ -308,17 +315,17 @@ impl Job<'_> {
             }
             let best = tuned.history.iter().find(|stats| stats.epoch == tuned.best_epoch);
             let float = best.and_then(|stats| stats.val_accuracy).unwrap_or_default();
-            let before = tuned.history[0].val_accuracy.unwrap_or_default();
-            let after = metrics::evaluate(&head, &features, val_rows, &truth)?.accuracy;
-            note(
-                PROGRAM,
-                format_args!(
-                    "validation accuracy {before:.4} frozen, {float:.4} fine-tuned in f32, {after:.4} in int8"
-                ),
-            );
-            if after < before {
-                note(PROGRAM, "what was gained is lost in int8: the frozen base and its head stay as they are");
-                return Ok(false);
+            let after = metrics::evaluate(&head, &features, val_rows, &truth)?;
+            let now = format!("{float:.4} fine-tuned in f32, {:.4} in int8", after.accuracy);
+            match self.frozen() {
+                Some((accuracy, loss)) => {
+                    note(PROGRAM, format_args!("validation accuracy {accuracy:.4} frozen, {now}"));
+                    if (after.accuracy, -after.loss) <= (accuracy, -loss) {
+                        note(PROGRAM, "nothing is gained in int8: the frozen base and its head stay as they are");
+                        return Ok(false);
+                    }
+                }
+                None => note(PROGRAM, format_args!("validation accuracy {now}; the head of the frozen base has gone")),
             }
         }
         // The base first: the head that is there belongs to the old one, and goes on doing so until it is replaced.

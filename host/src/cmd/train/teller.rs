@@ -1,10 +1,9 @@
 //! What `host train` tells of a training on its way: a line an epoch on stdout, and how far it has come on stderr.
 
 use std::fmt::Display;
-use std::io;
 
 use serde_json::json;
-use shared::cli::{note, print_line};
+use shared::cli::{Printer, note};
 
 use crate::PROGRAM;
 use crate::progress::Meter;
@@ -20,7 +19,8 @@ pub(super) enum Stage {
 }
 
 /// Of one training.
-pub(super) struct Teller {
+pub(super) struct Teller<'a> {
+    printer: &'a Printer,
     stage: Stage,
     json: bool,
     /// Epochs that are run at most.
@@ -30,20 +30,28 @@ pub(super) struct Teller {
     meter: Option<Meter>,
 }
 
-impl Teller {
+impl<'a> Teller<'a> {
     /// `metered` if how far it has come is told; `done` epochs are of an earlier run.
-    pub fn new(stage: Stage, json: bool, metered: bool, epochs: usize, batches: usize, done: usize) -> Self {
+    pub fn new(
+        printer: &'a Printer,
+        stage: Stage,
+        json: bool,
+        metered: bool,
+        epochs: usize,
+        batches: usize,
+        done: usize,
+    ) -> Self {
         let meter = metered.then(|| {
             let meter = Meter::new((epochs * batches) as u64, "batches");
             meter.resume_at((done * batches) as u64);
             meter.message(stage.words());
             meter
         });
-        Self { stage, json, epochs, batches, meter }
+        Self { printer, stage, json, epochs, batches, meter }
     }
 
     /// Tells of a batch or an epoch.
-    pub fn tell(&self, at: Moment) -> io::Result<()> {
+    pub fn tell(&self, at: Moment) {
         let done = match at {
             Moment::Batch { epoch, done } => (epoch - 1) * self.batches + done,
             Moment::Epoch { stats, .. } => stats.epoch * self.batches,
@@ -51,9 +59,9 @@ impl Teller {
         if let Some(meter) = &self.meter {
             meter.set(done as u64);
         }
-        let Some(stats) = at.stats() else { return Ok(()) };
+        let Some(stats) = at.stats() else { return };
         let line = if self.json { epoch_json(stats, self.stage) } else { epoch_line(stats, self.epochs, self.stage) };
-        self.aside(|| print_line(line))
+        self.aside(|| self.printer.line(line));
     }
 
     /// A note beside the bar.

@@ -185,3 +185,25 @@ fn a_state_of_another_network_is_refused() {
         assert!(matches!(refused, TrainError::WrongState { .. }), "{refused}");
     }
 }
+
+/// What comes through decoding must fit the training or be refused.
+#[test]
+fn states_that_somebody_made() {
+    let config = TrainConfig { dropout: 0.4, epochs: 2, batch_size: 20, ..config() };
+    let network = network(Pool::Flatten);
+    let mut good = Vec::new();
+    tune(&config, &network, Pool::Flatten, true, None, &mut |progress| {
+        let state = postcard::to_stdvec(&progress.state().unwrap()).unwrap();
+        good.push((format!("state {}", good.len()).into(), state));
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    let resumed = std::cell::Cell::new(0);
+    hostile::attack("fine-tuning", &good, 500, |bytes| {
+        if let Ok(state) = postcard::from_bytes::<FineTuneState>(bytes) {
+            let tuned = tune(&config, &network, Pool::Flatten, true, Some(state), &mut all);
+            resumed.set(resumed.get() + u32::from(tuned.is_ok()));
+        }
+    });
+    assert!(resumed.get() > 50, "{resumed:?}");
+}
