@@ -64,7 +64,8 @@ pub fn run(args: Args) -> Result<()> {
             format_args!("the head was trained on these pictures, so it does better here than elsewhere{held}"),
         );
     }
-    let evaluation = metrics::evaluate(&head, &features, &rows, &truth)?;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(args.extract.threads()).build()?;
+    let evaluation = pool.install(|| metrics::evaluate(&head, &features, &rows, &truth))?;
     if let Some(order) = &order {
         let name = path.file_name().filter(|_| path != args.data);
         let name = name.map_or("evaluation".into(), |name| name.to_string_lossy().into_owned());
@@ -77,7 +78,7 @@ pub fn run(args: Args) -> Result<()> {
             features: &features,
             items: &folder.items,
         };
-        made.report(order, vec![report::Part { name, rows }])?;
+        pool.install(|| made.report(order, vec![report::Part { name, rows }]))?;
     }
     if args.json {
         let mut json = evaluation.to_json(&head.labels);

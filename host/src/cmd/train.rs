@@ -143,7 +143,8 @@ pub struct Args {
     #[arg(long, value_name = "SCORE", default_value_t = 0.0)]
     threshold: f32,
 
-    /// Seed of every random choice: the same seed gives the same file, whatever the number of threads
+    /// Seed of every random choice: the same seed gives the same file, whatever the number of threads (the date
+    /// in it is that of SOURCE_DATE_EPOCH, if that is set)
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
 
@@ -356,10 +357,11 @@ pub fn run(args: Args) -> Result<()> {
     if let Some(class) = job.counts(&train_rows).iter().position(|&count| count == 0) {
         bail!("{}: no picture of class {} could be read", args.about().display(), labels[class]);
     }
-    match args.shape.folds {
+    // All of it on the threads that were asked for.
+    job.pool.install(|| match args.shape.folds {
         Some(folds) => job.cross_validated(folds as usize, &train_rows),
         None => job.validated(&train_rows, &val_rows),
-    }?;
+    })?;
     printer.end().context("standard output")
 }
 
