@@ -1,6 +1,7 @@
 //! A folder of pictures: one sub-folder a class, perhaps split into training and validation.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::path::{Path, PathBuf};
 
 use rand_xoshiro::Xoshiro256PlusPlus;
@@ -143,11 +144,13 @@ impl Pool {
 
 /// The folder to train on within a data folder that is split; `None` if it is not.
 pub fn training_folder(path: &Path) -> Option<PathBuf> {
-    TRAIN.iter().map(|name| path.join(name)).find(|folder| folder.is_dir())
+    find_part(path, TRAIN, &[])
 }
 
-fn validation_folder(path: &Path) -> Option<PathBuf> {
-    VAL.iter().map(|name| path.join(name)).find(|folder| folder.is_dir())
+/// The first folder of these names that is there; one that is named as a class is no part.
+fn find_part(path: &Path, names: &[&str], classes: &[String]) -> Option<PathBuf> {
+    let parts = names.iter().filter(|name| !classes.iter().any(|class| class == *name));
+    parts.map(|name| path.join(name)).find(|folder| folder.is_dir())
 }
 
 /// As [`training_folder`], if no folder beside it looks like that of a class: `train` may be one too, and to train on what is in it alone would be a
@@ -181,7 +184,7 @@ pub fn open(path: &Path) -> Result<Splits, DataError> {
         return Ok(Splits { train: list(path, None)?, val: None });
     };
     let train = list(&train_path, None)?;
-    let val = match validation_folder(path) {
+    let val = match find_part(path, VAL, &[]) {
         Some(val_path) => {
             let folder = list(&val_path, Some(&train.classes))?;
             Some((val_path, folder))
@@ -202,11 +205,7 @@ pub fn open_for_evaluation(
     part: Option<&str>,
     classes: &[String],
 ) -> Result<(PathBuf, Folder), DataError> {
-    let find = |names: &[&str]| -> Option<PathBuf> {
-        let parts = names.iter().filter(|name| !classes.iter().any(|class| class == *name));
-        parts.map(|name| path.join(name)).find(|folder| folder.is_dir())
-    };
-    let folder = match (part, find(VAL), find(TRAIN)) {
+    let folder = match (part, find_part(path, VAL, classes), find_part(path, TRAIN, classes)) {
         (Some(part), ..) => path.join(part),
         (None, Some(validation), _) => validation,
         (None, None, Some(_)) => return Err(DataError::NoClasses(path.join(VAL[0]))),
@@ -254,7 +253,7 @@ pub fn walk(path: &Path, each: &mut dyn FnMut(Item)) -> Result<Walked, DataError
         count += 1;
         each(item);
     })?;
-    let Some(val_path) = validation_folder(path) else { return Ok(Walked { classes, train: None, ignored }) };
+    let Some(val_path) = find_part(path, VAL, &[]) else { return Ok(Walked { classes, train: None, ignored }) };
     ignored += visit(&val_path, Some(&classes), each)?.1;
     Ok(Walked { classes, train: Some(count), ignored })
 }
@@ -353,6 +352,29 @@ fn entries(folder: &Path) -> Result<Vec<(PathBuf, bool)>, DataError> {
     Ok(paths)
 }
 
+/// The items of each key, keys in the order in which they appear.
+pub fn group<K: Eq + Hash>(keys: impl Iterator<Item = K>) -> Vec<Vec<usize>> {
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    let mut known = HashMap::new();
+    for (item, key) in keys.enumerate() {
+        let group = *known.entry(key).or_insert(groups.len());
+        if group == groups.len() {
+            groups.push(Vec::new());
+        }
+        groups[group].push(item);
+    }
+    groups
+}
+
+/// Shuffles the members of a class, with a stream for each class: a picture more in one leaves the others as they are.
+pub fn shuffle<T>(members: &mut [T], seed: u64, class: usize) {
+    let mut random = Xoshiro256PlusPlus::seed_from_u64(seed ^ (class as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    // Fisher-Yates; the bias of the remainder is below 2^-40 for any folder that fits a disk.
+    for i in (1..members.len()).rev() {
+        members.swap(i, (random.next_u64() % (i as u64 + 1)) as usize);
+    }
+}
+
 /// Chooses validation items out of each class: `share` of it, rounded, at least one and never all.
 ///
 /// `classes` and `hashes` give the class and the content of each item. Items of a class with the same content stay together, or those to validate
@@ -368,29 +390,13 @@ pub fn split(
     let mut is_val = vec![false; classes.len()];
     // Of each class, the items of each content.
     let mut members: Vec<Vec<Vec<usize>>> = vec![Vec::new(); count];
-    let mut known = HashMap::new();
-    for (item, key) in classes.iter().copied().zip(hashes).enumerate() {
-        let members = &mut members[key.0];
-        match known.get(&key) {
-            None => {
-                known.insert(key, members.len());
-                members.push(vec![item]);
-            }
-            Some(&group) => members[group].push(item),
-        }
-    }
+    group(classes.iter().zip(hashes)).into_iter().for_each(|items| members[classes[items[0]]].push(items));
     for (class, mut members) in members.into_iter().enumerate() {
         if members.len() < 2 {
             continue;
         }
         let items: usize = members.iter().map(Vec::len).sum();
-        // A stream for each class: a picture more in one leaves the others as they are.
-        let mut random =
-            Xoshiro256PlusPlus::seed_from_u64(seed ^ (class as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        // Fisher-Yates; the bias of the remainder is below 2^-40 for any folder that fits a disk.
-        for i in (1..members.len()).rev() {
-            members.swap(i, (random.next_u64() % (i as u64 + 1)) as usize);
-        }
+        shuffle(&mut members, seed, class);
         let mut wanted = ((share * items as f64).round() as usize).clamp(1, items - 1);
         let smallest = members.iter().map(Vec::len).min().unwrap_or_default();
         // At least one content goes to either side.

@@ -1,11 +1,9 @@
 //! Stratified K-fold cross-validation: which picture is held out when, and what comes of it.
 
-use std::collections::HashMap;
-
-use rand_xoshiro::Xoshiro256PlusPlus;
-use rand_xoshiro::rand_core::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 use shared::Fingerprint;
+
+use crate::data;
 
 /// A class has too few pictures to be in every part.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,15 +45,7 @@ pub fn assign(
     seed: u64,
 ) -> Result<Vec<usize>, TooFew> {
     // The rows of each content, in the order in which contents appear.
-    let mut groups: Vec<Vec<usize>> = Vec::new();
-    let mut known: HashMap<[u8; 32], usize> = HashMap::new();
-    for (row, hash) in hashes.iter().enumerate() {
-        let group = *known.entry(hash.0).or_insert(groups.len());
-        if group == groups.len() {
-            groups.push(Vec::new());
-        }
-        groups[group].push(row);
-    }
+    let groups = data::group(hashes.iter());
     let mut members: Vec<Vec<&Vec<usize>>> = vec![Vec::new(); labels.len()];
     groups.iter().for_each(|rows| members[classes[rows[0]]].push(rows));
     let mut fold_of = vec![0; classes.len()];
@@ -64,12 +54,7 @@ pub fn assign(
         if members.len() < folds {
             return Err(TooFew { label: label.clone(), found: members.len(), folds });
         }
-        // As for `data::split`, a stream for each class.
-        let mut random =
-            Xoshiro256PlusPlus::seed_from_u64(seed ^ (class as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        for i in (1..members.len()).rev() {
-            members.swap(i, (random.next_u64() % (i as u64 + 1)) as usize);
-        }
+        data::shuffle(&mut members, seed, class);
         let mut counts = vec![0; folds];
         for rows in members {
             // To the part with the fewest pictures of the class, then of all.

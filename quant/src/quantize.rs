@@ -95,13 +95,6 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    /// Makes inputs of `size` pixels of frames.
-    pub fn new(base: &FloatBase, frames: &[Frame], size: u32, fit: Fit) -> Self {
-        let quantiser = preprocess(base, size, fit).quantiser();
-        let (real, quantised) = frames.par_iter().map(|frame| input(&quantiser, size, frame)).unzip();
-        Self { real, quantised }
-    }
-
     /// Adds one picture's [`input`].
     pub fn push(&mut self, (real, quantised): (Map<f32>, Vec<u8>)) {
         self.real.push(real);

@@ -11,7 +11,7 @@ use tract_onnx::pb;
 use crate::calibrate::Method;
 use crate::float::{FloatConv, Map};
 use crate::import::{import, import_bytes};
-use crate::quantize::{Inputs, Options, QuantBase, bounds, quantize};
+use crate::quantize::{Inputs, Options, QuantBase, bounds, input, preprocess, quantize};
 use crate::round::Rounding;
 use crate::tail::{Tail, replace, tail};
 use crate::weights::{FloatBase, FloatLayer, Normalisation, VGG16};
@@ -51,6 +51,14 @@ fn vgg16() -> FloatBase {
 
 fn small() -> FloatBase {
     chain(&[("block1_conv1", 3, 16, false), ("block1_conv2", 16, 24, true), ("block2_conv1", 24, 20, true)], 3)
+}
+
+/// Inputs of 32 pixels.
+fn inputs_of(base: &FloatBase, frames: &[Frame]) -> Inputs {
+    let quantiser = preprocess(base, 32, Fit::Stretch).quantiser();
+    let mut inputs = Inputs::default();
+    frames.iter().for_each(|frame| inputs.push(input(&quantiser, 32, frame)));
+    inputs
 }
 
 fn frames(count: usize, seed: u32) -> Vec<Frame> {
@@ -318,7 +326,7 @@ fn what_is_not_vgg16_is_named() {
 }
 
 fn calibrated(base: &FloatBase, options: &Options, threads: usize) -> QuantBase {
-    let inputs = || vec![Inputs::new(base, &frames(12, 1), 32, Fit::Stretch)];
+    let inputs = || vec![inputs_of(base, &frames(12, 1))];
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     pool.install(|| quantize(base, inputs(), options, Kernel::Portable, |_| Ok(()))).unwrap()
 }
@@ -327,7 +335,7 @@ fn relative_error(float: &FloatBase, base: &QuantBase) -> f64 {
     let bytes = onnx::int8_model(base);
     let loaded = Base::from_bytes(Path::new("int8"), &bytes, Kernel::Portable).unwrap();
     let layers = loaded.unpacked_layers();
-    let inputs = Inputs::new(float, &frames(6, 99), 32, Fit::Stretch);
+    let inputs = inputs_of(float, &frames(6, 99));
     let reports = crate::compare::compare(float, &layers, &loaded.scales(), &inputs, Kernel::Portable).unwrap();
     reports.last().unwrap().relative_error
 }
@@ -378,7 +386,7 @@ fn bounds_are_reached_and_not_passed() {
 fn pictures_that_do_not_serve_are_refused() {
     let base = small();
     let run = |base: &FloatBase, frames: &[Frame]| {
-        let inputs = vec![Inputs::new(base, frames, 32, Fit::Stretch)];
+        let inputs = vec![inputs_of(base, frames)];
         quantize(base, inputs, &Options::default(), Kernel::Portable, |_| Ok(()))
     };
     assert!(run(&base, &[]).unwrap_err().to_string().contains("no pictures"));
@@ -402,7 +410,7 @@ fn pictures_that_do_not_serve_are_refused() {
 #[test]
 fn the_f32_convolution_is_the_plain_one() {
     let base = small();
-    let inputs = Inputs::new(&base, &frames(1, 8), 32, Fit::Stretch);
+    let inputs = inputs_of(&base, &frames(1, 8));
     let (layer, input) = (&base.layers[0], &inputs.real[0]);
     let sums = FloatConv::new(layer).sums(input);
     for (at, &found) in sums.data.iter().enumerate() {
@@ -509,7 +517,7 @@ fn a_tail_is_taken_out_trained_and_put_back() {
     assert!(tail(b"no model", "block2").is_err());
 
     // In f32 on the frozen part's outputs it gives the features of the base, but for their rounding.
-    let inputs = Inputs::new(&float, &frames(8, 1), 32, Fit::Stretch);
+    let inputs = inputs_of(&float, &frames(8, 1));
     let (frozen, real) = features(&base.truncated(2), &inputs, 32);
     let (_, wanted) = features(&base, &inputs, 32);
     let through = |tail: &Tail| -> Vec<Map<f32>> {

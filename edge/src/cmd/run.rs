@@ -754,7 +754,7 @@ impl Reload {
         let new_collector = if options.as_ref() == collector.map(Collector::options) {
             None
         } else {
-            Some(options.map(|options| Collector::new(&options, board)).transpose()?)
+            Some(open_collector(&new, board)?)
         };
         let feed = if new.same_source(args) { None } else { Some(new.feed()?) };
         // The server knows what it was started with; the file of the token may have changed since.

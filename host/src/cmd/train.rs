@@ -352,13 +352,13 @@ pub fn run(args: Args) -> Result<()> {
         head,
         order: order.as_ref(),
         words: args.augment.words(),
-        pool: rayon::ThreadPoolBuilder::new().num_threads(args.extract.threads()).build()?,
     };
     if let Some(class) = job.counts(&train_rows).iter().position(|&count| count == 0) {
         bail!("{}: no picture of class {} could be read", args.about().display(), labels[class]);
     }
     // All of it on the threads that were asked for.
-    job.pool.install(|| match args.shape.folds {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(args.extract.threads()).build()?;
+    pool.install(|| match args.shape.folds {
         Some(folds) => job.cross_validated(folds as usize, &train_rows),
         None => job.validated(&train_rows, &val_rows),
     })?;
@@ -478,7 +478,6 @@ struct Job<'a> {
     classes: &'a [usize],
     /// All of the head but its layers, temperature and record.
     head: Head,
-    pool: rayon::ThreadPool,
     /// The report that is asked for.
     order: Option<&'a Order>,
     /// Added to the settings in the head's record.
@@ -516,7 +515,7 @@ impl Job<'_> {
         train_rows: &[usize],
         val_rows: &[usize],
         from: Option<State>,
-        hear: &mut (dyn FnMut(&Progress) -> ControlFlow<()> + Send),
+        hear: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
     ) -> Result<TrainedHead, TrainError> {
         let rows = |rows| Rows { features: self.features, rows, pool: self.head.pool };
         let (train_source, val_source) = (rows(train_rows), rows(val_rows));
@@ -535,7 +534,7 @@ impl Job<'_> {
         };
         let train = Dataset { features: train_source, labels: &train_classes };
         let val = (!val_rows.is_empty()).then_some(Dataset { features: &val_source, labels: &val_classes });
-        self.pool.install(|| trainer::train(config, &train, val.as_ref(), from, hear))
+        trainer::train(config, &train, val.as_ref(), from, hear)
     }
 
     /// The head with these layers.
@@ -810,8 +809,7 @@ impl Job<'_> {
                 features,
                 items: self.items,
             };
-            let reported = self.pool.install(|| made.report(order, parts));
-            reported.map_err(|e| self.after_head(e, "before the report was made"))?;
+            made.report(order, parts).map_err(|e| self.after_head(e, "before the report was made"))?;
         }
 
         if args.json {

@@ -570,7 +570,7 @@ fn list(folder: &Path, wanted: impl Fn(&std::fs::FileType) -> bool) -> io::Resul
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::fs;
 
     use proptest::prelude::*;
@@ -578,7 +578,7 @@ mod tests {
     use super::*;
 
     /// All files below a folder with their content, without the log.
-    fn tree(root: &Path) -> BTreeMap<String, Vec<u8>> {
+    pub fn tree(root: &Path) -> BTreeMap<String, Vec<u8>> {
         let mut found = BTreeMap::new();
         let mut folders = vec![root.to_owned()];
         while let Some(folder) = folders.pop() {

@@ -349,6 +349,7 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
+    use crate::label::desk::tests::tree;
 
     #[test]
     fn hosts() {
@@ -412,19 +413,9 @@ mod tests {
             assert!(left == 3 || shows_token, "moved without the token");
             moved.set(moved.get() + u32::from(left < 3));
             // Whatever was asked, each picture is in one place within these folders, as it was.
-            let mut found = Vec::new();
-            let mut folders = vec![root.path().to_owned()];
-            while let Some(folder) = folders.pop() {
-                for entry in std::fs::read_dir(folder).unwrap() {
-                    let path = entry.unwrap().path();
-                    if path.is_dir() {
-                        folders.push(path);
-                    } else if path.extension().is_some_and(|extension| extension == "png") {
-                        assert!(path.starts_with(&inbox) || path.starts_with(&data));
-                        found.push(std::fs::read(path).unwrap());
-                    }
-                }
-            }
+            let tree = tree(root.path());
+            assert!(tree.keys().all(|name| name.starts_with("in/") || name.starts_with("data/")), "{tree:?}");
+            let mut found: Vec<_> = tree.into_values().collect();
             found.sort();
             assert_eq!(found, [[0], [1], [2]]);
         });

@@ -212,17 +212,15 @@ impl Job<'_> {
         let mut stopped = false;
         let done = from.as_ref().map_or(0, FineTuneState::epochs);
         let teller = self.teller(config, train_rows.len(), config.epochs, done, Stage::FineTune);
-        let tuned = self.pool.install(|| {
-            trainer::fine_tune(config, model, &train, val.as_ref(), from, &mut |progress| {
-                stopped = interrupted();
-                teller.tell(progress.at);
-                // What comes before the first and after the last epoch takes long too.
-                let due = matches!(progress.at, Moment::Epoch { stats, last } if last || stats.epoch == 0);
-                if let Err(e) = checkpoint.save(|| progress.state(), stopped || due) {
-                    teller.note(format_args!("no checkpoint was written: {e:#}"));
-                }
-                if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            })
+        let tuned = trainer::fine_tune(config, model, &train, val.as_ref(), from, &mut |progress| {
+            stopped = interrupted();
+            teller.tell(progress.at);
+            // What comes before the first and after the last epoch takes long too.
+            let due = matches!(progress.at, Moment::Epoch { stats, last } if last || stats.epoch == 0);
+            if let Err(e) = checkpoint.save(|| progress.state(), stopped || due) {
+                teller.note(format_args!("no checkpoint was written: {e:#}"));
+            }
+            if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         let tuned = tuned?;
         if stopped { Err(Interrupted.into()) } else { Ok(tuned) }
@@ -256,7 +254,7 @@ impl Job<'_> {
             bar.next(layer);
             if interrupted() { Err(quant::Error::Interrupted) } else { Ok(()) }
         };
-        match self.pool.install(|| replace(model, tail, inputs, &options, self.base.kernel(), &how, progress)) {
+        match replace(model, tail, inputs, &options, self.base.kernel(), &how, progress) {
             Err(quant::Error::Interrupted) => Err(Interrupted.into()),
             other => Ok(other?),
         }
@@ -301,7 +299,6 @@ impl Job<'_> {
             features: &features,
             classes: self.classes,
             head,
-            pool: rayon::ThreadPoolBuilder::new().num_threads(self.args.extract.threads()).build()?,
             order: order.as_ref(),
             words,
         };
