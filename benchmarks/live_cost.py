@@ -3,7 +3,7 @@
 
     benchmarks/live_cost.py HEAD [--size 640x480] [--frames 500] [--rounds 5] [--edge PROGRAM]
 
-Frames come through a pipe as packed YUYV, so what is counted holds the copy out of the kernel, conversion, crop, resize, quantisation, head and
+Frames come through a pipe as packed YUYV, so what is counted holds the copy out of the kernel, conversion, crop, resize, quantization, head and
 the line of output, in all threads; no step depends on what is in the picture. One thread for the base.
 """
 import argparse

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Feature error of ONNX Runtime's quantiser beside ours: same weights, same calibration pictures, same photographs.
+"""Feature error of ONNX Runtime's quantizer beside ours: same weights, same calibration pictures, same photographs.
 
     venv: numpy==2.4.6 onnx==1.23.2 onnxruntime==1.32.0 pillow==13.0.0
-    benchmarks/quantisers.py F32.onnx INT8.onnx CALIBRATION_FOLDER PHOTO_FOLDER
+    benchmarks/quantizers.py F32.onnx INT8.onnx CALIBRATION_FOLDER PHOTO_FOLDER
 
 F32.onnx comes from `host base import`, INT8.onnx from `host base quantize`. Prints the L2 error of block5_pool at 64 px relative to f32, pooled
-over all photographs, for ONNX Runtime's quantiser run by ONNX Runtime on this CPU (as users get it), the same with reduced range, and our
+over all photographs, for ONNX Runtime's quantizer run by ONNX Runtime on this CPU (as users get it), the same with reduced range, and our
 file run by ONNX Runtime with u8 weights (exact, see tests/ort_check.py). With HOST=target/release/host it counts the photographs for which
 `host extract` gives the same features, byte for byte.
 """
@@ -103,7 +103,7 @@ def main():
             name = f"ONNX Runtime {ort.__version__}, MinMax, QOperator, i8 weights" + (", reduced range" if reduced else "")
             report(name, run(session(out), x))
             if not reduced:
-                report(name + ", graph optimisation off", run(session(out, plain=True), x))
+                report(name + ", graph optimization off", run(session(out, plain=True), x))
 
 
 if __name__ == "__main__":

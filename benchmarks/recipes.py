@@ -12,7 +12,7 @@ files (read the weights, decode, extract, train), each program in a process of i
 as `seconds`. Which of the two is the fair one depends on whether a user starts Python for each training, so both ratios are printed.
 fine-tune: a head as `host train` makes it (Dense 256, dropout 0.5, Adam at 0.001, the best epoch of 60 with patience 10), then block 5 and the head by RMSprop
 at 1e-5, batches of 32, from the features of block 4, which is the same as training the whole model with the rest frozen and in inference. `seconds` of `host` hold the new
-quantisation of the block, and the features of the frozen part that an earlier seed has left in the cache; only `epoch_s` compares there.
+quantization of the block, and the features of the frozen part that an earlier seed has left in the cache; only `epoch_s` compares there.
 
 Keras reads pictures with Pillow's bilinear filter, as `host` does, and subtracts the means of the weights. The seeds of both have nothing in common.
 """

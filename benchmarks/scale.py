@@ -7,7 +7,7 @@
 
 The pictures are crops of the photos, mirrored, brighter or darker, JPEG of 64 to 96 pixels; picture i is the same on every run, and each set holds the
 smaller ones. Both they and the finished rows (results.ndjson in the folder) stay, so a run that was interrupted goes on where it was; --again measures anew.
-For each count: `host train` into an empty cache, the same from the cache, `host evaluate` and `host extract --quantised` from the cache. 100,000 pictures
+For each count: `host train` into an empty cache, the same from the cache, `host evaluate` and `host extract --quantized` from the cache. 100,000 pictures
 take some 500 MB, their features at 64 px another 210 MB.
 """
 import argparse
@@ -123,7 +123,7 @@ def main():
             ("train", [*train, "--cache", cache]),
             ("train, cached", [*train, "--cache", cache]),
             ("evaluate, cached", [args.host, "evaluate", data, "--head", head, *common]),
-            ("extract, cached", [args.host, "extract", data, "-o", npz, "--size", str(args.size), "--quantised", *common]),
+            ("extract, cached", [args.host, "extract", data, "-o", npz, "--size", str(args.size), "--quantized", *common]),
         ]
         for step, command in steps:
             key = {**settings, "pictures": count, "step": step}

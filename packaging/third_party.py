@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Prints the crates that are compiled into edge for a target, with their licences: what the package owes their authors.
+"""Prints the crates that are compiled into edge for a target, with their licenses: what the package owes their authors.
 
     packaging/third_party.py aarch64-unknown-linux-musl
 
-Licences as a crate ships them; the same text is printed once. The order depends on names only, so that packages are
+Licenses as a crate ships them; the same text is printed once. The order depends on names only, so that packages are
 reproducible.
 """
 
@@ -20,7 +20,7 @@ def cargo(*arguments):
 
 
 def texts(folder):
-    """Licence texts of a crate. Of a choice that has the MIT licence in it, that one: it is short and asks for no more."""
+    """License texts of a crate. Of a choice that has the MIT license in it, that one: it is short and asks for no more."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name.upper().startswith(WORDS))
     mit = [path for path in files if "MIT" in path.name.upper()]
     others = [path for path in files if path.name.upper().startswith(("NOTICE", "COPYRIGHT"))]
@@ -49,7 +49,7 @@ def main():
         found = list(texts(pathlib.Path(package["manifest_path"]).parent))
         if not found:
             authors = ", ".join(package["authors"]) or "its authors"
-            found = [f"(The crate ships no text.) Copyright {authors}; licence {package['license']}."]
+            found = [f"(The crate ships no text.) Copyright {authors}; license {package['license']}."]
         for text in found:
             users.setdefault(text, []).append(name)
     for text, names in sorted(users.items(), key=lambda item: item[1]):

@@ -16,7 +16,7 @@ checked, so another release that carries the same pictures would do. The bytes
 of the JPEG files depend on the JPEG encoder inside Pillow's wheel; the bytes
 of surfaces.y4m depend on nothing but the source pictures.
 
-Licence of the sources: Creative Commons CC0, as said by the docstrings in
+License of the sources: Creative Commons CC0, as said by the docstrings in
 skimage/data/_fetchers.py (see README.md for the citations).
 
 What is made:

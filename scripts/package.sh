@@ -5,7 +5,7 @@
 #     --revision N     Debian's number after the version [default: 1], for a package that changes when the version does not
 #     --output DIR     where it goes [default: target/package]
 # The name of the file goes to stdout. The same commit gives the same bytes: times are those of the commit, or SOURCE_DATE_EPOCH.
-# Written with dpkg-deb, which every Debian has. cargo-deb would do less of it than is said below (licences, reproducible sizes)
+# Written with dpkg-deb, which every Debian has. cargo-deb would do less of it than is said below (licenses, reproducible sizes)
 # and takes minutes to compile.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -11,7 +11,7 @@ A step is answered by a line on stdout, `ok` with what was found or `failed: ` w
     source STATE       waits until it tells the state of the source
     picture            waits until a picture is there that was not there before
     size WIDTH HEIGHT  of the window, in CSS pixels
-    scheme dark|light  the colours the viewer prefers
+    scheme dark|light  the colors the viewer prefers
     screenshot FILE    of the window; FILE is a PNG. The page must not be wider than the window
     down, up           between them the browser may complain about the network
     click ID           with the mouse

@@ -3,9 +3,9 @@
 
     ort_check.py BASE INPUTS FEATURES SIZE
 
-INPUTS holds quantised inputs, u8 [n, 3, SIZE, SIZE]; FEATURES the feature maps that we computed, u8 [n, SIZE/32, SIZE/32, 512].
+INPUTS holds quantized inputs, u8 [n, 3, SIZE, SIZE]; FEATURES the feature maps that we computed, u8 [n, SIZE/32, SIZE/32, 512].
 ONNX Runtime's u8 x i8 convolution saturates on AVX2 (vpmaddubsw); its u8 x u8 one does not. So the weights are shifted by 128 with
-their zero point, which is the same sum in exact arithmetic, and the graph's optimisation is off. Prints the number of pictures that
+their zero point, which is the same sum in exact arithmetic, and the graph's optimization is off. Prints the number of pictures that
 are equal, then how many differ with the file as it is. Exits with 1 if one differs.
 """
 
@@ -45,7 +45,7 @@ def main():
     symbols = [d.dim_param for d in model.graph.input[0].type.tensor_type.shape.dim]
     assert symbols[0] and symbols[2] and symbols[3], f"sizes are fixed: {symbols}"
 
-    # The output before it is dequantised.
+    # The output before it is dequantized.
     last = model.graph.node[-1]
     assert last.op_type == "DequantizeLinear"
     plain = onnx.ModelProto()

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde_json::json;
-use shared::cli::note;
+use vgg_edge_cli::terminal::note;
 
 use crate::PROGRAM;
-use crate::board::Board;
 use crate::jpeg::encode;
 use crate::picture::Picture;
+use crate::status::Status;
 
 /// Name of the file with a JSON line for each picture.
 pub const INDEX: &str = "frames.ndjson";
@@ -38,7 +38,8 @@ pub struct CollectOptions {
     pub most: u64,
     /// Most bytes of pictures in it.
     pub most_bytes: u64,
-    /// Least time between two live frames that are kept for the same reason; those in between would look the same.
+    /// Least time between two live frames that are kept for the same reason; those in between would
+    /// look the same.
     pub every: Duration,
 }
 
@@ -78,11 +79,12 @@ pub struct Collected {
     pub scores: Vec<(String, f32)>,
 }
 
-/// A thread that encodes and writes, so that a slow card never holds up the classifier. What it keeps and misses is on the board.
+/// A thread that encodes and writes, so that a slow card never holds up the classifier. What it
+/// keeps and misses is on the status.
 pub struct Collector {
     sender: Option<SyncSender<Collected>>,
     thread: Option<JoinHandle<()>>,
-    board: Arc<Board>,
+    status: Arc<Status>,
     options: CollectOptions,
     /// When the last live frame was kept, for each reason.
     last: [Cell<Option<Instant>>; 2],
@@ -93,11 +95,11 @@ impl Collector {
     ///
     /// # Errors
     /// If it cannot be made, read or written to.
-    pub fn new(options: &CollectOptions, board: &Arc<Board>) -> Result<Self> {
+    pub fn new(options: &CollectOptions, status: &Arc<Status>) -> Result<Self> {
         let folder = &options.folder;
         make_folder(folder)?;
         let index = folder.join(INDEX);
-        shared::fs::check_writable(&index)?;
+        vgg_edge::durable_fs::check_writable(&index)?;
         if index.exists() {
             // It may be another's, who ran it here by hand.
             drop(open_index(&index)?);
@@ -105,12 +107,18 @@ impl Collector {
         let (count, bytes) = stock(folder)?;
         // One frame waits while one is written; more would be memory.
         let (sender, receiver) = sync_channel(1);
-        let (theirs, settings) = (board.clone(), options.clone());
-        let thread = std::thread::Builder::new()
-            .name("collect".into())
-            .spawn(move || work(Shelf { options: settings, count, bytes, full: None }, &receiver, &theirs))?;
-        let (board, options) = (board.clone(), options.clone());
-        Ok(Self { sender: Some(sender), thread: Some(thread), board, options, last: Default::default() })
+        let (theirs, settings) = (status.clone(), options.clone());
+        let thread = std::thread::Builder::new().name("collect".into()).spawn(move || {
+            work(Shelf { options: settings, count, bytes, full: None }, &receiver, &theirs)
+        })?;
+        let (status, options) = (status.clone(), options.clone());
+        Ok(Self {
+            sender: Some(sender),
+            thread: Some(thread),
+            status,
+            options,
+            last: Default::default(),
+        })
     }
 
     /// What it was made with.
@@ -118,7 +126,8 @@ impl Collector {
         &self.options
     }
 
-    /// Whether a frame of that reason and time comes long enough after the last one. Files are not live: each of them is due.
+    /// Whether a frame of that reason and time comes long enough after the last one. ModelLoader
+    /// are not live: each of them is due.
     pub fn is_due(&self, reason: Reason, at: Option<Instant>) -> bool {
         match (self.last[reason as usize].get(), at) {
             (Some(last), Some(at)) => at.saturating_duration_since(last) >= self.options.every,
@@ -126,15 +135,17 @@ impl Collector {
         }
     }
 
-    /// Hands over a frame. If the one before is not yet written, a live one is let go and counted; one of a file waits.
+    /// Hands over a frame. If the one before is not yet written, a live one is let go and counted;
+    /// one of a file waits.
     pub fn keep(&self, frame: Collected) {
         let Some(sender) = &self.sender else { return };
         let (reason, at) = (frame.reason, frame.at);
-        let taken = if at.is_some() { sender.try_send(frame).is_ok() } else { sender.send(frame).is_ok() };
+        let taken =
+            if at.is_some() { sender.try_send(frame).is_ok() } else { sender.send(frame).is_ok() };
         if taken {
             self.last[reason as usize].set(at);
         } else {
-            self.board.update(|now| now.collect_missed += 1);
+            self.status.update(|now| now.collect_missed += 1);
         }
     }
 }
@@ -146,7 +157,7 @@ impl Drop for Collector {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-        self.board.update(|now| now.collect_full = false);
+        self.status.update(|now| now.collect_full = false);
     }
 }
 
@@ -155,7 +166,8 @@ impl Drop for Collector {
 /// # Errors
 /// What the system says.
 pub fn make_folder(folder: &Path) -> Result<()> {
-    std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot make the folder", folder.display()))
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("{}: cannot make the folder", folder.display()))
 }
 
 /// Pictures and bytes that are there.
@@ -172,18 +184,22 @@ fn stock(folder: &Path) -> Result<(u64, u64)> {
     Ok((count, bytes))
 }
 
-fn work(mut shelf: Shelf, frames: &Receiver<Collected>, board: &Board) {
+fn work(mut shelf: Shelf, frames: &Receiver<Collected>, status: &Status) {
     let folder = shelf.options.folder.display().to_string();
     let tell = |words: String| {
         note(PROGRAM, format_args!("{folder}: {words}"));
-        board.log("collect", format!("{folder}: {words}"), None);
+        status.log("collect", format!("{folder}: {words}"), None);
     };
     let (mut was_full, mut told_error) = (false, false);
     for frame in frames {
         let outcome = shelf.keep(&frame, Instant::now());
         let full = shelf.full.is_some();
-        board.update(|now| {
-            let count = if matches!(outcome, Ok(true)) { &mut now.collected } else { &mut now.collect_missed };
+        status.update(|now| {
+            let count = if matches!(outcome, Ok(true)) {
+                &mut now.collected
+            } else {
+                &mut now.collect_missed
+            };
             *count += 1;
             now.collect_full = full;
         });
@@ -201,7 +217,9 @@ fn work(mut shelf: Shelf, frames: &Receiver<Collected>, board: &Board) {
         match outcome {
             Ok(kept) => told_error &= !kept,
             // A card that fails must not fill the log as well.
-            Err(e) if !std::mem::replace(&mut told_error, true) => tell(format!("cannot collect: {e:#}")),
+            Err(e) if !std::mem::replace(&mut told_error, true) => {
+                tell(format!("cannot collect: {e:#}"))
+            }
             Err(_) => {}
         }
     }
@@ -252,19 +270,30 @@ impl Shelf {
     }
 }
 
-/// Writes the picture under a name that is free, which it gives. Its line comes after it: a line never names a picture that is not there.
+/// Writes the picture under a name that is free, which it gives. Its line comes after it: a line
+/// never names a picture that is not there.
 fn write_picture(folder: &Path, frame: &Collected, jpeg: &[u8]) -> Result<String> {
     // Colons are not welcome in file names everywhere.
-    let stem = format!("{}-{}", frame.time.replace(':', "").trim_end_matches('Z'), file_name_of(&frame.label));
-    // The clock of a board without a battery shows the same time again after each start.
-    let mut names = std::iter::once(format!("{stem}.jpg")).chain((2..).map(|number| format!("{stem}-{number}.jpg")));
+    let stem = format!(
+        "{}-{}",
+        frame.time.replace(':', "").trim_end_matches('Z'),
+        file_name_of(&frame.label)
+    );
+    // The clock of a status without a battery shows the same time again after each start.
+    let mut names = std::iter::once(format!("{stem}.jpg"))
+        .chain((2..).map(|number| format!("{stem}-{number}.jpg")));
     let name = names.find(|name| !folder.join(name).exists()).unwrap_or_default();
-    shared::fs::write_bytes(&folder.join(&name), jpeg)?;
+    vgg_edge::durable_fs::write_bytes(&folder.join(&name), jpeg)?;
     Ok(name)
 }
 
 fn open_index(path: &Path) -> Result<File> {
-    OpenOptions::new().create(true).read(true).append(true).open(path).with_context(|| path.display().to_string())
+    OpenOptions::new()
+        .create(true)
+        .read(true)
+        .append(true)
+        .open(path)
+        .with_context(|| path.display().to_string())
 }
 
 /// Adds the line of a picture.
@@ -282,9 +311,9 @@ fn write_line(folder: &Path, frame: &Collected, name: &str) -> Result<()> {
     let path = folder.join(INDEX);
     let is_new = !path.exists();
     let index = open_index(&path)?;
-    shared::fs::append_line(&index, &line.to_string()).context(INDEX)?;
+    vgg_edge::durable_fs::append_line(&index, &line.to_string()).context(INDEX)?;
     if is_new {
-        shared::fs::sync_folder(&path)?;
+        vgg_edge::durable_fs::sync_folder(&path)?;
     }
     Ok(())
 }
@@ -297,11 +326,11 @@ fn file_name_of(label: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shared::Frame;
+    use vgg_edge::Image;
 
     fn frame(second: u32) -> Collected {
         Collected {
-            picture: Arc::new(Picture::Rgb(Frame::new(8, 8, vec![90; 192]).unwrap())),
+            picture: Arc::new(Picture::Rgb(Image::new(8, 8, vec![90; 192]).unwrap())),
             at: None,
             time: format!("2026-11-24T10:00:{second:02}.000Z"),
             source: "/dev/video0".into(),
@@ -312,51 +341,70 @@ mod tests {
     }
 
     fn options(folder: &Path) -> CollectOptions {
-        CollectOptions { folder: folder.to_owned(), most: 3, most_bytes: 1 << 30, every: Duration::from_secs(5) }
+        CollectOptions {
+            folder: folder.to_owned(),
+            most: 3,
+            most_bytes: 1 << 30,
+            every: Duration::from_secs(5),
+        }
     }
 
-    /// What the board knows of collected frames: kept and missed, and how often the folder was found full.
-    fn counts(board: &Board) -> (u64, u64, usize) {
+    /// What the status knows of collected frames: kept and missed, and how often the folder was
+    /// found full.
+    fn counts(status: &Status) -> (u64, u64, usize) {
         let mut counts = (0, 0);
-        board.update(|now| counts = (now.collected, now.collect_missed));
-        (counts.0, counts.1, board.entries(0).iter().filter(|(_, entry)| entry.contains(": full (")).count())
+        status.update(|now| counts = (now.collected, now.collect_missed));
+        (
+            counts.0,
+            counts.1,
+            status.entries(0).iter().filter(|(_, entry)| entry.contains(": full (")).count(),
+        )
     }
 
     #[test]
     fn it_keeps_no_more_than_allowed_and_counts_what_was_there() {
         let dir = tempfile::tempdir().unwrap();
         let options = options(&dir.path().join("new"));
-        let board = Arc::new(Board::new());
+        let status = Arc::new(Status::new());
         for run in 0..2 {
-            let collector = Collector::new(&options, &board).unwrap();
-            // Frames of files: each waits until the one before is written. Two of them have the same name.
+            let collector = Collector::new(&options, &status).unwrap();
+            // Frames of files: each waits until the one before is written. Two of them have the
+            // same name.
             (0..4u32).for_each(|number| collector.keep(frame(10 * run + number / 2)));
             drop(collector);
-            assert_eq!(counts(&board), if run == 0 { (3, 1, 1) } else { (3, 5, 2) });
+            assert_eq!(counts(&status), if run == 0 { (3, 1, 1) } else { (3, 5, 2) });
         }
         assert_eq!(stock(&options.folder).unwrap().0, 3);
         let index = std::fs::read_to_string(options.folder.join(INDEX)).unwrap();
-        let lines: Vec<serde_json::Value> = index.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        let lines: Vec<serde_json::Value> =
+            index.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
         let names: Vec<&str> = lines.iter().map(|line| line["file"].as_str().unwrap()).collect();
         let start = "2026-11-24T1000";
         assert_eq!(
             names,
-            ["00.000-a_b_c.jpg", "00.000-a_b_c-2.jpg", "01.000-a_b_c.jpg"].map(|end| format!("{start}{end}"))
+            ["00.000-a_b_c.jpg", "00.000-a_b_c-2.jpg", "01.000-a_b_c.jpg"]
+                .map(|end| format!("{start}{end}"))
         );
-        names.iter().for_each(|name| assert!(shared::decode::decode_file(&options.folder.join(name)).is_ok()));
+        names.iter().for_each(|name| {
+            assert!(vgg_edge::image::decode::decode_file(&options.folder.join(name)).is_ok())
+        });
     }
 
     #[test]
     fn it_stays_within_its_bytes_to_the_last_picture() {
         let dir = tempfile::tempdir().unwrap();
-        let board = Arc::new(Board::new());
+        let status = Arc::new(Status::new());
         let length = encode(&frame(0).picture, WIDEST, QUALITY).unwrap().len() as u64;
-        let options = CollectOptions { most: 100, most_bytes: 2 * length + length / 2, ..options(dir.path()) };
-        let collector = Collector::new(&options, &board).unwrap();
+        let options = CollectOptions {
+            most: 100,
+            most_bytes: 2 * length + length / 2,
+            ..options(dir.path())
+        };
+        let collector = Collector::new(&options, &status).unwrap();
         (0..4).for_each(|second| collector.keep(frame(second)));
         drop(collector);
         assert_eq!(stock(dir.path()).unwrap(), (2, 2 * length));
-        assert_eq!(counts(&board), (2, 2, 1));
+        assert_eq!(counts(&status), (2, 2, 1));
     }
 
     #[test]
@@ -370,7 +418,10 @@ mod tests {
         for entry in std::fs::read_dir(dir.path()).unwrap() {
             std::fs::remove_file(entry.unwrap().path()).unwrap();
         }
-        assert!(!shelf.keep(&frame(4), at(59)).unwrap(), "listing a folder for each frame would be too much");
+        assert!(
+            !shelf.keep(&frame(4), at(59)).unwrap(),
+            "listing a folder for each frame would be too much"
+        );
         assert!(shelf.keep(&frame(5), at(60)).unwrap());
         assert_eq!((shelf.count, shelf.full), (1, None));
     }
@@ -382,18 +433,21 @@ mod tests {
         let mut shelf = Shelf { options: options(dir.path()), count: 0, bytes: 0, full: None };
         assert!(shelf.keep(&frame(0), Instant::now()).is_err());
         assert_eq!((stock(dir.path()).unwrap(), shelf.count, shelf.bytes), ((0, 0), 0, 0));
-        assert!(Collector::new(&options(dir.path()), &Arc::new(Board::new())).is_err());
+        assert!(Collector::new(&options(dir.path()), &Arc::new(Status::new())).is_err());
     }
 
     #[test]
     fn live_frames_that_would_look_the_same_are_not_due() {
         let dir = tempfile::tempdir().unwrap();
-        let collector = Collector::new(&options(dir.path()), &Arc::new(Board::new())).unwrap();
+        let collector = Collector::new(&options(dir.path()), &Arc::new(Status::new())).unwrap();
         let start = Instant::now();
         let at = |milliseconds| Some(start + Duration::from_millis(milliseconds));
         assert!(collector.is_due(Reason::Unsure, at(0)));
         collector.keep(Collected { at: at(0), ..frame(0) });
-        assert!(!collector.is_due(Reason::Unsure, at(4999)) && collector.is_due(Reason::Unsure, at(5000)));
+        assert!(
+            !collector.is_due(Reason::Unsure, at(4999))
+                && collector.is_due(Reason::Unsure, at(5000))
+        );
         assert!(collector.is_due(Reason::Changed, at(100)), "each reason for itself");
         assert!(collector.is_due(Reason::Unsure, None), "files are not live");
     }
@@ -401,18 +455,18 @@ mod tests {
     #[test]
     fn a_live_frame_never_waits_for_the_disk() {
         let dir = tempfile::tempdir().unwrap();
-        let board = Arc::new(Board::new());
+        let status = Arc::new(Status::new());
         // A thread that takes nothing.
         let (sender, _receiver) = sync_channel(1);
         let collector = Collector {
             sender: Some(sender),
             thread: None,
-            board: board.clone(),
+            status: status.clone(),
             options: options(dir.path()),
             last: Default::default(),
         };
         let now = Some(Instant::now());
         (0..3).for_each(|second| collector.keep(Collected { at: now, ..frame(second) }));
-        assert_eq!(counts(&board), (0, 2, 0));
+        assert_eq!(counts(&status), (0, 2, 0));
     }
 }

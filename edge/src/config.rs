@@ -1,15 +1,16 @@
 //! `edge.toml`: the flags of `edge run` in a file.
 //!
-//! Each key is the long name of a flag. The file becomes arguments that stand before those of the command line, so that the command line
-//! has the last word, and clap checks values and tells errors for both.
+//! Each key is the long name of a flag. The file becomes arguments that stand before those of the
+//! command line, so that the command line has the last word, and clap checks values and tells
+//! errors for both.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{ArgAction, CommandFactory};
-use shared::cli::UsageError;
 use toml::Value;
+use vgg_edge_cli::terminal::UsageError;
 
 /// Largest file that is read, in bytes.
 const LIMIT: u64 = 1 << 20;
@@ -20,8 +21,10 @@ const LIMIT: u64 = 1 << 20;
 /// A file that cannot be read, is no TOML, or has keys that are no flags.
 pub fn expand<C: CommandFactory>(arguments: &[OsString]) -> Result<Vec<OsString>> {
     let is_run = arguments.get(1).is_some_and(|name| name == "run");
-    let Some(path) = is_run.then(|| config_path(&arguments[2..])).flatten() else { return Ok(arguments.to_vec()) };
-    let text = String::from_utf8(shared::fs::read_limited(&path, LIMIT)?)
+    let Some(path) = is_run.then(|| config_path(&arguments[2..])).flatten() else {
+        return Ok(arguments.to_vec());
+    };
+    let text = String::from_utf8(vgg_edge::durable_fs::read_limited(&path, LIMIT)?)
         .with_context(|| format!("{}: not UTF-8", path.display()))?;
     let flags = to_flags::<C>(&path, &text)?;
     Ok(arguments[..2]
@@ -38,10 +41,11 @@ pub fn expand<C: CommandFactory>(arguments: &[OsString]) -> Result<Vec<OsString>
 /// A file that cannot be read or names none.
 pub fn state_folder(path: &Path) -> Result<PathBuf> {
     let name = path.display();
-    let text =
-        String::from_utf8(shared::fs::read_limited(path, LIMIT)?).with_context(|| format!("{name}: not UTF-8"))?;
-    let table: toml::Table =
-        text.parse().map_err(|e: toml::de::Error| UsageError(format!("{name}: {}", e.to_string().trim_end())))?;
+    let text = String::from_utf8(vgg_edge::durable_fs::read_limited(path, LIMIT)?)
+        .with_context(|| format!("{name}: not UTF-8"))?;
+    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| {
+        UsageError(format!("{name}: {}", e.to_string().trim_end()))
+    })?;
     let state = table.get("state").and_then(Value::as_str);
     Ok(state.with_context(|| format!("{name}: it names no state folder (state = \"DIR\")"))?.into())
 }
@@ -68,8 +72,10 @@ pub fn to_flags<C: CommandFactory>(path: &Path, text: &str) -> Result<Vec<String
     let name = path.display();
     let table: toml::Table = text.parse().map_err(|e: toml::de::Error| {
         // The error's own words quote the line, which may be as long as the file.
-        let line =
-            e.span().and_then(|span| text.get(..span.start)).map_or(1, |before| before.matches('\n').count() + 1);
+        let line = e
+            .span()
+            .and_then(|span| text.get(..span.start))
+            .map_or(1, |before| before.matches('\n').count() + 1);
         UsageError(format!("{name}, line {line}: {}", e.message().replace('\n', ", ")))
     })?;
     let mut command = C::command();
@@ -78,11 +84,19 @@ pub fn to_flags<C: CommandFactory>(path: &Path, text: &str) -> Result<Vec<String
     let run = command.find_subcommand("run").context("no command run")?;
     let mut flags = Vec::new();
     for (key, value) in table {
-        let known = run.get_arguments().find(|argument| argument.get_long() == Some(&*key) && key != "config");
+        let known = run
+            .get_arguments()
+            .find(|argument| argument.get_long() == Some(&*key) && key != "config");
         let Some(known) = known else {
-            let longs: Vec<&str> =
-                run.get_arguments().filter_map(|a| a.get_long()).filter(|l| !matches!(*l, "help" | "config")).collect();
-            bail!(UsageError(format!("{name}: no setting {key:?}; there are {}", longs.join(", "))));
+            let longs: Vec<&str> = run
+                .get_arguments()
+                .filter_map(|a| a.get_long())
+                .filter(|l| !matches!(*l, "help" | "config"))
+                .collect();
+            bail!(UsageError(format!(
+                "{name}: no setting {key:?}; there are {}",
+                longs.join(", ")
+            )));
         };
         let switch = matches!(known.get_action(), ArgAction::SetTrue);
         match value {
@@ -101,9 +115,12 @@ pub fn to_flags<C: CommandFactory>(path: &Path, text: &str) -> Result<Vec<String
             }
             // A flag that can be given more than once.
             Value::Array(parts)
-                if matches!(known.get_action(), ArgAction::Append) && parts.iter().all(Value::is_str) =>
+                if matches!(known.get_action(), ArgAction::Append)
+                    && parts.iter().all(Value::is_str) =>
             {
-                flags.extend(parts.iter().filter_map(Value::as_str).map(|text| format!("--{key}={text}")));
+                flags.extend(
+                    parts.iter().filter_map(Value::as_str).map(|text| format!("--{key}={text}")),
+                );
             }
             other => bail!(UsageError(format!("{name}: {key} cannot be a {}", other.type_str()))),
         }
@@ -127,8 +144,14 @@ mod tests {
         .unwrap();
         let mut found: Vec<&str> = found.iter().map(String::as_str).collect();
         found.sort_unstable();
-        assert_eq!(found, ["--crop=1,2,3,4", "--fps=30", "--head=h", "--json", "--on-motion", "--smooth=0.5"]);
-        assert_eq!(flags("trust = [\"a.pub\", \"b.pub\"]").unwrap(), ["--trust=a.pub", "--trust=b.pub"]);
+        assert_eq!(
+            found,
+            ["--crop=1,2,3,4", "--fps=30", "--head=h", "--json", "--on-motion", "--smooth=0.5"]
+        );
+        assert_eq!(
+            flags("trust = [\"a.pub\", \"b.pub\"]").unwrap(),
+            ["--trust=a.pub", "--trust=b.pub"]
+        );
         assert_eq!(flags("trust = \"a.pub\"").unwrap(), ["--trust=a.pub"]);
         for (wrong, words) in [
             ("heads = 1", "no setting \"heads\"; there are"),

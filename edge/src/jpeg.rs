@@ -4,8 +4,8 @@
 
 use anyhow::{Result, anyhow};
 use jpeg_encoder::{ColorType, Encoder};
-use shared::pixels::Pixels;
-use shared::resize::{Filter, Rect, resize};
+use vgg_edge::image::resize::{Filter, Rect, resize};
+use vgg_edge::pixel::Pixels;
 
 use crate::picture::Picture;
 
@@ -15,8 +15,9 @@ use crate::picture::Picture;
 /// For a picture that cannot be read, or of over 65,535 pixels a side.
 pub fn encode(picture: &Picture, widest: usize, quality: u8) -> Result<Vec<u8>> {
     let (rgb, width, height) = picture.with_pixels(|pixels| scaled(pixels, widest))?;
-    let side =
-        |pixels: usize| u16::try_from(pixels).map_err(|_| anyhow!("a side of {pixels} pixels is too long for JPEG"));
+    let side = |pixels: usize| {
+        u16::try_from(pixels).map_err(|_| anyhow!("a side of {pixels} pixels is too long for JPEG"))
+    };
     let mut bytes = Vec::new();
     Encoder::new(&mut bytes, quality).encode(&rgb, side(width)?, side(height)?, ColorType::Rgb)?;
     Ok(bytes)
@@ -31,15 +32,18 @@ fn scaled(pixels: &dyn Pixels, widest: usize) -> (Vec<u8>, usize, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shared::Frame;
+    use vgg_edge::Image;
 
     #[test]
     fn large_pictures_are_scaled_and_all_decode() {
-        let frame = Frame::new(100, 60, (0..18_000u32).map(|v| (v / 71) as u8).collect()).unwrap();
+        let frame = Image::new(100, 60, (0..18_000u32).map(|v| (v / 71) as u8).collect()).unwrap();
         let small = encode(&Picture::Rgb(frame.clone()), 40, 90).unwrap();
-        let decoded = shared::decode::decode(&small).unwrap();
+        let decoded = vgg_edge::image::decode::decode(&small).unwrap();
         assert_eq!((decoded.width(), decoded.height()), (40, 24));
-        let whole = shared::decode::decode(&encode(&Picture::Rgb(frame.clone()), 640, 95).unwrap()).unwrap();
+        let whole = vgg_edge::image::decode::decode(
+            &encode(&Picture::Rgb(frame.clone()), 640, 95).unwrap(),
+        )
+        .unwrap();
         assert_eq!((whole.width(), whole.height()), (100, 60));
         let off = whole.rgb().iter().zip(frame.rgb()).map(|(a, b)| a.abs_diff(*b)).max();
         assert!(off < Some(60), "{off:?}");

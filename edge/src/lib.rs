@@ -1,22 +1,19 @@
-//! `edge`: runs the quantised VGG16 base and a shipped head on the device.
+//! `edge`: runs the quantized VGG16 base and a shipped head on the device.
 
-mod board;
-mod cmd;
+mod cli;
 mod collect;
 mod config;
-mod decide;
-mod feed;
-pub mod hostile;
-mod http;
+pub mod fuzzing;
 mod jpeg;
-mod keeper;
 mod model;
 mod motion;
-mod options;
 mod picture;
 mod sandbox;
 mod service;
-mod state;
+mod smoothing;
+mod source;
+mod status;
+mod web;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -42,12 +39,12 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Classify(cmd::classify::Args),
-    Run(Box<cmd::run::Args>),
-    Rollback(cmd::rollback::Args),
-    Devices(cmd::devices::Args),
-    Info(cmd::info::Args),
-    Bench(cmd::bench::Args),
+    Classify(cli::classify::Args),
+    Run(Box<cli::run::Args>),
+    Rollback(cli::rollback::Args),
+    Devices(cli::devices::Args),
+    Info(cli::info::Args),
+    Bench(cli::bench::Args),
 }
 
 /// Runs the program with the arguments of the process.
@@ -56,27 +53,28 @@ pub fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let cli = match config::expand::<Cli>(&arguments) {
         Ok(arguments) => Cli::parse_from(arguments),
-        Err(error) => return shared::cli::report(PROGRAM, error.chain()),
+        Err(error) => return vgg_edge_cli::terminal::report(PROGRAM, error.chain()),
     };
     // A service has no terminal that could hang up; there SIGHUP means to read everything again.
     let reloads = matches!(cli.command, Command::Run(_)) && !std::io::stderr().is_terminal();
-    let outcome =
-        shared::cli::catch_interrupts(reloads).map_err(anyhow::Error::from).and_then(|()| match cli.command {
-            Command::Classify(args) => cmd::classify::run(args),
-            Command::Run(args) => cmd::run::run(*args, &|| run_args(&arguments)),
-            Command::Rollback(args) => cmd::rollback::run(args),
-            Command::Devices(args) => cmd::devices::run(args),
-            Command::Info(args) => cmd::info::run(args),
-            Command::Bench(args) => cmd::bench::run(args, start),
+    let outcome = vgg_edge_cli::terminal::catch_interrupts(reloads)
+        .map_err(anyhow::Error::from)
+        .and_then(|()| match cli.command {
+            Command::Classify(args) => cli::classify::run(args),
+            Command::Run(args) => cli::run::run(*args, &|| run_args(&arguments)),
+            Command::Rollback(args) => cli::rollback::run(args),
+            Command::Devices(args) => cli::devices::run(args),
+            Command::Info(args) => cli::info::run(args),
+            Command::Bench(args) => cli::bench::run(args, start),
         });
     match outcome {
-        Ok(()) => ExitCode::from(shared::cli::DONE),
-        Err(error) => shared::cli::report(PROGRAM, error.chain()),
+        Ok(()) => ExitCode::from(vgg_edge_cli::terminal::DONE),
+        Err(error) => vgg_edge_cli::terminal::report(PROGRAM, error.chain()),
     }
 }
 
 /// The arguments of `run` once more, with the configuration as it is now.
-fn run_args(arguments: &[OsString]) -> anyhow::Result<cmd::run::Args> {
+fn run_args(arguments: &[OsString]) -> anyhow::Result<cli::run::Args> {
     let cli = Cli::try_parse_from(config::expand::<Cli>(arguments)?)?;
     match cli.command {
         Command::Run(args) => Ok(*args),

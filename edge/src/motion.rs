@@ -10,13 +10,14 @@ pub struct MotionGate {
 }
 
 impl MotionGate {
-    /// `level` is the mean difference, in steps of the quantised input (about a grey level of 255), that a block of 8x8 pixels must show.
+    /// `level` is the mean difference, in steps of the quantized input (about a grey level of 255),
+    /// that a block of 8x8 pixels must show.
     pub fn new(level: f32) -> Self {
         Self { level, last: Vec::new() }
     }
 
-    /// Whether the input `[3, size, size]` differs from the last one that did. Slow drift adds up, since it is not compared with the frame
-    /// before but with the one that was classified.
+    /// Whether the input `[3, size, size]` differs from the last one that did. Slow drift adds up,
+    /// since it is not compared with the frame before but with the one that was classified.
     pub fn moves(&mut self, input: &[u8], size: usize) -> bool {
         let moves = self.last.len() != input.len() || self.largest(input, size) >= self.level;
         if moves {
@@ -32,10 +33,14 @@ impl MotionGate {
         let mut sums = vec![0u32; across * across];
         let planes = input.chunks_exact(size * size).zip(self.last.chunks_exact(size * size));
         for (plane, last) in planes {
-            for (y, (row, last)) in plane.chunks_exact(size).zip(last.chunks_exact(size)).enumerate() {
-                let blocks = row.chunks(BLOCK).zip(last.chunks(BLOCK)).zip(&mut sums[y / BLOCK * across..]);
+            for (y, (row, last)) in
+                plane.chunks_exact(size).zip(last.chunks_exact(size)).enumerate()
+            {
+                let blocks =
+                    row.chunks(BLOCK).zip(last.chunks(BLOCK)).zip(&mut sums[y / BLOCK * across..]);
                 for ((row, last), sum) in blocks {
-                    *sum += row.iter().zip(last).map(|(a, b)| u32::from(a.abs_diff(*b))).sum::<u32>();
+                    *sum +=
+                        row.iter().zip(last).map(|(a, b)| u32::from(a.abs_diff(*b))).sum::<u32>();
                 }
             }
         }

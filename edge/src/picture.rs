@@ -1,13 +1,14 @@
-//! What a source gives: decoded pixels, a camera's raw samples, or a JPEG that is still to be decoded.
+//! What a source gives: decoded pixels, a camera's raw samples, or a JPEG that is still to be
+//! decoded.
 
-use shared::decode::decode;
-use shared::pixels::{Layout, Pixels, RawFrame};
-use shared::{Frame, Result};
+use vgg_edge::image::decode::decode;
+use vgg_edge::pixel::{Layout, Pixels, RawFrame};
+use vgg_edge::{Image, Result};
 
 /// A picture, in the form in which it came.
 pub enum Picture {
     /// RGB8.
-    Rgb(Frame),
+    Rgb(Image),
     /// Samples of a camera.
     Raw(Layout, Vec<u8>),
     /// A JPEG file, as Motion JPEG cameras give it.
@@ -29,7 +30,8 @@ impl Picture {
     /// Calls `f` with the pixels.
     ///
     /// # Errors
-    /// [`shared::Error::Picture`] for raw samples that are too few, and for a JPEG that is not [`Picture::decoded`].
+    /// [`vgg_edge::Error::Picture`] for raw samples that are too few, and for a JPEG that is not
+    /// [`Picture::decoded`].
     pub fn with_pixels<T>(&self, f: impl FnOnce(&dyn Pixels) -> T) -> Result<T> {
         match self {
             Self::Rgb(frame) => Ok(f(frame)),

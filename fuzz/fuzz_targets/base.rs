@@ -1,4 +1,4 @@
-//! `hostile::base` under libFuzzer.
+//! `fuzz_targets::base` under libFuzzer.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| hostile::base(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzz_targets::base(bytes));

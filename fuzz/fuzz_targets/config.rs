@@ -1,4 +1,4 @@
-//! `hostile::config` under libFuzzer.
+//! `fuzz_targets::config` under libFuzzer.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| hostile::config(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzz_targets::config(bytes));

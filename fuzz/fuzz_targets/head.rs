@@ -1,4 +1,4 @@
-//! `hostile::head` under libFuzzer.
+//! `fuzz_targets::head` under libFuzzer.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| hostile::head(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzz_targets::head(bytes));

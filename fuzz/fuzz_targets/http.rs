@@ -1,4 +1,4 @@
-//! `hostile::http` under libFuzzer.
+//! `fuzz_targets::http` under libFuzzer.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| hostile::http(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzz_targets::http(bytes));

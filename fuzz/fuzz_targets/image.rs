@@ -1,4 +1,4 @@
-//! `hostile::image` under libFuzzer.
+//! `fuzz_targets::image` under libFuzzer.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| hostile::image(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzz_targets::image(bytes));

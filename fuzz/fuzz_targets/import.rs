@@ -1,4 +1,4 @@
-//! `hostile::import` under libFuzzer.
+//! `fuzz_targets::import` under libFuzzer.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| hostile::import(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzz_targets::import(bytes));

@@ -1,4 +1,4 @@
-//! `hostile::mjpg` under libFuzzer.
+//! `fuzz_targets::mjpg` under libFuzzer.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| hostile::mjpg(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzz_targets::mjpg(bytes));

@@ -1,4 +1,4 @@
-//! `hostile::pixels` under libFuzzer.
+//! `fuzz_targets::pixels` under libFuzzer.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| hostile::pixels(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzz_targets::pixels(bytes));

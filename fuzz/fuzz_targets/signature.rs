@@ -1,4 +1,4 @@
-//! `hostile::signature` under libFuzzer.
+//! `fuzz_targets::signature` under libFuzzer.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| hostile::signature(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzz_targets::signature(bytes));

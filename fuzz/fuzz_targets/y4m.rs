@@ -1,4 +1,4 @@
-//! `hostile::y4m` under libFuzzer.
+//! `fuzz_targets::y4m` under libFuzzer.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| hostile::y4m(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzz_targets::y4m(bytes));

@@ -1,11 +1,12 @@
-//! `HEAD.checkpoint`: what it takes to go on with a training that was interrupted. `ARCHITECTURE.md` has the table.
+//! `HEAD.checkpoint`: what it takes to go on with a training that was interrupted.
+//! `ARCHITECTURE.md` has the table.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use shared::Fingerprint;
+use vgg_edge::Fingerprint;
 
 use crate::trainer::TrainError;
 
@@ -16,10 +17,11 @@ const CHECKSUM: usize = 32;
 /// Format version that is written and read.
 const FORMAT: u32 = 2;
 
-/// Four times the largest head: weights, best weights, and two values of the optimiser for each.
-const MAX_BYTES: u64 = 4 * shared::head::MAX_BYTES + (64 << 20);
+/// Four times the largest head: weights, best weights, and two values of the optimizer for each.
+const MAX_BYTES: u64 = 4 * vgg_edge::head::MAX_BYTES + (64 << 20);
 
-/// What a training depends on beside its state: the same on both sides of an interruption, or the bits would differ.
+/// What a training depends on beside its state: the same on both sides of an interruption, or the
+/// bits would differ.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Key {
     /// The base.
@@ -35,7 +37,7 @@ pub struct Key {
 pub enum CheckpointError {
     /// It cannot be read.
     #[error("--resume: {0}; train without --resume to begin anew")]
-    Read(shared::Error),
+    Read(vgg_edge::Error),
     /// It is of another program, or damaged.
     #[error("{path}: {what}; train without --resume to begin anew")]
     Content {
@@ -55,12 +57,14 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// The checkpoint of the head that goes to `head`, with another ending for another kind of state; nothing is written yet.
+    /// The checkpoint of the head that goes to `head`, with another ending for another kind of
+    /// state; nothing is written yet.
     pub fn new(head: &Path, ending: &str, key: Key, every: Duration) -> Self {
         Self { path: path_of(head, ending), key, every, last: Instant::now() }
     }
 
-    /// Looks whether a head has a checkpoint with one of these endings, before any work is done for it.
+    /// Looks whether a head has a checkpoint with one of these endings, before any work is done for
+    /// it.
     ///
     /// # Errors
     /// [`CheckpointError::Content`] if there is none.
@@ -88,7 +92,8 @@ impl Checkpoint {
     /// # Errors
     /// [`CheckpointError`]: there is none, it is damaged, or it belongs to another training.
     pub fn load<S: DeserializeOwned>(&self) -> Result<S, CheckpointError> {
-        let bytes = shared::fs::read_limited(&self.path, MAX_BYTES).map_err(CheckpointError::Read)?;
+        let bytes = vgg_edge::durable_fs::read_limited(&self.path, MAX_BYTES)
+            .map_err(CheckpointError::Read)?;
         let wrong = |what: String| CheckpointError::Content { path: self.path.clone(), what };
         let (key, state) = decode(&bytes).map_err(wrong)?;
         let other = if key.base != self.key.base {
@@ -115,7 +120,7 @@ impl Checkpoint {
         if now || self.last.elapsed() >= self.every {
             // Also if it fails: a full disk is not to be tried at every epoch.
             self.last = Instant::now();
-            shared::fs::write_bytes(&self.path, &encode(&self.key, &state()?)?)?;
+            vgg_edge::durable_fs::write_bytes(&self.path, &encode(&self.key, &state()?)?)?;
         }
         Ok(())
     }
@@ -124,9 +129,11 @@ impl Checkpoint {
     ///
     /// # Errors
     /// If it is there and stays.
-    pub fn remove(&self) -> shared::Result<()> {
+    pub fn remove(&self) -> vgg_edge::Result<()> {
         match std::fs::remove_file(&self.path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(shared::Error::io("remove", &self.path)(e)),
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(vgg_edge::Error::io("remove", &self.path)(e))
+            }
             _ => Ok(()),
         }
     }
@@ -152,9 +159,12 @@ fn decode<S: DeserializeOwned>(bytes: &[u8]) -> Result<(Key, S), String> {
         return Err("not a checkpoint, or cut".into());
     }
     let (content, checksum) = bytes.split_at(bytes.len() - CHECKSUM);
-    let version = content[MAGIC.len()..].first_chunk().map_or(0, |version| u32::from_le_bytes(*version));
+    let version =
+        content[MAGIC.len()..].first_chunk().map_or(0, |version| u32::from_le_bytes(*version));
     if version != FORMAT {
-        return Err(format!("checkpoint of format {version}, but this program reads format {FORMAT}"));
+        return Err(format!(
+            "checkpoint of format {version}, but this program reads format {FORMAT}"
+        ));
     }
     if Fingerprint::of(content).0 != checksum {
         return Err("the checkpoint is damaged (its checksum does not match)".into());
@@ -204,13 +214,21 @@ mod tests {
         train(&config, &data, None, None, &mut |progress| {
             checkpoint.save(|| progress.state(), false).unwrap();
             kept = Some(progress.state().unwrap());
-            if progress.at.stats().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if progress.at.stats().is_some() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         })
         .unwrap();
         assert_eq!(Some(checkpoint.load::<State>().unwrap()), kept);
 
-        let with =
-            |key| Checkpoint::new(&head, "checkpoint", key, Duration::ZERO).load::<State>().unwrap_err().to_string();
+        let with = |key| {
+            Checkpoint::new(&head, "checkpoint", key, Duration::ZERO)
+                .load::<State>()
+                .unwrap_err()
+                .to_string()
+        };
         assert!(with(Key { base: Fingerprint::of(b"x"), ..key() }).contains("another base"));
         assert!(with(Key { settings: "t".into(), ..key() }).contains("other settings"));
         assert!(with(Key { data: Fingerprint::of(b"x"), ..key() }).contains("other pictures"));
@@ -230,20 +248,25 @@ mod tests {
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
-    /// With checksums that hold, since damage is found by those; what comes through must fit the training or be refused.
+    /// With checksums that hold, since damage is found by those; what comes through must fit the
+    /// training or be refused.
     #[test]
     fn checkpoints_that_somebody_made() {
         let labels: Vec<usize> = (0..20).map(|row| row % 2).collect();
         let data = Dataset { features: &Ramp, labels: &labels };
-        let config = TrainConfig { units: vec![4], epochs: 3, batch_size: 8, ..TrainConfig::default() };
+        let config =
+            TrainConfig { units: vec![4], epochs: 3, batch_size: 8, ..TrainConfig::default() };
         let mut good = Vec::new();
         train(&config, &data, Some(&data), None, &mut |progress| {
-            good.push((format!("state {}", good.len()).into(), encode(&key(), &progress.state().unwrap()).unwrap()));
+            good.push((
+                format!("state {}", good.len()).into(),
+                encode(&key(), &progress.state().unwrap()).unwrap(),
+            ));
             ControlFlow::Continue(())
         })
         .unwrap();
         let resumed = Cell::new(0);
-        hostile::attack("checkpoint", &good, 500, |bytes| {
+        fuzz_targets::attack("checkpoint", &good, 500, |bytes| {
             assert!(
                 decode::<State>(bytes).is_err() || good.iter().any(|(_, good)| good == bytes),
                 "damage is not seen"
@@ -251,7 +274,9 @@ mod tests {
             let content = &bytes[..bytes.len().saturating_sub(CHECKSUM)];
             let sealed = [content, &Fingerprint::of(content).0].concat();
             if let Ok((_, state)) = decode::<State>(&sealed) {
-                let trained = train(&config, &data, Some(&data), Some(state), &mut |_| ControlFlow::Continue(()));
+                let trained = train(&config, &data, Some(&data), Some(state), &mut |_| {
+                    ControlFlow::Continue(())
+                });
                 resumed.set(resumed.get() + u32::from(trained.is_ok()));
             }
         });

@@ -1,20 +1,14 @@
-//! `host`: trains classifiers on the frozen, quantised VGG16 base.
+//! `host`: trains classifiers on the frozen, quantized VGG16 base.
 
 mod augment;
-mod cache;
 mod checkpoint;
-mod cmd;
-mod data;
-mod extract;
-mod folds;
-mod label;
+mod cli;
+mod dataset;
+mod features;
+mod labeling;
 mod metrics;
-mod npz;
-mod options;
 mod progress;
 mod report;
-mod shard;
-mod store;
 mod trainer;
 
 use std::process::ExitCode;
@@ -24,7 +18,7 @@ use clap::{Parser, Subcommand};
 /// The name in messages.
 const PROGRAM: &str = "host";
 
-/// Trains image classifiers on the frozen, quantised VGG16 base, for `edge` to run.
+/// Trains image classifiers on the frozen, quantized VGG16 base, for `edge` to run.
 #[derive(Parser)]
 #[command(
     name = PROGRAM,
@@ -39,41 +33,43 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Train(Box<cmd::train::Args>),
-    Augment(cmd::augment::Args),
-    Extract(cmd::extract::Args),
-    Merge(cmd::merge::Args),
-    Evaluate(cmd::evaluate::Args),
-    Classify(cmd::classify::Args),
-    Label(cmd::label::Args),
-    Summary(cmd::summary::Args),
-    Inspect(cmd::inspect::Args),
-    Keygen(cmd::keygen::Args),
-    Sign(cmd::sign::Args),
-    Verify(cmd::verify::Args),
-    Base(cmd::base::Args),
+    Train(Box<cli::train::Args>),
+    Augment(cli::augment::Args),
+    Extract(cli::extract::Args),
+    Merge(cli::merge::Args),
+    Evaluate(cli::evaluate::Args),
+    Classify(cli::classify::Args),
+    Label(cli::label::Args),
+    Summary(cli::summary::Args),
+    Inspect(cli::inspect::Args),
+    Keygen(cli::keygen::Args),
+    Sign(cli::sign::Args),
+    Verify(cli::verify::Args),
+    Base(cli::base::Args),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    shared::cli::explain_interrupts(PROGRAM);
-    let outcome = shared::cli::catch_interrupts(false).map_err(anyhow::Error::from).and_then(|()| match cli.command {
-        Command::Train(args) => cmd::train::run(*args),
-        Command::Augment(args) => cmd::augment::run(args),
-        Command::Extract(args) => cmd::extract::run(args),
-        Command::Merge(args) => cmd::merge::run(args),
-        Command::Evaluate(args) => cmd::evaluate::run(args),
-        Command::Classify(args) => cmd::classify::run(args),
-        Command::Label(args) => cmd::label::run(args),
-        Command::Summary(args) => cmd::summary::run(args),
-        Command::Inspect(args) => cmd::inspect::run(args),
-        Command::Keygen(args) => cmd::keygen::run(args),
-        Command::Sign(args) => cmd::sign::run(args),
-        Command::Verify(args) => cmd::verify::run(args),
-        Command::Base(args) => cmd::base::run(args),
-    });
+    vgg_edge_cli::terminal::explain_interrupts(PROGRAM);
+    let outcome = vgg_edge_cli::terminal::catch_interrupts(false)
+        .map_err(anyhow::Error::from)
+        .and_then(|()| match cli.command {
+            Command::Train(args) => cli::train::run(*args),
+            Command::Augment(args) => cli::augment::run(args),
+            Command::Extract(args) => cli::extract::run(args),
+            Command::Merge(args) => cli::merge::run(args),
+            Command::Evaluate(args) => cli::evaluate::run(args),
+            Command::Classify(args) => cli::classify::run(args),
+            Command::Label(args) => cli::label::run(args),
+            Command::Summary(args) => cli::summary::run(args),
+            Command::Inspect(args) => cli::inspect::run(args),
+            Command::Keygen(args) => cli::keygen::run(args),
+            Command::Sign(args) => cli::sign::run(args),
+            Command::Verify(args) => cli::verify::run(args),
+            Command::Base(args) => cli::base::run(args),
+        });
     match outcome {
-        Ok(()) => ExitCode::from(shared::cli::DONE),
-        Err(error) => shared::cli::report(PROGRAM, error.chain()),
+        Ok(()) => ExitCode::from(vgg_edge_cli::terminal::DONE),
+        Err(error) => vgg_edge_cli::terminal::report(PROGRAM, error.chain()),
     }
 }

@@ -1,14 +1,15 @@
 //! Accuracy, loss, confusion matrix, and precision, recall and F1 a class.
 
-use shared::Head;
-use shared::head::Output;
+use vgg_edge::Head;
+use vgg_edge::head::Output;
 
-use crate::extract::Features;
+use crate::features::extraction::Features;
 
-/// The smallest probability that a loss is computed of: Keras clips at 1e-7 (`keras.config.epsilon`).
+/// The smallest probability that a loss is computed of: Keras clips at 1e-7
+/// (`keras.config.epsilon`).
 const EPSILON: f64 = 1e-7;
 
-/// How a head does on labelled pictures.
+/// How a head does on labeled pictures.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
     /// Share classified correctly (the best score counts, whatever the threshold), 0 to 1.
@@ -36,7 +37,12 @@ pub struct ClassFigures {
 ///
 /// # Errors
 /// Features that cannot be read.
-pub fn evaluate(head: &Head, features: &Features, rows: &[usize], truth: &[usize]) -> shared::Result<Evaluation> {
+pub fn evaluate(
+    head: &Head,
+    features: &Features,
+    rows: &[usize],
+    truth: &[usize],
+) -> vgg_edge::Result<Evaluation> {
     use rayon::prelude::*;
     let classes = head.labels.len();
     let answers: Vec<(usize, f64)> = rows
@@ -47,7 +53,7 @@ pub fn evaluate(head: &Head, features: &Features, rows: &[usize], truth: &[usize
             let probability = f64::from(scores[truth]).clamp(EPSILON, 1.0 - EPSILON);
             Ok((head.decide(&scores, 0.0).0, -libm_log(probability)))
         })
-        .collect::<shared::Result<_>>()?;
+        .collect::<vgg_edge::Result<_>>()?;
     let mut confusion = vec![vec![0; classes]; classes];
     let mut loss = 0.0;
     for (&(answer, nats), &truth) in answers.iter().zip(truth) {
@@ -63,7 +69,7 @@ pub fn evaluate(head: &Head, features: &Features, rows: &[usize], truth: &[usize
 ///
 /// # Errors
 /// Features that cannot be read.
-pub fn logits(head: &Head, features: &Features, rows: &[usize]) -> shared::Result<Vec<Vec<f32>>> {
+pub fn logits(head: &Head, features: &Features, rows: &[usize]) -> vgg_edge::Result<Vec<Vec<f32>>> {
     use rayon::prelude::*;
     rows.par_iter()
         .map(|&row| {
@@ -77,8 +83,9 @@ pub fn logits(head: &Head, features: &Features, rows: &[usize]) -> shared::Resul
         .collect()
 }
 
-/// The temperature that makes scores mean what they say: it minimises the cross-entropy with the `logits` divided by it (Guo and others
-/// 2017, arXiv:1706.04599). A prior of the weight of one picture holds it near 1 where there are few pictures, or none that is wrong.
+/// The temperature that makes scores mean what they say: it minimizes the cross-entropy with the
+/// `logits` divided by it (Guo and others 2017, arXiv:1706.04599). A prior of the weight of one
+/// picture holds it near 1 where there are few pictures, or none that is wrong.
 pub fn temperature(logits: &[Vec<f32>], truth: &[usize]) -> f32 {
     let objective = |log_temperature: f64| -> f64 {
         let scale = libm::exp(-log_temperature);
@@ -151,11 +158,17 @@ impl Evaluation {
         let mut out = format!("accuracy {:.4}  loss {:.4}\n\n", self.accuracy, self.loss);
         let _ = writeln!(out, "{:width$}  precision  recall      f1  pictures", "class");
         for (label, f) in labels.iter().zip(self.per_class()) {
-            let _ =
-                writeln!(out, "{label:width$}  {:9.4}  {:6.4}  {:6.4}  {:8}", f.precision, f.recall, f.f1, f.support);
+            let _ = writeln!(
+                out,
+                "{label:width$}  {:9.4}  {:6.4}  {:6.4}  {:8}",
+                f.precision, f.recall, f.f1, f.support
+            );
         }
         let cell = self.confusion.iter().flatten().max().unwrap_or(&0).to_string().len().max(3);
-        let _ = writeln!(out, "\nconfusion (rows: truth, columns: answer, in the order of the classes)");
+        let _ = writeln!(
+            out,
+            "\nconfusion (rows: truth, columns: answer, in the order of the classes)"
+        );
         for (label, row) in labels.iter().zip(&self.confusion) {
             let _ = write!(out, "{label:width$} ");
             for count in row {
@@ -174,8 +187,11 @@ mod tests {
 
     #[test]
     fn figures_of_a_known_matrix() {
-        let evaluation =
-            Evaluation { accuracy: 0.7, loss: 0.5, confusion: vec![vec![5, 1, 0], vec![2, 2, 0], vec![0, 0, 0]] };
+        let evaluation = Evaluation {
+            accuracy: 0.7,
+            loss: 0.5,
+            confusion: vec![vec![5, 1, 0], vec![2, 2, 0], vec![0, 0, 0]],
+        };
         let figures = evaluation.per_class();
         assert!((figures[0].precision - 5.0 / 7.0).abs() < 1e-12);
         assert!((figures[0].recall - 5.0 / 6.0).abs() < 1e-12);

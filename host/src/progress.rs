@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressStyle};
-use shared::cli::note;
+use vgg_edge_cli::terminal::note;
 
 use crate::PROGRAM;
 
@@ -31,8 +31,9 @@ struct Lines {
 impl Meter {
     /// Of `len` steps, which are `unit` (pictures, batches).
     pub fn new(len: u64, unit: &'static str) -> Self {
-        let template =
-            format!("{{bar:30}} {{human_pos}}/{{human_len}} {unit}  {{per_sec}}  {{eta}} left  {{wide_msg}}");
+        let template = format!(
+            "{{bar:30}} {{human_pos}}/{{human_len}} {unit}  {{per_sec}}  {{eta}} left  {{wide_msg}}"
+        );
         let bar = bar(len, &template);
         let now = Instant::now();
         let lines = bar.is_hidden().then(|| Mutex::new(Lines { start: now, last: now, from: 0 }));
@@ -106,24 +107,30 @@ impl Lines {
         let seconds = now.duration_since(self.start).as_secs_f64();
         let rate = done.saturating_sub(self.from) as f64 / seconds;
         let left = if rate > 0.0 {
-            let left = Duration::try_from_secs_f64((len - done) as f64 / rate).unwrap_or(Duration::MAX);
+            let left =
+                Duration::try_from_secs_f64((len - done) as f64 / rate).unwrap_or(Duration::MAX);
             format!(", {} left", HumanDuration(left))
         } else {
             String::new()
         };
         let digits = if rate < 10.0 { 2 } else { 0 };
-        Some(format!("{} of {} {unit} ({rate:.digits$} a second{left})", HumanCount(done), HumanCount(len)))
+        Some(format!(
+            "{} of {} {unit} ({rate:.digits$} a second{left})",
+            HumanCount(done),
+            HumanCount(len)
+        ))
     }
 }
 
 /// A bar of `len` steps in the form of an indicatif template; hidden unless a person watches.
 pub fn bar(len: u64, template: &str) -> ProgressBar {
-    if !shared::cli::shows_progress() {
+    if !vgg_edge_cli::terminal::shows_progress() {
         let bar = ProgressBar::hidden();
         bar.set_length(len);
         return bar;
     }
-    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style =
+        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(len).with_style(style)
 }
 
@@ -138,9 +145,15 @@ mod tests {
         let mut lines = Lines { start, last: start, from: 0 };
         let mut line = |seconds, done| lines.line(at(seconds), done, 100_000, "pictures");
         assert_eq!(line(9, 2000), None);
-        assert_eq!(line(10, 2500).unwrap(), "2,500 of 100,000 pictures (250 a second, 7 minutes left)");
+        assert_eq!(
+            line(10, 2500).unwrap(),
+            "2,500 of 100,000 pictures (250 a second, 7 minutes left)"
+        );
         assert_eq!(line(19, 5000), None);
-        assert_eq!(line(25, 5000).unwrap(), "5,000 of 100,000 pictures (200 a second, 8 minutes left)");
+        assert_eq!(
+            line(25, 5000).unwrap(),
+            "5,000 of 100,000 pictures (200 a second, 8 minutes left)"
+        );
         assert_eq!(line(40, 100_000), None, "what is done is told by its result");
         // What an earlier run has done is not of this one's speed.
         let mut lines = Lines { start, last: start, from: 90 };

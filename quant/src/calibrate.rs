@@ -127,14 +127,19 @@ mod tests {
         // One value clipped by 1 costs more than a thousand values rounded finer gain.
         assert!(seen.reach(Method::Mse, "l").unwrap() > 9.0);
         // With a million small values it is the other way round.
-        let many: Vec<f32> = (0..2_000_000).map(|i| (i % 1000) as f32 / 1000.0).chain([10.0]).collect();
+        let many: Vec<f32> =
+            (0..2_000_000).map(|i| (i % 1000) as f32 / 1000.0).chain([10.0]).collect();
         assert!(histogram(&many).reach(Method::Mse, "l").unwrap() < 9.0);
     }
 
     #[test]
     fn nothing_seen_is_an_error() {
         assert!(
-            Histogram::new(0.0).reach(Method::Mse, "block1_conv1").unwrap_err().to_string().contains("block1_conv1")
+            Histogram::new(0.0)
+                .reach(Method::Mse, "block1_conv1")
+                .unwrap_err()
+                .to_string()
+                .contains("block1_conv1")
         );
     }
 }

@@ -1,19 +1,20 @@
-//! What quantisation costs: f32 and integers side by side, layer by layer.
+//! What quantization costs: f32 and integers side by side, layer by layer.
 
 use rayon::prelude::*;
-use shared::conv::{Kernel, Stack};
+use vgg_edge::kernels::{Kernel, Stack};
 
 use crate::float::{FloatNet, Map};
 use crate::quantize::{Inputs, each_layer};
 use crate::weights::FloatBase;
 use crate::{Error, Result};
 
-/// One layer's figures over all pictures, after ReLU and pooling; errors of the layers before are included.
+/// One layer's figures over all pictures, after ReLU and pooling; errors of the layers before are
+/// included.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerReport {
     /// Name of the layer.
     pub name: String,
-    /// Signal-to-quantisation-noise ratio in dB: `10 log10(sum f^2 / sum (f - q)^2)`.
+    /// Signal-to-quantization-noise ratio in dB: `10 log10(sum f^2 / sum (f - q)^2)`.
     pub sqnr_db: f64,
     /// `sqrt(sum (f - q)^2 / sum f^2)`: the L2 error relative to the f32 output.
     pub relative_error: f64,
@@ -21,7 +22,8 @@ pub struct LayerReport {
     pub cosine: f64,
     /// Largest difference, in the layer's units.
     pub max_error: f64,
-    /// Scale of the layer's output, the size of one step; where each channel has its own, the largest.
+    /// Scale of the layer's output, the size of one step; where each channel has its own, the
+    /// largest.
     pub scale: f64,
     /// Share of the values above 0 that are beyond the largest that u8 represents.
     pub clipped: f64,
@@ -33,7 +35,7 @@ struct Sums {
     signal: f64,
     noise: f64,
     product: f64,
-    quantised: f64,
+    quantized: f64,
     largest: f64,
     positive: u64,
     clipped: u64,
@@ -48,7 +50,7 @@ impl Sums {
             self.signal += f * f;
             self.noise += (f - back) * (f - back);
             self.product += f * back;
-            self.quantised += back * back;
+            self.quantized += back * back;
             self.largest = self.largest.max((f - back).abs());
             self.positive += u64::from(f > 0.0);
             self.clipped += u64::from(f > f64::from(reach));
@@ -59,7 +61,7 @@ impl Sums {
         self.signal += other.signal;
         self.noise += other.noise;
         self.product += other.product;
-        self.quantised += other.quantised;
+        self.quantized += other.quantized;
         self.largest = self.largest.max(other.largest);
         self.positive += other.positive;
         self.clipped += other.clipped;
@@ -69,21 +71,24 @@ impl Sums {
 
 /// Runs both bases on the same pictures.
 ///
-/// `scales` are the output scales of the integer layers, one for each, or one for each channel of it.
+/// `scales` are the output scales of the integer layers, one for each, or one for each channel of
+/// it.
 ///
 /// # Errors
 /// [`Error::Calibration`] if there are no pictures or the layers are not alike.
 pub fn compare(
     float: &FloatBase,
-    layers: &[shared::conv::ConvLayer],
+    layers: &[vgg_edge::kernels::ConvLayer],
     scales: &[&[f32]],
     inputs: &Inputs,
     kernel: Kernel,
 ) -> Result<Vec<LayerReport>> {
-    let alike = |(a, b): (&crate::FloatLayer, &shared::conv::ConvLayer)| {
+    let alike = |(a, b): (&crate::FloatLayer, &vgg_edge::kernels::ConvLayer)| {
         (a.inputs, a.outputs, a.pool) == (b.inputs, b.outputs, b.pool)
     };
-    if float.layers.len() != layers.len() || scales.len() != layers.len() || !float.layers.iter().zip(layers).all(alike)
+    if float.layers.len() != layers.len()
+        || scales.len() != layers.len()
+        || !float.layers.iter().zip(layers).all(alike)
     {
         return Err(Error::Calibration("the two bases have different layers".into()));
     }
@@ -91,31 +96,37 @@ pub fn compare(
         return Err(Error::Calibration("there are no pictures".into()));
     }
     let net = FloatNet::new(float);
-    let stacks: Vec<Stack> = layers.iter().map(|layer| Stack::new(vec![layer.clone()], kernel)).collect();
+    let stacks: Vec<Stack> =
+        layers.iter().map(|layer| Stack::new(vec![layer.clone()], kernel)).collect();
     let each: Vec<Vec<Sums>> = inputs
         .real
         .par_iter()
-        .zip(&inputs.quantised)
+        .zip(&inputs.quantized)
         .map(|(real, planes)| {
             let integers = each_layer(&stacks, planes, real.height, real.width);
             let mut sums = vec![Sums::default(); layers.len()];
-            net.each_layer(real, |index, map| sums[index].add(map, &integers[index], scales[index]));
+            net.each_layer(real, |index, map| {
+                sums[index].add(map, &integers[index], scales[index])
+            });
             sums
         })
         .collect();
     // In the order of the pictures, so that the last digit does not depend on threads.
-    let total = each.into_iter().reduce(|a, b| a.into_iter().zip(&b).map(|(a, b)| a.merge(b)).collect());
-    let reports = total.unwrap_or_default().into_iter().zip(layers).zip(scales).map(|((sums, layer), scale)| {
-        let signal = sums.signal.max(f64::MIN_POSITIVE);
-        LayerReport {
-            name: layer.name.clone(),
-            sqnr_db: 10.0 * (signal / sums.noise.max(f64::MIN_POSITIVE)).log10(),
-            relative_error: (sums.noise / signal).sqrt(),
-            cosine: sums.product / (signal * sums.quantised.max(f64::MIN_POSITIVE)).sqrt(),
-            max_error: sums.largest,
-            scale: f64::from(scale.iter().copied().fold(0.0, f32::max)),
-            clipped: sums.clipped as f64 / sums.positive.max(1) as f64,
-        }
-    });
+    let total =
+        each.into_iter().reduce(|a, b| a.into_iter().zip(&b).map(|(a, b)| a.merge(b)).collect());
+    let reports = total.unwrap_or_default().into_iter().zip(layers).zip(scales).map(
+        |((sums, layer), scale)| {
+            let signal = sums.signal.max(f64::MIN_POSITIVE);
+            LayerReport {
+                name: layer.name.clone(),
+                sqnr_db: 10.0 * (signal / sums.noise.max(f64::MIN_POSITIVE)).log10(),
+                relative_error: (sums.noise / signal).sqrt(),
+                cosine: sums.product / (signal * sums.quantized.max(f64::MIN_POSITIVE)).sqrt(),
+                max_error: sums.largest,
+                scale: f64::from(scale.iter().copied().fold(0.0, f32::max)),
+                clipped: sums.clipped as f64 / sums.positive.max(1) as f64,
+            }
+        },
+    );
     Ok(reports.collect())
 }

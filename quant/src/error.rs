@@ -10,7 +10,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// A file could not be read, or a part that is shared failed.
     #[error(transparent)]
-    Shared(#[from] shared::Error),
+    Shared(#[from] vgg_edge::Error),
     /// The file does not hold the convolutions of VGG16 in a form that is known.
     #[error("{path}: {reason}")]
     Weights {
@@ -34,7 +34,7 @@ pub enum Error {
     #[error("interrupted")]
     Interrupted,
     /// The integer base would not be sound.
-    #[error("cannot quantise {layer}: {reason}")]
+    #[error("cannot quantize {layer}: {reason}")]
     Layer {
         /// The layer.
         layer: String,

@@ -1,10 +1,11 @@
 //! The base in f32: what the integers are measured against.
 //!
-//! Own code, because a library's sums depend on the CPU: each output starts at its bias and adds `x * w` tap by tap
-//! (row, column) and channel by channel, each product and each sum rounded to f32. Every CPU gives the same bits.
+//! Own code, because a library's sums depend on the CPU: each output starts at its bias and adds `x
+//! * w` tap by tap (row, column) and channel by channel, each product and each sum rounded to f32.
+//! Every CPU gives the same bits.
 
 use crate::weights::{FloatBase, FloatLayer};
-use shared::multiversion;
+use vgg_edge::multiversion;
 
 /// Output channels that are computed at once.
 const BLOCK: usize = 16;
@@ -27,8 +28,10 @@ impl<T: Copy> Map<T> {
     pub(crate) fn bordered(&self, value: T) -> Self {
         let (height, width, row) = (self.height + 2, self.width + 2, self.width * self.channels);
         let mut data = vec![value; height * width * self.channels];
-        for (from, to) in
-            self.data.chunks_exact(row.max(1)).zip(data.chunks_exact_mut((width * self.channels).max(1)).skip(1))
+        for (from, to) in self
+            .data
+            .chunks_exact(row.max(1))
+            .zip(data.chunks_exact_mut((width * self.channels).max(1)).skip(1))
         {
             to[self.channels..][..row].copy_from_slice(from);
         }
@@ -43,12 +46,17 @@ impl<T: Copy + PartialOrd> Map<T> {
         let mut data = Vec::with_capacity(height * width * channels);
         let larger = |a: T, b: T| if b > a { b } else { a };
         for y in 0..height {
-            let row = |dy: usize| &self.data[(2 * y + dy) * self.width * channels..][..self.width * channels];
+            let row = |dy: usize| {
+                &self.data[(2 * y + dy) * self.width * channels..][..self.width * channels]
+            };
             let (above, below) = (row(0), row(1));
             for x in 0..width {
                 for c in 0..channels {
                     let at = 2 * x * channels + c;
-                    data.push(larger(larger(above[at], above[at + channels]), larger(below[at], below[at + channels])));
+                    data.push(larger(
+                        larger(above[at], above[at + channels]),
+                        larger(below[at], below[at + channels]),
+                    ));
                 }
             }
         }
@@ -77,7 +85,8 @@ impl FloatConv {
         for (output, kernel) in layer.kernel.chunks_exact(9 * layer.inputs).enumerate() {
             for (at, &weight) in kernel.iter().enumerate() {
                 let (channel, tap) = (at / 9, at % 9);
-                weights[((output / BLOCK * 9 + tap) * layer.inputs + channel) * BLOCK + output % BLOCK] = weight;
+                weights[((output / BLOCK * 9 + tap) * layer.inputs + channel) * BLOCK
+                    + output % BLOCK] = weight;
             }
         }
         Self { inputs: layer.inputs, outputs: layer.outputs, weights, bias, pool: layer.pool }
@@ -177,12 +186,13 @@ impl FloatNet {
         Self { convs: base.layers.iter().map(FloatConv::new).collect() }
     }
 
-    /// The feature map of a normalised input.
+    /// The feature map of a normalized input.
     pub fn features(&self, input: &Map<f32>) -> Map<f32> {
         self.each_layer(input, |_, _| {})
     }
 
-    /// As [`FloatNet::features`]; `seen` gets each layer's index and output, after ReLU and pooling.
+    /// As [`FloatNet::features`]; `seen` gets each layer's index and output, after ReLU and
+    /// pooling.
     pub fn each_layer(&self, input: &Map<f32>, mut seen: impl FnMut(usize, &Map<f32>)) -> Map<f32> {
         let mut map = input.clone();
         for (index, conv) in self.convs.iter().enumerate() {

@@ -1,13 +1,14 @@
 //! Dense linear algebra in f64 for the rounding of weights: a Gram matrix and its Cholesky factor.
 //!
-//! Own code, because the result must not depend on the CPU: libraries (faer, nalgebra with BLAS) choose blocking and
-//! fused multiply-add by what the CPU has, and the last bits decide how a weight is rounded.
+//! Own code, because the result must not depend on the CPU: libraries (faer, nalgebra with BLAS)
+//! choose blocking and fused multiply-add by what the CPU has, and the last bits decide how a
+//! weight is rounded.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use shared::multiversion;
+use vgg_edge::multiversion;
 
 /// Rows of a tile.
 const ROWS: usize = 4;
@@ -18,7 +19,8 @@ const TASK: usize = 64;
 /// Columns that are factored at once.
 const PANEL: usize = 128;
 
-/// A symmetric matrix of which the lower triangle is kept; in row-major order with rows of `n`, filled up to tiles.
+/// A symmetric matrix of which the lower triangle is kept; in row-major order with rows of `n`,
+/// filled up to tiles.
 #[derive(Clone, Debug)]
 pub struct Symmetric {
     n: usize,
@@ -26,7 +28,8 @@ pub struct Symmetric {
     data: Vec<f64>,
 }
 
-/// A block of vectors: `vectors[k]` holds one value for each row of the matrix, in groups of [`COLUMNS`].
+/// A block of vectors: `vectors[k]` holds one value for each row of the matrix, in groups of
+/// [`COLUMNS`].
 struct Vectors {
     count: usize,
     /// `[row / COLUMNS][vector][row % COLUMNS]`.
@@ -84,26 +87,32 @@ impl Symmetric {
         self.update(0, &packed, 1.0);
     }
 
-    /// Adds `sign * v v^T` to the rows and columns from `from` (a multiple of [`TASK`]), for vectors that begin there.
+    /// Adds `sign * v v^T` to the rows and columns from `from` (a multiple of [`TASK`]), for
+    /// vectors that begin there.
     fn update(&mut self, from: usize, vectors: &Vectors, sign: f64) {
         let stride = self.stride;
-        self.data[from * stride..].par_chunks_mut(TASK * stride).enumerate().for_each(|(task, rows)| {
-            update_rows(rows, stride, from, task * TASK, vectors, sign);
-        });
+        self.data[from * stride..].par_chunks_mut(TASK * stride).enumerate().for_each(
+            |(task, rows)| {
+                update_rows(rows, stride, from, task * TASK, vectors, sign);
+            },
+        );
     }
 
     /// Reorders rows and columns: the new `i` is the old `order[i]`.
     pub fn permuted(&self, order: &[usize]) -> Self {
         let mut out = Self::zero(self.n);
-        out.data.par_chunks_mut(self.stride).zip(order).enumerate().for_each(|(i, (row, &from))| {
-            for j in 0..=i {
-                row[j] = self.at(from, order[j]);
-            }
-        });
+        out.data.par_chunks_mut(self.stride).zip(order).enumerate().for_each(
+            |(i, (row, &from))| {
+                for j in 0..=i {
+                    row[j] = self.at(from, order[j]);
+                }
+            },
+        );
         out
     }
 
-    /// The lower triangular `l` with `l l^T` equal to this matrix; `None` if it is not positive definite.
+    /// The lower triangular `l` with `l l^T` equal to this matrix; `None` if it is not positive
+    /// definite.
     pub fn cholesky(mut self) -> Option<Lower> {
         let (n, stride) = (self.n, self.stride);
         for start in (0..n).step_by(PANEL) {
@@ -121,7 +130,9 @@ impl Symmetric {
             // The rows below it, each by itself.
             let (above, below) = self.data.split_at_mut(end * stride);
             let rows = n - end;
-            below[..rows * stride].par_chunks_mut(stride).for_each(|row| eliminate(row, above, stride, start..end));
+            below[..rows * stride]
+                .par_chunks_mut(stride)
+                .for_each(|row| eliminate(row, above, stride, start..end));
             if rows > 0 {
                 let mut vectors = Vectors::new(end - start, rows);
                 for (row, values) in below[..rows * stride].chunks_exact(stride).enumerate() {
@@ -208,7 +219,10 @@ pub struct Lower {
 impl Lower {
     /// The transpose, upper triangular, by rows: row `i` holds the columns `i..n`.
     pub fn transposed(&self) -> Vec<Vec<f64>> {
-        (0..self.n).into_par_iter().map(|i| (i..self.n).map(|j| self.data[j * self.stride + i]).collect()).collect()
+        (0..self.n)
+            .into_par_iter()
+            .map(|i| (i..self.n).map(|j| self.data[j * self.stride + i]).collect())
+            .collect()
     }
 }
 

@@ -1,11 +1,12 @@
-//! Writes bases as ONNX, opset 13: in f32 (Conv, Relu, MaxPool) and in int8 (QLinearConv, MaxPool, DequantizeLinear).
+//! Writes bases as ONNX, opset 13: in f32 (Conv, Relu, MaxPool) and in int8 (QLinearConv, MaxPool,
+//! DequantizeLinear).
 //!
 //! The same base gives the same bytes. `models/README.md` lists tensors and metadata.
 
 use prost::Message;
-use shared::contract::BaseContract;
 use tract_onnx::pb;
 use tract_onnx::pb::tensor_proto::DataType;
+use vgg_edge::preprocess::InputSpec;
 
 use crate::quantize::QuantBase;
 use crate::weights::{FloatBase, contract};
@@ -15,10 +16,17 @@ pub fn float_model(base: &FloatBase) -> Vec<u8> {
     let mut graph = Graph::new("vgg16-notop-f32");
     for layer in &base.layers {
         let (outputs, inputs) = (layer.outputs as i64, layer.inputs as i64);
-        let kernel = graph.floats(&format!("{}.w", layer.name), &[outputs, inputs, 3, 3], &layer.kernel);
+        let kernel =
+            graph.floats(&format!("{}.w", layer.name), &[outputs, inputs, 3, 3], &layer.kernel);
         let bias = graph.floats(&format!("{}.b", layer.name), &[outputs], &layer.bias);
         let sums = format!("{}.sums", layer.name);
-        graph.node("Conv", &layer.name, vec![graph.current.clone(), kernel, bias], &sums, convolution());
+        graph.node(
+            "Conv",
+            &layer.name,
+            vec![graph.current.clone(), kernel, bias],
+            &sums,
+            convolution(),
+        );
         graph.node("Relu", &format!("{}.relu", layer.name), vec![sums], &layer.name, vec![]);
         if layer.pool {
             let name = pool_name(&layer.name);
@@ -61,19 +69,28 @@ pub fn int8_model(base: &QuantBase) -> Vec<u8> {
         }
     }
     let output = base.layers.last().map_or_else(String::new, |layer| {
-        if layer.conv.pool { pool_name(&layer.conv.name) } else { format!("{}.real", layer.conv.name) }
+        if layer.conv.pool {
+            pool_name(&layer.conv.name)
+        } else {
+            format!("{}.real", layer.conv.name)
+        }
     });
     let channels = base.feature_scales.len();
     // `axis` is 1, the channels, unless it is said otherwise.
     let operands = vec![
         graph.current.clone(),
         graph.floats(&format!("{output}.scale"), &[channels as i64], &base.feature_scales),
-        graph.tensor(&format!("{output}.zero_point"), &[channels as i64], DataType::Uint8, vec![0; channels]),
+        graph.tensor(
+            &format!("{output}.zero_point"),
+            &[channels as i64],
+            DataType::Uint8,
+            vec![0; channels],
+        ),
     ];
     graph.node("DequantizeLinear", &format!("{output}_dequantize"), operands, &output, vec![]);
     let pools = base.layers.iter().filter(|layer| layer.conv.pool).count();
     let outputs = base.layers.last().map_or(0, |layer| layer.conv.outputs);
-    let contract = contract(&base.normalisation, pools, outputs);
+    let contract = contract(&base.normalization, pools, outputs);
     let mut properties = properties(&contract);
     let bounds = base
         .layers
@@ -96,7 +113,7 @@ fn pool_name(layer: &str) -> String {
 }
 
 /// A contract as metadata; its scale and zero point are tensors.
-fn properties(contract: &BaseContract) -> Vec<(&'static str, String)> {
+fn properties(contract: &InputSpec) -> Vec<(&'static str, String)> {
     let three = |values: [f32; 3]| values.map(|v| v.to_string()).join(",");
     vec![
         ("format", "1".into()),
@@ -152,7 +169,13 @@ impl Graph {
         Self { proto, current: "x".into(), output: String::new() }
     }
 
-    fn tensor(&mut self, name: &str, dims: &[i64], data_type: DataType, raw_data: Vec<u8>) -> String {
+    fn tensor(
+        &mut self,
+        name: &str,
+        dims: &[i64],
+        data_type: DataType,
+        raw_data: Vec<u8>,
+    ) -> String {
         let tensor = pb::TensorProto {
             name: name.into(),
             dims: dims.to_vec(),
@@ -165,10 +188,22 @@ impl Graph {
     }
 
     fn floats(&mut self, name: &str, dims: &[i64], values: &[f32]) -> String {
-        self.tensor(name, dims, DataType::Float, values.iter().flat_map(|v| v.to_le_bytes()).collect())
+        self.tensor(
+            name,
+            dims,
+            DataType::Float,
+            values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        )
     }
 
-    fn node(&mut self, op: &str, name: &str, input: Vec<String>, output: &str, attribute: Vec<pb::AttributeProto>) {
+    fn node(
+        &mut self,
+        op: &str,
+        name: &str,
+        input: Vec<String>,
+        output: &str,
+        attribute: Vec<pb::AttributeProto>,
+    ) {
         self.proto.node.push(pb::NodeProto {
             op_type: op.into(),
             name: name.into(),
@@ -181,9 +216,15 @@ impl Graph {
         self.output = output.into();
     }
 
-    fn finish(mut self, input: DataType, channels: u32, properties: Vec<(&'static str, String)>) -> Vec<u8> {
+    fn finish(
+        mut self,
+        input: DataType,
+        channels: u32,
+        properties: Vec<(&'static str, String)>,
+    ) -> Vec<u8> {
         self.proto.input = vec![value("x", input, ["n", "", "h", "w"], 3)];
-        self.proto.output = vec![value(&self.output, DataType::Float, ["n", "", "h32", "w32"], channels.into())];
+        self.proto.output =
+            vec![value(&self.output, DataType::Float, ["n", "", "h32", "w32"], channels.into())];
         let model = pb::ModelProto {
             ir_version: 8,
             producer_name: "vgg-edge".into(),
@@ -191,7 +232,10 @@ impl Graph {
             graph: Some(self.proto),
             metadata_props: properties
                 .into_iter()
-                .map(|(key, value)| pb::StringStringEntryProto { key: format!("vgg_edge.{key}"), value })
+                .map(|(key, value)| pb::StringStringEntryProto {
+                    key: format!("vgg_edge.{key}"),
+                    value,
+                })
                 .collect(),
             ..Default::default()
         };
@@ -213,10 +257,16 @@ fn value(name: &str, kind: DataType, symbols: [&str; 4], channels: i64) -> pb::V
             ..Default::default()
         })
         .collect();
-    let tensor = pb::type_proto::Tensor { elem_type: kind as i32, shape: Some(pb::TensorShapeProto { dim }) };
+    let tensor = pb::type_proto::Tensor {
+        elem_type: kind as i32,
+        shape: Some(pb::TensorShapeProto { dim }),
+    };
     pb::ValueInfoProto {
         name: name.into(),
-        r#type: Some(pb::TypeProto { value: Some(pb::type_proto::Value::TensorType(tensor)), ..Default::default() }),
+        r#type: Some(pb::TypeProto {
+            value: Some(pb::type_proto::Value::TensorType(tensor)),
+            ..Default::default()
+        }),
         ..Default::default()
     }
 }

@@ -1,14 +1,15 @@
-//! Static post-training quantisation, layer by layer.
+//! Static post-training quantization, layer by layer.
 //!
-//! Weights: i8, symmetric, a scale for each output channel. Activations: u8, zero point 0 after ReLU. The integers of one
-//! layer are run by the kernels of `shared` before the next layer is calibrated, so that each sees the inputs it will have.
+//! Weights: i8, symmetric, a scale for each output channel. Activations: u8, zero point 0 after
+//! ReLU. The integers of one layer are run by the kernels of `shared` before the next layer is
+//! calibrated, so that each sees the inputs it will have.
 
 use std::sync::Arc;
 
 use rayon::prelude::*;
-use shared::Frame;
-use shared::contract::{Fit, Preprocess, Quantiser};
-use shared::conv::{Arena, ConvLayer, Kernel, Stack};
+use vgg_edge::Image;
+use vgg_edge::kernels::{Arena, ConvLayer, Kernel, Stack};
+use vgg_edge::preprocess::{Fit, Preprocess, Quantizer};
 
 use crate::calibrate::{Histogram, Method};
 use crate::float::{FloatConv, Map};
@@ -26,18 +27,19 @@ const VECTORS: usize = 256;
 /// Added to the diagonal of a Gram matrix, as a share of its mean.
 const DAMPING: f64 = 0.01;
 
-/// How to quantise.
+/// How to quantize.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     /// How ranges of activations are chosen.
     pub method: Method,
     /// How weights are rounded.
     pub rounding: Rounding,
-    /// Cross-layer equalisation: a channel that uses little of the range of its layer is stretched, at most by this factor; the
-    /// next layer's weights (or the scales of the feature map) take it back (Nagel and others 2019, arXiv:1906.04721, for
-    /// activations). 1 is none.
-    pub equalisation: f64,
-    /// Whether each bias takes up the mean difference of the layer's sums (the same paper, section 4.2).
+    /// Cross-layer equalization: a channel that uses little of the range of its layer is stretched,
+    /// at most by this factor; the next layer's weights (or the scales of the feature map) take it
+    /// back (Nagel and others 2019, arXiv:1906.04721, for activations). 1 is none.
+    pub equalization: f64,
+    /// Whether each bias takes up the mean difference of the layer's sums (the same paper, section
+    /// 4.2).
     pub bias_correction: bool,
 }
 
@@ -47,7 +49,7 @@ impl Default for Options {
         Self {
             method: Method::Percentile(99.9999),
             rounding: Rounding::Compensated,
-            equalisation: 2.0,
+            equalization: 2.0,
             bias_correction: false,
         }
     }
@@ -74,39 +76,39 @@ pub struct QuantBase {
     /// The layers, in order.
     pub layers: Vec<QuantLayer>,
     /// What it expects of its input.
-    pub normalisation: crate::Normalisation,
+    pub normalization: crate::Normalization,
     /// Where the weights come from.
     pub source: String,
     /// Digest of the f32 weights.
-    pub weights_digest: shared::Fingerprint,
+    pub weights_digest: vgg_edge::Fingerprint,
     /// Scale of each channel of the feature map.
     pub feature_scales: Vec<f32>,
-    /// How it was quantised, for people.
+    /// How it was quantized, for people.
     pub how: String,
 }
 
-/// Pictures of one size, resized and normalised.
+/// Pictures of one size, resized and normalized.
 #[derive(Default)]
 pub struct Inputs {
     /// f32, channels last.
     pub real: Vec<Map<f32>>,
-    /// The same, quantised as the base takes it: u8, channels first.
-    pub quantised: Vec<Vec<u8>>,
+    /// The same, quantized as the base takes it: u8, channels first.
+    pub quantized: Vec<Vec<u8>>,
 }
 
 impl Inputs {
     /// Adds one picture's [`input`].
-    pub fn push(&mut self, (real, quantised): (Map<f32>, Vec<u8>)) {
+    pub fn push(&mut self, (real, quantized): (Map<f32>, Vec<u8>)) {
         self.real.push(real);
-        self.quantised.push(quantised);
+        self.quantized.push(quantized);
     }
 }
 
-/// One picture, as [`Inputs`] holds it, at the `size` of the quantiser.
-pub fn input(quantiser: &Quantiser, size: u32, frame: &Frame) -> (Map<f32>, Vec<u8>) {
+/// One picture, as [`Inputs`] holds it, at the `size` of the quantizer.
+pub fn input(quantizer: &Quantizer, size: u32, frame: &Image) -> (Map<f32>, Vec<u8>) {
     let side = size as usize;
-    let real = Map { height: side, width: side, channels: 3, data: quantiser.normalise(frame) };
-    (real, quantiser.quantise(frame))
+    let real = Map { height: side, width: side, channels: 3, data: quantizer.normalize(frame) };
+    (real, quantizer.quantize(frame))
 }
 
 /// The pre-processing of a base's pictures.
@@ -118,14 +120,15 @@ pub fn preprocess(base: &FloatBase, size: u32, fit: Fit) -> Preprocess {
 /// One calibration picture on its way through the layers.
 pub(crate) struct Sample {
     pub real: Map<f32>,
-    pub quantised: Map<u8>,
+    pub quantized: Map<u8>,
 }
 
-/// Quantises `base` with the pictures of `inputs` (of one or more sizes). `progress` hears the name of each layer before its turn.
+/// Quantizes `base` with the pictures of `inputs` (of one or more sizes). `progress` hears the name
+/// of each layer before its turn.
 ///
 /// # Errors
-/// [`Error::Calibration`] without pictures or with pictures of one colour only; [`Error::Layer`] if a layer's output is never
-/// positive or its sums could overflow; what `progress` returns.
+/// [`Error::Calibration`] without pictures or with pictures of one color only; [`Error::Layer`] if
+/// a layer's output is never positive or its sums could overflow; what `progress` returns.
 pub fn quantize(
     base: &FloatBase,
     inputs: Vec<Inputs>,
@@ -135,25 +138,33 @@ pub fn quantize(
 ) -> Result<QuantBase> {
     let mut samples: Vec<Sample> = Vec::new();
     for inputs in inputs {
-        for (real, planes) in inputs.real.into_iter().zip(inputs.quantised) {
-            let quantised = to_channels_last(&planes, real.height, real.width);
-            samples.push(Sample { real, quantised });
+        for (real, planes) in inputs.real.into_iter().zip(inputs.quantized) {
+            let quantized = to_channels_last(&planes, real.height, real.width);
+            samples.push(Sample { real, quantized });
         }
     }
     if samples.is_empty() {
         return Err(Error::Calibration("there are no pictures".into()));
     }
-    if samples.iter().all(|sample| sample.quantised.data.chunks_exact(3).all(|p| p == &sample.quantised.data[..3])) {
+    if samples.iter().all(|sample| {
+        sample.quantized.data.chunks_exact(3).all(|p| p == &sample.quantized.data[..3])
+    }) {
         return Err(Error::Calibration(format!(
-            "all of {} pictures are of a single colour; take photographs like those the base will see",
+            "all of {} pictures are of a single color; take photographs like those the base will see",
             samples.len()
         )));
     }
-    let (layers, feature_scales) =
-        quantize_layers(&base.layers, samples, base.normalisation.quantisation(), options, kernel, progress)?;
+    let (layers, feature_scales) = quantize_layers(
+        &base.layers,
+        samples,
+        base.normalization.quantization(),
+        options,
+        kernel,
+        progress,
+    )?;
     Ok(QuantBase {
         layers,
-        normalisation: base.normalisation,
+        normalization: base.normalization,
         source: base.source.clone(),
         weights_digest: base.digest(),
         feature_scales,
@@ -161,8 +172,8 @@ pub fn quantize(
     })
 }
 
-/// Quantises layers that follow each other, whose inputs `samples` hold; gives the scale of each channel of the last output too. The input has
-/// one scale and a zero point.
+/// Quantizes layers that follow each other, whose inputs `samples` hold; gives the scale of each
+/// channel of the last output too. The input has one scale and a zero point.
 pub(crate) fn quantize_layers(
     float: &[FloatLayer],
     mut samples: Vec<Sample>,
@@ -171,21 +182,25 @@ pub(crate) fn quantize_layers(
     kernel: Kernel,
     mut progress: impl FnMut(&str) -> Result<()>,
 ) -> Result<(Vec<QuantLayer>, Vec<f32>)> {
-    let mut equalised = vec![1.0f32; float.first().map_or(0, |layer| layer.inputs)];
+    let mut equalized = vec![1.0f32; float.first().map_or(0, |layer| layer.inputs)];
     let mut layers = Vec::with_capacity(float.len());
     for layer in float {
         progress(&layer.name)?;
         let conv = FloatConv::new(layer);
 
         // The f32 outputs; `real` becomes the input of the next layer.
-        let sums: Vec<Map<f32>> = samples.par_iter().map(|sample| conv.sums(&sample.real)).collect();
+        let sums: Vec<Map<f32>> =
+            samples.par_iter().map(|sample| conv.sums(&sample.real)).collect();
         let mean_sums = options.bias_correction.then(|| channel_means(&sums, layer.outputs));
         let outputs: Vec<Map<f32>> = sums.into_par_iter().map(|sums| conv.activate(sums)).collect();
 
-        let shares = equalisation(&outputs, layer.outputs, options.equalisation);
-        let folded = fold(layer, &equalised, &shares);
+        let shares = equalization(&outputs, layer.outputs, options.equalization);
+        let folded = fold(layer, &equalized, &shares);
         let scaled = |output| divided(output, &shares);
-        let largest = outputs.par_iter().map(|output| scaled(output).fold(0.0, f32::max)).reduce(|| 0.0, f32::max);
+        let largest = outputs
+            .par_iter()
+            .map(|output| scaled(output).fold(0.0, f32::max))
+            .reduce(|| 0.0, f32::max);
         let histogram = outputs
             .par_iter()
             .fold(
@@ -206,29 +221,41 @@ pub(crate) fn quantize_layers(
                 round::compensated(&folded.kernel, &weight_scales, &gram, DAMPING)
             }
         };
-        let mut quantised =
-            QuantLayer::new(&folded, weights, weight_scales, (input_scale, zero_point), output_scale, largest)?;
+        let mut quantized = QuantLayer::new(
+            &folded,
+            weights,
+            weight_scales,
+            (input_scale, zero_point),
+            output_scale,
+            largest,
+        )?;
         if let Some(wanted) = mean_sums {
             // In units of the folded layer.
-            let found = mean_integer_sums(&quantised, &samples);
-            for (channel, bias) in quantised.conv.bias.iter_mut().enumerate() {
-                let unit = f64::from(input_scale) * f64::from(quantised.weight_scales[channel]);
+            let found = mean_integer_sums(&quantized, &samples);
+            for (channel, bias) in quantized.conv.bias.iter_mut().enumerate() {
+                let unit = f64::from(input_scale) * f64::from(quantized.weight_scales[channel]);
                 let wanted = wanted[channel] / f64::from(shares[channel]) / unit;
                 *bias = to_bias(f64::from(*bias) + wanted - found[channel], &layer.name)?;
             }
         }
-        quantised.conv.check().map_err(|e| Error::Layer { layer: layer.name.clone(), reason: e.to_string() })?;
+        quantized
+            .conv
+            .check()
+            .map_err(|e| Error::Layer { layer: layer.name.clone(), reason: e.to_string() })?;
 
-        let stack = Stack::new(vec![quantised.conv.clone()], kernel);
-        samples.par_iter_mut().zip(outputs).for_each_init(Arena::default, |arena, (sample, output)| {
-            sample.quantised = run(&stack, arena, &sample.quantised);
-            sample.real = output;
-        });
+        let stack = Stack::new(vec![quantized.conv.clone()], kernel);
+        samples.par_iter_mut().zip(outputs).for_each_init(
+            Arena::default,
+            |arena, (sample, output)| {
+                sample.quantized = run(&stack, arena, &sample.quantized);
+                sample.real = output;
+            },
+        );
         (input_scale, zero_point) = (output_scale, 0);
-        equalised = shares;
-        layers.push(quantised);
+        equalized = shares;
+        layers.push(quantized);
     }
-    Ok((layers, equalised.iter().map(|share| share * input_scale).collect()))
+    Ok((layers, equalized.iter().map(|share| share * input_scale).collect()))
 }
 
 impl QuantLayer {
@@ -242,8 +269,12 @@ impl QuantLayer {
         largest: f32,
     ) -> Result<Self> {
         let units = weight_scales.iter().map(|&scale| f64::from(input_scale) * f64::from(scale));
-        let bias: Result<Vec<i32>> =
-            layer.bias.iter().zip(units).map(|(&b, unit)| to_bias(f64::from(b) / unit, &layer.name)).collect();
+        let bias: Result<Vec<i32>> = layer
+            .bias
+            .iter()
+            .zip(units)
+            .map(|(&b, unit)| to_bias(f64::from(b) / unit, &layer.name))
+            .collect();
         let conv = ConvLayer {
             name: layer.name.clone(),
             inputs: layer.inputs,
@@ -251,7 +282,10 @@ impl QuantLayer {
             weights: Arc::from(weights),
             bias: bias?,
             zero_point,
-            multipliers: weight_scales.iter().map(|&scale| input_scale * scale / output_scale).collect(),
+            multipliers: weight_scales
+                .iter()
+                .map(|&scale| input_scale * scale / output_scale)
+                .collect(),
             pool: layer.pool,
         };
         Ok(Self { conv, input_scale, weight_scales, output_scale, largest })
@@ -268,7 +302,8 @@ fn to_bias(value: f64, layer: &str) -> Result<i32> {
     if value.abs() < f64::from(i32::MAX) {
         Ok(value as i32)
     } else {
-        let reason = format!("a bias of {value} does not fit 32 bits: its weights are too small beside it");
+        let reason =
+            format!("a bias of {value} does not fit 32 bits: its weights are too small beside it");
         Err(Error::Layer { layer: layer.into(), reason })
     }
 }
@@ -288,7 +323,8 @@ pub(crate) fn bounds(layer: &ConvLayer) -> (i64, i64) {
     })
 }
 
-/// The layer with the division of its inputs taken back and its outputs divided; ReLU and pooling commute with that.
+/// The layer with the division of its inputs taken back and its outputs divided; ReLU and pooling
+/// commute with that.
 fn fold(layer: &FloatLayer, inputs: &[f32], outputs: &[f32]) -> FloatLayer {
     let mut folded = layer.clone();
     for (output, kernel) in folded.kernel.chunks_exact_mut(9 * layer.inputs).enumerate() {
@@ -301,8 +337,9 @@ fn fold(layer: &FloatLayer, inputs: &[f32], outputs: &[f32]) -> FloatLayer {
 }
 
 /// What to divide each output channel by: from `1 / most` to 1.
-fn equalisation(outputs: &[Map<f32>], channels: usize, most: f64) -> Vec<f32> {
-    /// Other pictures go further than those that were seen, and a coarser step costs less than clipping.
+fn equalization(outputs: &[Map<f32>], channels: usize, most: f64) -> Vec<f32> {
+    /// Other pictures go further than those that were seen, and a coarser step costs less than
+    /// clipping.
     const ROOM: f64 = 2.0;
     let mut largest = vec![0.0f32; channels];
     for output in outputs {
@@ -332,16 +369,16 @@ fn channel_means(maps: &[Map<f32>], channels: usize) -> Vec<f64> {
     sums
 }
 
-/// Means of the integer sums of each output channel over all positions. A convolution is linear, so they follow from the sums of the
-/// inputs under each tap.
+/// Means of the integer sums of each output channel over all positions. A convolution is linear, so
+/// they follow from the sums of the inputs under each tap.
 fn mean_integer_sums(layer: &QuantLayer, samples: &[Sample]) -> Vec<f64> {
     let inputs = layer.conv.inputs;
     let mut taps = vec![0i64; 9 * inputs];
     let mut count = 0;
     for sample in samples {
-        let map = sample.quantised.bordered(layer.conv.zero_point);
-        for y in 0..sample.quantised.height {
-            for x in 0..sample.quantised.width {
+        let map = sample.quantized.bordered(layer.conv.zero_point);
+        for y in 0..sample.quantized.height {
+            for x in 0..sample.quantized.width {
                 for (at, q) in window(&map, y, x) {
                     taps[at] += i64::from(q) - i64::from(layer.conv.zero_point);
                 }
@@ -367,7 +404,7 @@ fn window(bordered: &Map<u8>, y: usize, x: usize) -> impl Iterator<Item = (usize
 
 /// The Gram matrix of the inputs `[channel, tap]` at positions spread evenly over all maps.
 fn gram(samples: &[Sample], inputs: usize, zero_point: u8) -> Symmetric {
-    let positions: usize = samples.iter().map(|s| s.quantised.height * s.quantised.width).sum();
+    let positions: usize = samples.iter().map(|s| s.quantized.height * s.quantized.width).sum();
     // An odd step walks through all columns of maps whose sides are powers of two.
     let step = (positions / POSITIONS).max(1) | 1;
     let mut gram = Symmetric::zero(9 * inputs);
@@ -379,9 +416,9 @@ fn gram(samples: &[Sample], inputs: usize, zero_point: u8) -> Symmetric {
     let mut next = step / 2;
     let mut before = 0;
     for sample in samples {
-        let width = sample.quantised.width;
-        let after = before + sample.quantised.height * width;
-        let map = sample.quantised.bordered(zero_point);
+        let width = sample.quantized.width;
+        let after = before + sample.quantized.height * width;
+        let map = sample.quantized.bordered(zero_point);
         while next < after {
             let (y, x) = ((next - before) / width, (next - before) % width);
             let mut vector = vec![0.0; 9 * inputs];
@@ -422,8 +459,14 @@ fn to_channels_last(planes: &[u8], height: usize, width: usize) -> Map<u8> {
     Map { height, width, channels, data }
 }
 
-/// The output of each layer, channels last, for a quantised input, by the kernels of `shared`; a stack for each layer.
-pub(crate) fn each_layer(stacks: &[Stack], planes: &[u8], height: usize, width: usize) -> Vec<Map<u8>> {
+/// The output of each layer, channels last, for a quantized input, by the kernels of `shared`; a
+/// stack for each layer.
+pub(crate) fn each_layer(
+    stacks: &[Stack],
+    planes: &[u8],
+    height: usize,
+    width: usize,
+) -> Vec<Map<u8>> {
     let mut arena = Arena::default();
     let mut maps: Vec<Map<u8>> = Vec::with_capacity(stacks.len());
     for stack in stacks {

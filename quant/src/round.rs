@@ -15,11 +15,13 @@ const BLOCK: usize = 16;
 pub enum Rounding {
     /// Each to the nearest integer.
     Nearest,
-    /// One after the other, each taking up the error of those before it, weighted by how inputs go together.
+    /// One after the other, each taking up the error of those before it, weighted by how inputs go
+    /// together.
     Compensated,
 }
 
-/// The scale of least squared error for each output channel, from 51 between half the largest weight and all of it.
+/// The scale of least squared error for each output channel, from 51 between half the largest
+/// weight and all of it.
 ///
 /// `kernel` is `[outputs, k]`. A channel of zeros gets the scale 1.
 pub fn scales(kernel: &[f32], outputs: usize) -> Vec<f32> {
@@ -34,8 +36,10 @@ pub fn scales(kernel: &[f32], outputs: usize) -> Vec<f32> {
             let (mut best, mut least) = (1.0, f64::INFINITY);
             for percent in (50..=100).rev() {
                 let scale = f64::from(largest) * f64::from(percent) / 100.0 / LIMIT;
-                let error: f64 =
-                    weights.iter().map(|&w| (nearest(f64::from(w) / scale) * scale - f64::from(w)).powi(2)).sum();
+                let error: f64 = weights
+                    .iter()
+                    .map(|&w| (nearest(f64::from(w) / scale) * scale - f64::from(w)).powi(2))
+                    .sum();
                 if error < least {
                     (best, least) = (scale as f32, error);
                 }
@@ -55,17 +59,22 @@ pub fn to_nearest(kernel: &[f32], scales: &[f32]) -> Vec<i8> {
     kernel
         .chunks_exact(k.max(1))
         .zip(scales)
-        .flat_map(|(weights, &scale)| weights.iter().map(move |&w| nearest(f64::from(w) / f64::from(scale)) as i8))
+        .flat_map(|(weights, &scale)| {
+            weights.iter().map(move |&w| nearest(f64::from(w) / f64::from(scale)) as i8)
+        })
         .collect()
 }
 
-/// Rounds so that the layer's output changes least on the inputs of which `gram` is the Gram matrix, greedily.
+/// Rounds so that the layer's output changes least on the inputs of which `gram` is the Gram
+/// matrix, greedily.
 ///
-/// For a channel with the weights `w` and the integers `q` the squared error over the inputs `x` is `d^T G d` with
-/// `d = w / scale - q` and `G = sum x x^T`. With `G = L L^T` that is `|L^T d|^2`, and `L^T` is upper triangular: from the last weight to the
-/// first, each `q` is rounded from `w / scale` plus the share of the errors already made. This is Babai's nearest plane, and the
-/// same as GPTQ (Frantar and others 2022, arXiv:2210.17323; for the equality Chen and others 2025, arXiv:2507.18553). The weights of
-/// the strongest inputs go first. `damping`, a share of the mean of the diagonal, is added to it, and more where that is not enough.
+/// For a channel with the weights `w` and the integers `q` the squared error over the inputs `x` is
+/// `d^T G d` with `d = w / scale - q` and `G = sum x x^T`. With `G = L L^T` that is `|L^T d|^2`,
+/// and `L^T` is upper triangular: from the last weight to the first, each `q` is rounded from `w /
+/// scale` plus the share of the errors already made. This is Babai's nearest plane, and the same as
+/// GPTQ (Frantar and others 2022, arXiv:2210.17323; for the equality Chen and others 2025,
+/// arXiv:2507.18553). The weights of the strongest inputs go first. `damping`, a share of the mean
+/// of the diagonal, is added to it, and more where that is not enough.
 ///
 /// `kernel` is `[outputs, k]` and `gram` is `[k, k]`, in the same order of inputs.
 pub fn compensated(kernel: &[f32], scales: &[f32], gram: &Symmetric, damping: f64) -> Vec<i8> {
@@ -122,7 +131,7 @@ mod tests {
 
     use super::*;
 
-    /// Inputs that go together, as neighbouring pixels do, and weights; from a seed.
+    /// Inputs that go together, as neighboring pixels do, and weights; from a seed.
     fn layer(outputs: usize, k: usize, seed: u32) -> (Vec<f32>, Symmetric) {
         let mut state = seed;
         let mut next = || {
@@ -143,16 +152,23 @@ mod tests {
 
     /// `d^T G d` of one output, in units of its scale.
     fn error(weights: &[f32], scale: f32, q: &[i8], gram: &Symmetric) -> f64 {
-        let d: Vec<f64> =
-            weights.iter().zip(q).map(|(&w, &q)| f64::from(w) / f64::from(scale) - f64::from(q)).collect();
-        (0..d.len()).flat_map(|i| (0..d.len()).map(move |j| (i, j))).map(|(i, j)| d[i] * d[j] * gram.at(i, j)).sum()
+        let d: Vec<f64> = weights
+            .iter()
+            .zip(q)
+            .map(|(&w, &q)| f64::from(w) / f64::from(scale) - f64::from(q))
+            .collect();
+        (0..d.len())
+            .flat_map(|i| (0..d.len()).map(move |j| (i, j)))
+            .map(|(i, j)| d[i] * d[j] * gram.at(i, j))
+            .sum()
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
 
-        /// The bound of Babai's nearest plane: each step leaves at most half a unit, so `d^T G d` is at most a quarter of the sum of
-        /// the squared diagonal of the factor. A single output may still be worse than plain rounding, which has luck at times.
+        /// The bound of Babai's nearest plane: each step leaves at most half a unit, so `d^T G d`
+        /// is at most a quarter of the sum of the squared diagonal of the factor. A single output
+        /// may still be worse than plain rounding, which has luck at times.
         #[test]
         fn compensation_keeps_the_bound_of_the_nearest_plane(outputs in 1usize..20, k in 1usize..60, seed: u32) {
             const DAMPING: f64 = 0.01;

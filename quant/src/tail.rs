@@ -1,12 +1,12 @@
-//! The last layers of an int8 base, taken out in f32 to be trained further and put back in integers; all before them stay as they are, byte
-//! for byte.
+//! The last layers of an int8 base, taken out in f32 to be trained further and put back in
+//! integers; all before them stay as they are, byte for byte.
 
 use prost::Message;
 use sha2::{Digest, Sha256};
-use shared::Fingerprint;
-use shared::conv::Kernel;
 use tract_onnx::pb;
 use tract_onnx::pb::tensor_proto::DataType;
+use vgg_edge::Fingerprint;
+use vgg_edge::kernels::Kernel;
 
 use crate::float::Map;
 use crate::quantize::{Options, QuantLayer, Sample, quantize_layers};
@@ -20,8 +20,9 @@ pub struct Tail {
     pub frozen: usize,
     /// Scale of their input, which is u8 with zero point 0.
     pub input_scale: f32,
-    /// The layers, whose weights are the integers times their scales. The last one's output is the feature map in real units; between
-    /// layers a channel may be in units of its own (cross-layer equalisation), which ReLU and pooling do not mind.
+    /// The layers, whose weights are the integers times their scales. The last one's output is the
+    /// feature map in real units; between layers a channel may be in units of its own (cross-layer
+    /// equalization), which ReLU and pooling do not mind.
     pub layers: Vec<FloatLayer>,
 }
 
@@ -50,8 +51,11 @@ impl Model {
 
     fn bytes(&self, node: &pb::NodeProto, operand: usize, kind: DataType) -> Result<&[u8]> {
         let tensor = self.tensor(node, operand)?;
-        // `host base quantize` writes all tensors so; what others write can be read, but not put back as it was.
-        if tensor.data_type != kind as i32 || (tensor.raw_data.is_empty() && !tensor.dims.contains(&0)) {
+        // `host base quantize` writes all tensors so; what others write can be read, but not put
+        // back as it was.
+        if tensor.data_type != kind as i32
+            || (tensor.raw_data.is_empty() && !tensor.dims.contains(&0))
+        {
             return Err(wrong(format!(
                 "operand {operand} of {} is not in the form of `host base quantize`",
                 node.name
@@ -71,7 +75,9 @@ impl Model {
     }
 
     fn dequantize(&self) -> Result<&pb::NodeProto> {
-        self.nodes("DequantizeLinear")?.last().ok_or_else(|| wrong("it does not end in DequantizeLinear".into()))
+        self.nodes("DequantizeLinear")?
+            .last()
+            .ok_or_else(|| wrong("it does not end in DequantizeLinear".into()))
     }
 
     fn put(&mut self, name: &str, raw_data: Vec<u8>) {
@@ -83,10 +89,13 @@ impl Model {
 
     fn property(&mut self, key: &str) -> &mut String {
         let key = format!("vgg_edge.{key}");
-        let at = self.0.metadata_props.iter().position(|entry| entry.key == key).unwrap_or_else(|| {
-            self.0.metadata_props.push(pb::StringStringEntryProto { key, value: String::new() });
-            self.0.metadata_props.len() - 1
-        });
+        let at =
+            self.0.metadata_props.iter().position(|entry| entry.key == key).unwrap_or_else(|| {
+                self.0
+                    .metadata_props
+                    .push(pb::StringStringEntryProto { key, value: String::new() });
+                self.0.metadata_props.len() - 1
+            });
         &mut self.0.metadata_props[at].value
     }
 }
@@ -95,10 +104,12 @@ fn wrong(reason: String) -> Error {
     Error::Weights { path: "the int8 base".into(), reason }
 }
 
-/// Takes out the layers from `first` on: the name of a layer (`block5_conv2`) or of a block (`block5`).
+/// Takes out the layers from `first` on: the name of a layer (`block5_conv2`) or of a block
+/// (`block5`).
 ///
 /// # Errors
-/// [`Error::Weights`] if there is no such layer, or nothing is left before it; if the model is not one that `host base quantize` writes.
+/// [`Error::Weights`] if there is no such layer, or nothing is left before it; if the model is not
+/// one that `host base quantize` writes.
 pub fn tail(model: &[u8], first: &str) -> Result<Tail> {
     let model = Model::parse(model)?;
     let nodes: Vec<&pb::NodeProto> = model.nodes("QLinearConv")?.collect();
@@ -106,24 +117,36 @@ pub fn tail(model: &[u8], first: &str) -> Result<Tail> {
     let frozen = nodes.iter().position(|node| node.name == first || node.name.starts_with(&block));
     let frozen = frozen.filter(|&at| at > 0).ok_or_else(|| {
         let names: Vec<&str> = nodes.iter().skip(1).map(|node| node.name.as_str()).collect();
-        wrong(format!("{first:?} is no block or layer after the first; there are {}", names.join(", ")))
+        wrong(format!(
+            "{first:?} is no block or layer after the first; there are {}",
+            names.join(", ")
+        ))
     })?;
-    let pooled: Vec<&str> = model.nodes("MaxPool")?.flat_map(|node| node.input.iter().map(String::as_str)).collect();
+    let pooled: Vec<&str> =
+        model.nodes("MaxPool")?.flat_map(|node| node.input.iter().map(String::as_str)).collect();
     let mut layers = Vec::with_capacity(nodes.len() - frozen);
     for node in &nodes[frozen..] {
         let weights = model.bytes(node, 3, DataType::Int8)?;
-        let dims: Vec<usize> = model.tensor(node, 3)?.dims.iter().map(|&dim| dim as usize).collect();
+        let dims: Vec<usize> =
+            model.tensor(node, 3)?.dims.iter().map(|&dim| dim as usize).collect();
         let scales = model.floats(node, 4)?;
         let bias = model.bytes(node, 8, DataType::Int32)?.as_chunks().0;
         let &[outputs, inputs, 3, 3] = &dims[..] else {
             return Err(wrong(format!("{} has a kernel of {dims:?}", node.name)));
         };
-        if weights.len() != outputs * inputs * 9 || scales.len() != outputs || bias.len() != outputs {
+        if weights.len() != outputs * inputs * 9 || scales.len() != outputs || bias.len() != outputs
+        {
             return Err(wrong(format!("the tensors of {} do not belong together", node.name)));
         }
         let input_scale = model.scale(node, 1)?;
-        let kernel = weights.iter().enumerate().map(|(at, &w)| f32::from(w as i8) * scales[at / (9 * inputs)]);
-        let bias = bias.iter().zip(&scales).map(|(&b, scale)| i32::from_le_bytes(b) as f32 * (input_scale * scale));
+        let kernel = weights
+            .iter()
+            .enumerate()
+            .map(|(at, &w)| f32::from(w as i8) * scales[at / (9 * inputs)]);
+        let bias = bias
+            .iter()
+            .zip(&scales)
+            .map(|(&b, scale)| i32::from_le_bytes(b) as f32 * (input_scale * scale));
         layers.push(FloatLayer {
             name: node.name.clone(),
             inputs,
@@ -139,15 +162,18 @@ pub fn tail(model: &[u8], first: &str) -> Result<Tail> {
         let unit = model.scale(node, 6)?;
         for (output, &scale) in scales.iter().enumerate().take(last.outputs) {
             let share = scale / unit;
-            last.kernel[output * 9 * last.inputs..][..9 * last.inputs].iter_mut().for_each(|w| *w *= share);
+            last.kernel[output * 9 * last.inputs..][..9 * last.inputs]
+                .iter_mut()
+                .for_each(|w| *w *= share);
             last.bias[output] *= share;
         }
     }
     Ok(Tail { frozen, input_scale: model.scale(nodes[frozen], 1)?, layers })
 }
 
-/// Puts a trained tail back: quantised anew with `inputs`, the outputs of the frozen part for calibration pictures. `how` is added to what the
-/// metadata tell of the weights. All other bytes stay.
+/// Puts a trained tail back: quantized anew with `inputs`, the outputs of the frozen part for
+/// calibration pictures. `how` is added to what the metadata tell of the weights. All other bytes
+/// stay.
 ///
 /// # Errors
 /// As [`tail`] and [`quantize`](crate::quantize::quantize).
@@ -171,15 +197,23 @@ pub fn replace(
         channels: map.channels,
         data: map.data.iter().map(|&q| f32::from(q) * tail.input_scale).collect(),
     };
-    let samples = inputs.into_iter().map(|map| Sample { real: real(&map), quantised: map }).collect();
-    let (layers, scales) = quantize_layers(&tail.layers, samples, (tail.input_scale, 0), options, kernel, progress)?;
+    let samples =
+        inputs.into_iter().map(|map| Sample { real: real(&map), quantized: map }).collect();
+    let (layers, scales) =
+        quantize_layers(&tail.layers, samples, (tail.input_scale, 0), options, kernel, progress)?;
 
-    let nodes: Vec<pb::NodeProto> = model.nodes("QLinearConv")?.skip(tail.frozen).cloned().collect();
+    let nodes: Vec<pb::NodeProto> =
+        model.nodes("QLinearConv")?.skip(tail.frozen).cloned().collect();
     if nodes.len() != layers.len() {
-        return Err(wrong(format!("{} layers do not take the place of {}", layers.len(), nodes.len())));
+        return Err(wrong(format!(
+            "{} layers do not take the place of {}",
+            layers.len(),
+            nodes.len()
+        )));
     }
     for (node, layer) in nodes.iter().zip(&layers) {
-        let floats = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+        let floats =
+            |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
         model.put(&node.input[1], floats(&[layer.input_scale]));
         model.put(&node.input[3], layer.conv.weights.iter().map(|&w| w as u8).collect());
         model.put(&node.input[4], floats(&layer.weight_scales));

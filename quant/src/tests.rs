@@ -1,12 +1,12 @@
-//! Weights written as other programs write them, and bases quantised from end to end.
+//! Weights written as other programs write them, and bases quantized from end to end.
 
 use std::path::Path;
 
 use hdf5_writer::{DatasetBuilder, Hdf5Builder, Hdf5Writer, WriteOptions};
 use prost::Message;
-use shared::conv::Kernel;
-use shared::{Base, Frame};
 use tract_onnx::pb;
+use vgg_edge::kernels::Kernel;
+use vgg_edge::{Backbone, Image};
 
 use crate::calibrate::Method;
 use crate::float::{FloatConv, Map};
@@ -14,9 +14,9 @@ use crate::import::{import, import_bytes};
 use crate::quantize::{Inputs, Options, QuantBase, bounds, input, preprocess, quantize};
 use crate::round::Rounding;
 use crate::tail::{Tail, replace, tail};
-use crate::weights::{FloatBase, FloatLayer, Normalisation, VGG16};
+use crate::weights::{FloatBase, FloatLayer, Normalization, VGG16};
 use crate::{Error, onnx};
-use shared::contract::Fit;
+use vgg_edge::preprocess::Fit;
 
 /// A cheap stream of numbers from -1 to 1.
 struct Numbers(u32);
@@ -31,7 +31,7 @@ impl Numbers {
 fn chain(shape: &[(&str, usize, usize, bool)], seed: u32) -> FloatBase {
     let mut numbers = Numbers(seed);
     let layers = shape.iter().map(|&(name, inputs, outputs, pool)| {
-        // He's initialisation, so that signals keep their size.
+        // He's initialization, so that signals keep their size.
         let size = (6.0 / (9.0 * inputs as f32)).sqrt();
         FloatLayer {
             name: name.into(),
@@ -42,7 +42,11 @@ fn chain(shape: &[(&str, usize, usize, bool)], seed: u32) -> FloatBase {
             pool,
         }
     });
-    FloatBase { layers: layers.collect(), normalisation: Normalisation::CAFFE, source: "a test".into() }
+    FloatBase {
+        layers: layers.collect(),
+        normalization: Normalization::CAFFE,
+        source: "a test".into(),
+    }
 }
 
 fn vgg16() -> FloatBase {
@@ -50,18 +54,25 @@ fn vgg16() -> FloatBase {
 }
 
 fn small() -> FloatBase {
-    chain(&[("block1_conv1", 3, 16, false), ("block1_conv2", 16, 24, true), ("block2_conv1", 24, 20, true)], 3)
+    chain(
+        &[
+            ("block1_conv1", 3, 16, false),
+            ("block1_conv2", 16, 24, true),
+            ("block2_conv1", 24, 20, true),
+        ],
+        3,
+    )
 }
 
 /// Inputs of 32 pixels.
-fn inputs_of(base: &FloatBase, frames: &[Frame]) -> Inputs {
-    let quantiser = preprocess(base, 32, Fit::Stretch).quantiser();
+fn inputs_of(base: &FloatBase, frames: &[Image]) -> Inputs {
+    let quantizer = preprocess(base, 32, Fit::Stretch).quantizer();
     let mut inputs = Inputs::default();
-    frames.iter().for_each(|frame| inputs.push(input(&quantiser, 32, frame)));
+    frames.iter().for_each(|frame| inputs.push(input(&quantizer, 32, frame)));
     inputs
 }
 
-fn frames(count: usize, seed: u32) -> Vec<Frame> {
+fn frames(count: usize, seed: u32) -> Vec<Image> {
     let mut numbers = Numbers(seed);
     let picture = |_| {
         let (a, b, c) = (numbers.next(), numbers.next(), numbers.next());
@@ -70,7 +81,7 @@ fn frames(count: usize, seed: u32) -> Vec<Frame> {
             let wave = (x * (0.3 + 0.2 * a) + y * 0.3 * b + (at % 3) as f32 * c).sin();
             (127.0 + 100.0 * wave + 20.0 * numbers.next()).clamp(0.0, 255.0) as u8
         };
-        Frame::new(40, 40, (0..4800).map(pixel).collect()).unwrap()
+        Image::new(40, 40, (0..4800).map(pixel).collect()).unwrap()
     };
     (0..count).map(picture).collect()
 }
@@ -101,25 +112,39 @@ fn keras(base: &FloatBase, place: impl Fn(usize, &str) -> Place) -> Vec<u8> {
         let (groups, kernel, bias) = place(index, &layer.name);
         let (folder, outputs) = (groups.join("/"), layer.outputs as u64);
         let shape = vec![3, 3, layer.inputs as u64, outputs];
-        let kernel = DatasetBuilder::typed_data(format!("{folder}/{kernel}"), shape, &oihw_to_hwio(layer)).unwrap();
-        let bias = DatasetBuilder::typed_data(format!("{folder}/{bias}"), vec![outputs], &layer.bias).unwrap();
+        let kernel =
+            DatasetBuilder::typed_data(format!("{folder}/{kernel}"), shape, &oihw_to_hwio(layer))
+                .unwrap();
+        let bias =
+            DatasetBuilder::typed_data(format!("{folder}/{bias}"), vec![outputs], &layer.bias)
+                .unwrap();
         builder = builder.dataset(kernel).dataset(bias);
     }
     let plan = builder.into_plan().unwrap();
-    Hdf5Writer::new(std::io::Cursor::new(Vec::new()), WriteOptions::default()).finish(plan).unwrap().into_inner()
+    Hdf5Writer::new(std::io::Cursor::new(Vec::new()), WriteOptions::default())
+        .finish(plan)
+        .unwrap()
+        .into_inner()
 }
 
 #[test]
 fn keras_files_of_all_kinds() {
     let base = vgg16();
-    let file =
-        |place: &dyn Fn(usize, &str) -> Place| import_bytes(Path::new("w.h5"), keras(&base, place), None).unwrap();
+    let file = |place: &dyn Fn(usize, &str) -> Place| {
+        import_bytes(Path::new("w.h5"), keras(&base, place), None).unwrap()
+    };
     // Keras 1 and 2, a saved model, Keras 3, and Keras 3 with a model for each block.
     let found = file(&|_, name| (vec![name.to_owned(), name.to_owned()], "kernel:0", "bias:0"));
     same(&found, &base);
-    assert_eq!(found.normalisation, Normalisation::CAFFE);
-    same(&file(&|_, name| (vec!["model_weights".into(), name.into(), name.into()], "kernel:0", "bias:0")), &base);
-    let counted = |index: usize| if index == 0 { "conv2d".to_owned() } else { format!("conv2d_{index}") };
+    assert_eq!(found.normalization, Normalization::CAFFE);
+    same(
+        &file(&|_, name| {
+            (vec!["model_weights".into(), name.into(), name.into()], "kernel:0", "bias:0")
+        }),
+        &base,
+    );
+    let counted =
+        |index: usize| if index == 0 { "conv2d".to_owned() } else { format!("conv2d_{index}") };
     same(&file(&|i, _| (vec!["layers".into(), counted(i), "vars".into()], "0", "1")), &base);
     let nested = |i: usize, name: &str| {
         let number: usize = name[11..].parse().unwrap();
@@ -131,16 +156,24 @@ fn keras_files_of_all_kinds() {
 
 #[test]
 fn a_file_that_h5py_wrote() {
-    // The layout of the published file (superblock 0, symbol tables); fill values instead of data keep it small.
+    // The layout of the published file (superblock 0, symbol tables); fill values instead of data
+    // keep it small.
     let bytes = include_bytes!("../fixtures/keras_notop.h5");
     let base = import_bytes(Path::new("keras_notop.h5"), bytes.to_vec(), None).unwrap();
     assert_eq!(base.parameters(), 14_714_688);
-    // make_fixture.py: the first kernel counts up in HWIO; the others are filled with the number of their layer.
+    // make_fixture.py: the first kernel counts up in HWIO; the others are filled with the number of
+    // their layer.
     let first = &base.layers[0];
     assert_eq!(first.kernel[..3], [0.0, 192.0, 384.0]);
     assert_eq!(first.kernel[9], 64.0);
     assert_eq!(first.bias[5], 5.0);
-    assert!(base.layers.iter().enumerate().skip(1).all(|(i, l)| l.kernel.iter().all(|&w| w == i as f32)));
+    assert!(
+        base.layers
+            .iter()
+            .enumerate()
+            .skip(1)
+            .all(|(i, l)| l.kernel.iter().all(|&w| w == i as f32))
+    );
 }
 
 fn torch(base: &FloatBase, change: impl Fn(&mut Vec<(String, Vec<usize>, Vec<f32>)>)) -> Vec<u8> {
@@ -155,10 +188,16 @@ fn torch(base: &FloatBase, change: impl Fn(&mut Vec<(String, Vec<usize>, Vec<f32
         tensors.push((format!("features.{place}.bias"), vec![layer.outputs], layer.bias.clone()));
     }
     change(&mut tensors);
-    let bytes: Vec<Vec<u8>> =
-        tensors.iter().map(|(_, _, values)| values.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
+    let bytes: Vec<Vec<u8>> = tensors
+        .iter()
+        .map(|(_, _, values)| values.iter().flat_map(|v| v.to_le_bytes()).collect())
+        .collect();
     let views = tensors.iter().zip(&bytes).map(|((name, shape, _), bytes)| {
-        (name.clone(), safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).unwrap())
+        (
+            name.clone(),
+            safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes)
+                .unwrap(),
+        )
     });
     safetensors::serialize(views.collect::<Vec<_>>(), None).unwrap()
 }
@@ -168,12 +207,13 @@ fn torchvision_files() {
     let base = vgg16();
     let found = import_bytes(Path::new("w"), torch(&base, |_| {}), None).unwrap();
     same(&found, &base);
-    assert_eq!(found.normalisation, Normalisation::TORCHVISION);
+    assert_eq!(found.normalization, Normalization::TORCHVISION);
     // A part of a larger model, and a choice of another pre-processing.
-    let prefixed = torch(&base, |tensors| tensors.iter_mut().for_each(|t| t.0 = format!("encoder.{}", t.0)));
-    let found = import_bytes(Path::new("w"), prefixed, Some(Normalisation::TUTORIAL)).unwrap();
+    let prefixed =
+        torch(&base, |tensors| tensors.iter_mut().for_each(|t| t.0 = format!("encoder.{}", t.0)));
+    let found = import_bytes(Path::new("w"), prefixed, Some(Normalization::TUTORIAL)).unwrap();
     same(&found, &base);
-    assert_eq!(found.normalisation, Normalisation::TUTORIAL);
+    assert_eq!(found.normalization, Normalization::TUTORIAL);
 }
 
 /// The ONNX file of a base, changed.
@@ -217,7 +257,7 @@ fn onnx_files_of_exporters() {
     });
     let found = import_bytes(Path::new("w"), tf, None).unwrap();
     same(&found, &base);
-    assert_eq!(found.normalisation, Normalisation::CAFFE);
+    assert_eq!(found.normalization, Normalization::CAFFE);
 
     // torch: weights in a file beside the model.
     let folder = tempfile::tempdir().unwrap();
@@ -225,7 +265,8 @@ fn onnx_files_of_exporters() {
         model.producer_name = "pytorch".into();
         let mut data = vec![0u8; 16];
         for tensor in &mut model.graph.as_mut().unwrap().initializer {
-            let entry = |key: &str, value: String| pb::StringStringEntryProto { key: key.into(), value };
+            let entry =
+                |key: &str, value: String| pb::StringStringEntryProto { key: key.into(), value };
             tensor.external_data = vec![
                 entry("location", "vgg.data".into()),
                 entry("offset", data.len().to_string()),
@@ -240,7 +281,7 @@ fn onnx_files_of_exporters() {
     std::fs::write(&path, &bytes).unwrap();
     let found = import(&path, None).unwrap();
     same(&found, &base);
-    assert_eq!(found.normalisation, Normalisation::TORCHVISION);
+    assert_eq!(found.normalization, Normalization::TORCHVISION);
     let outside = String::from_utf8_lossy(&bytes).contains("vgg.data");
     assert!(outside);
 }
@@ -272,9 +313,13 @@ fn what_is_not_vgg16_is_named() {
     let words = refused(nan);
     assert!(words.contains("features.2: its kernel holds a value that is not finite"), "{words}");
     let wide = torch(&base, |tensors| tensors[1].1 = vec![64, 3, 1, 9]);
-    assert!(refused(wide).contains("features.0 has a kernel of [64, 3, 1, 9] where block1_conv1 has [64, 3, 3, 3]"));
-    let normalised = torch(&base, |tensors| tensors[1].0 = "features.1.running_mean".into());
-    assert!(refused(normalised).contains("batch normalisation"));
+    assert!(
+        refused(wide).contains(
+            "features.0 has a kernel of [64, 3, 1, 9] where block1_conv1 has [64, 3, 3, 3]"
+        )
+    );
+    let normalized = torch(&base, |tensors| tensors[1].0 = "features.1.running_mean".into());
+    assert!(refused(normalized).contains("batch normalization"));
     let unbiased = torch(&base, |tensors| drop(tensors.remove(2)));
     assert!(refused(unbiased).contains("features.0.bias is missing"));
     let theano = {
@@ -307,17 +352,23 @@ fn what_is_not_vgg16_is_named() {
         nodes[at].input[0] = "block1_conv2".into();
     });
     assert!(refused(unpooled).contains("no max pooling between block1_conv2 and block2_conv1"));
-    let normalised = exported(&base, |model| {
-        model.graph.as_mut().unwrap().node[1] = node("BatchNormalization", &["block1_conv1.sums"], "block1_conv1");
+    let normalized = exported(&base, |model| {
+        model.graph.as_mut().unwrap().node[1] =
+            node("BatchNormalization", &["block1_conv1.sums"], "block1_conv1");
     });
-    assert!(refused(normalised).contains("a BatchNormalization (a_BatchNormalization) follows block1_conv1"));
+    assert!(
+        refused(normalized)
+            .contains("a BatchNormalization (a_BatchNormalization) follows block1_conv1")
+    );
     let half = exported(&base, |model| model.graph.as_mut().unwrap().initializer[0].data_type = 10);
     assert!(refused(half).contains("not float32"));
     let outside = exported(&base, |model| {
         let tensor = &mut model.graph.as_mut().unwrap().initializer[0];
         tensor.data_location = Some(1);
-        tensor.external_data =
-            vec![pb::StringStringEntryProto { key: "location".into(), value: "../../etc/passwd".into() }];
+        tensor.external_data = vec![pb::StringStringEntryProto {
+            key: "location".into(),
+            value: "../../etc/passwd".into(),
+        }];
     });
     assert!(refused(outside).contains("outside the folder"));
     // Nothing says how pictures are pre-processed.
@@ -333,15 +384,17 @@ fn calibrated(base: &FloatBase, options: &Options, threads: usize) -> QuantBase 
 
 fn relative_error(float: &FloatBase, base: &QuantBase) -> f64 {
     let bytes = onnx::int8_model(base);
-    let loaded = Base::from_bytes(Path::new("int8"), &bytes, Kernel::Portable).unwrap();
+    let loaded = Backbone::from_bytes(Path::new("int8"), &bytes, Kernel::Portable).unwrap();
     let layers = loaded.unpacked_layers();
     let inputs = inputs_of(float, &frames(6, 99));
-    let reports = crate::compare::compare(float, &layers, &loaded.scales(), &inputs, Kernel::Portable).unwrap();
+    let reports =
+        crate::compare::compare(float, &layers, &loaded.scales(), &inputs, Kernel::Portable)
+            .unwrap();
     reports.last().unwrap().relative_error
 }
 
 #[test]
-fn quantised_bases_are_close_and_the_same_on_any_number_of_threads() {
+fn quantized_bases_are_close_and_the_same_on_any_number_of_threads() {
     let float = small();
     let nearest = Options { rounding: Rounding::Nearest, ..Options::default() };
     let mut errors = Vec::new();
@@ -350,12 +403,16 @@ fn quantised_bases_are_close_and_the_same_on_any_number_of_threads() {
         nearest.clone(),
         Options { method: Method::MinMax, ..nearest.clone() },
         Options { method: Method::Percentile(99.99), ..nearest.clone() },
-        Options { equalisation: 1.0, ..nearest.clone() },
-        Options { equalisation: 8.0, ..nearest.clone() },
+        Options { equalization: 1.0, ..nearest.clone() },
+        Options { equalization: 8.0, ..nearest.clone() },
         Options { bias_correction: true, ..nearest },
     ] {
         let one = calibrated(&float, &options, 1);
-        assert_eq!(onnx::int8_model(&one), onnx::int8_model(&calibrated(&float, &options, 3)), "{options:?}");
+        assert_eq!(
+            onnx::int8_model(&one),
+            onnx::int8_model(&calibrated(&float, &options, 3)),
+            "{options:?}"
+        );
         // However channels were stretched, the features mean the same.
         errors.push(relative_error(&float, &one));
         assert!(errors.last().unwrap() < &0.05, "{options:?}: {errors:?}");
@@ -385,14 +442,14 @@ fn bounds_are_reached_and_not_passed() {
 #[test]
 fn pictures_that_do_not_serve_are_refused() {
     let base = small();
-    let run = |base: &FloatBase, frames: &[Frame]| {
+    let run = |base: &FloatBase, frames: &[Image]| {
         let inputs = vec![inputs_of(base, frames)];
         quantize(base, inputs, &Options::default(), Kernel::Portable, |_| Ok(()))
     };
     assert!(run(&base, &[]).unwrap_err().to_string().contains("no pictures"));
-    let black = Frame::new(8, 8, vec![0; 192]).unwrap();
+    let black = Image::new(8, 8, vec![0; 192]).unwrap();
     let words = run(&base, &[black.clone(), black]).unwrap_err().to_string();
-    assert!(words.contains("all of 2 pictures are of a single colour"), "{words}");
+    assert!(words.contains("all of 2 pictures are of a single color"), "{words}");
     // One picture is few, but enough to compute with.
     run(&base, &frames(1, 4)).unwrap();
     // A layer that is never above 0.
@@ -404,7 +461,9 @@ fn pictures_that_do_not_serve_are_refused() {
     let mut huge = base;
     huge.layers[2].kernel.iter_mut().for_each(|w| *w *= 1e-20);
     huge.layers[2].bias[0] = 1e3;
-    assert!(matches!(run(&huge, &frames(2, 4)), Err(Error::Layer { layer, .. }) if layer == "block2_conv1"));
+    assert!(
+        matches!(run(&huge, &frames(2, 4)), Err(Error::Layer { layer, .. }) if layer == "block2_conv1")
+    );
 }
 
 #[test]
@@ -420,7 +479,8 @@ fn the_f32_convolution_is_the_plain_one() {
             let (row, column) = ((y + tap / 3).wrapping_sub(1), (x + tap % 3).wrapping_sub(1));
             for channel in 0..3 {
                 let inside = row < 32 && column < 32;
-                let value = if inside { input.data[(row * 32 + column) * 3 + channel] } else { 0.0 };
+                let value =
+                    if inside { input.data[(row * 32 + column) * 3 + channel] } else { 0.0 };
                 sum += value * layer.kernel[(output * 3 + channel) * 9 + tap];
             }
         }
@@ -428,7 +488,8 @@ fn the_f32_convolution_is_the_plain_one() {
     }
 }
 
-/// A bounded run of what `fuzz/` does at length: damaged files are refused in one line, without a panic.
+/// A bounded run of what `fuzz/` does at length: damaged files are refused in one line, without a
+/// panic.
 #[test]
 fn damaged_files_are_refused() {
     let mut tiny = vgg16();
@@ -441,13 +502,15 @@ fn damaged_files_are_refused() {
     ];
     let mut state = 1u64;
     let mut next = move |below: usize| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) as usize % below.max(1)
     };
     let mut refused = 0;
     for case in 0..3000 {
         // What survives of a whole VGG16 takes a while to read.
-        let mut bytes = if case % 60 == 0 { whole.clone() } else { seeds[case % seeds.len()].clone() };
+        let mut bytes =
+            if case % 60 == 0 { whole.clone() } else { seeds[case % seeds.len()].clone() };
         // Headers lie at the start; damage there goes deepest.
         let reach = if next(4) == 0 { bytes.len() } else { bytes.len().min(4096) };
         for _ in 0..1 + next(6) {
@@ -457,7 +520,8 @@ fn damaged_files_are_refused() {
                 1 => bytes[at] = [0, 1, 0x7f, 0x80, 0xfe, 0xff][next(6)],
                 2 => {
                     let length = [2, 4, 8][next(3)].min(bytes.len() - at);
-                    let value = [0u64, 1, u64::MAX, i64::MAX as u64, u64::from(u32::MAX), 1 << 31][next(6)];
+                    let value =
+                        [0u64, 1, u64::MAX, i64::MAX as u64, u64::from(u32::MAX), 1 << 31][next(6)];
                     bytes[at..at + length].copy_from_slice(&value.to_le_bytes()[..length]);
                 }
                 _ if next(8) == 0 => bytes.truncate(at + 1),
@@ -474,16 +538,21 @@ fn damaged_files_are_refused() {
 }
 
 /// The feature maps of a base for some inputs, in integers and in real units.
-fn features(base: &Base, inputs: &Inputs, size: u32) -> (Vec<Map<u8>>, Vec<Map<f32>>) {
+fn features(base: &Backbone, inputs: &Inputs, size: u32) -> (Vec<Map<u8>>, Vec<Map<f32>>) {
     let mut runner = base.runner(None).unwrap();
     let side = (size / base.contract().stride) as usize;
     let map = |planes: &Vec<u8>| {
         let data = runner.features(planes, size).unwrap();
         Map { height: side, width: side, channels: base.contract().channels as usize, data }
     };
-    let integers: Vec<Map<u8>> = inputs.quantised.iter().map(map).collect();
+    let integers: Vec<Map<u8>> = inputs.quantized.iter().map(map).collect();
     let real = |map: &Map<u8>| {
-        let data = map.data.iter().zip(base.feature_scales().iter().cycle()).map(|(&q, s)| f32::from(q) * s).collect();
+        let data = map
+            .data
+            .iter()
+            .zip(base.feature_scales().iter().cycle())
+            .map(|(&q, s)| f32::from(q) * s)
+            .collect();
         Map { height: side, width: side, channels: map.channels, data }
     };
     let reals = integers.iter().map(real).collect();
@@ -505,24 +574,33 @@ fn distance(found: &[Map<f32>], wanted: &[Map<f32>]) -> f64 {
 fn a_tail_is_taken_out_trained_and_put_back() {
     let float = small();
     let model = onnx::int8_model(&calibrated(&float, &Options::default(), 2));
-    let load = |bytes: &[u8]| Base::from_bytes(Path::new("int8"), bytes, Kernel::Portable).unwrap();
+    let load =
+        |bytes: &[u8]| Backbone::from_bytes(Path::new("int8"), bytes, Kernel::Portable).unwrap();
     let base = load(&model);
     let mut taken = tail(&model, "block2").unwrap();
-    assert_eq!((taken.frozen, &*taken.layers[0].name, taken.layers[0].pool), (2, "block2_conv1", true));
+    assert_eq!(
+        (taken.frozen, &*taken.layers[0].name, taken.layers[0].pool),
+        (2, "block2_conv1", true)
+    );
     assert_eq!(tail(&model, "block2_conv1").unwrap(), taken);
     assert_eq!(tail(&model, "block1_conv2").unwrap().frozen, 1);
-    for (first, words) in [("block1", "no block or layer after the first"), ("block", "block2_conv1"), ("x", "\"x\"")] {
+    for (first, words) in
+        [("block1", "no block or layer after the first"), ("block", "block2_conv1"), ("x", "\"x\"")]
+    {
         assert!(tail(&model, first).unwrap_err().to_string().contains(words), "{first}");
     }
     assert!(tail(b"no model", "block2").is_err());
 
-    // In f32 on the frozen part's outputs it gives the features of the base, but for their rounding.
+    // In f32 on the frozen part's outputs it gives the features of the base, but for their
+    // rounding.
     let inputs = inputs_of(&float, &frames(8, 1));
     let (frozen, real) = features(&base.truncated(2), &inputs, 32);
     let (_, wanted) = features(&base, &inputs, 32);
     let through = |tail: &Tail| -> Vec<Map<f32>> {
         real.iter()
-            .map(|map| tail.layers.iter().fold(map.clone(), |map, layer| FloatConv::new(layer).run(&map)))
+            .map(|map| {
+                tail.layers.iter().fold(map.clone(), |map, layer| FloatConv::new(layer).run(&map))
+            })
             .collect()
     };
     let error = distance(&through(&taken), &wanted);
@@ -537,7 +615,16 @@ fn a_tail_is_taken_out_trained_and_put_back() {
         layer.bias[output] = layer.bias[output] * factor + 0.1;
     }
     let put = |tail: &Tail| {
-        replace(&model, tail, frozen.clone(), &Options::default(), Kernel::Portable, "fine-tuned", |_| Ok(())).unwrap()
+        replace(
+            &model,
+            tail,
+            frozen.clone(),
+            &Options::default(),
+            Kernel::Portable,
+            "fine-tuned",
+            |_| Ok(()),
+        )
+        .unwrap()
     };
     let tuned_model = put(&taken);
     assert_eq!(tuned_model, put(&taken));
@@ -551,12 +638,16 @@ fn a_tail_is_taken_out_trained_and_put_back() {
     assert_eq!(features(&tuned.truncated(2), &inputs, 32).0, frozen);
     let tensors = |bytes: &[u8]| {
         let graph = pb::ModelProto::decode(bytes).unwrap().graph.unwrap();
-        graph.initializer.into_iter().filter(|tensor| tensor.name.starts_with("block1")).collect::<Vec<_>>()
+        graph
+            .initializer
+            .into_iter()
+            .filter(|tensor| tensor.name.starts_with("block1"))
+            .collect::<Vec<_>>()
     };
     assert_eq!(tensors(&tuned_model).len(), 16);
     assert_eq!(tensors(&tuned_model), tensors(&model));
     // And the file says what it is.
-    let said = |base: &Base, key: &str| base.metadata()[&format!("vgg_edge.{key}")].clone();
+    let said = |base: &Backbone, key: &str| base.metadata()[&format!("vgg_edge.{key}")].clone();
     assert_eq!(said(&tuned, "fine_tuned_from"), base.fingerprint().to_string());
     assert!(said(&tuned, "weights_source").ends_with("; fine-tuned"));
     assert_ne!(said(&tuned, "weights_sha256"), said(&base, "weights_sha256"));

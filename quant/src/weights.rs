@@ -1,12 +1,12 @@
 //! The convolutions of VGG16 in f32, and what they expect of a picture.
 
 use sha2::{Digest, Sha256};
-use shared::Fingerprint;
-use shared::contract::{BaseContract, ChannelOrder};
-use shared::resize::Filter;
+use vgg_edge::Fingerprint;
+use vgg_edge::image::resize::Filter;
+use vgg_edge::preprocess::{ChannelOrder, InputSpec};
 
-/// Name, input channels, output channels, and whether 2x2 max pooling follows, of the 13 convolutions of VGG16
-/// (Simonyan and Zisserman 2014, table 1, column D; names as in Keras).
+/// Name, input channels, output channels, and whether 2x2 max pooling follows, of the 13
+/// convolutions of VGG16 (Simonyan and Zisserman 2014, table 1, column D; names as in Keras).
 pub const VGG16: [(&str, usize, usize, bool); 13] = [
     ("block1_conv1", 3, 64, false),
     ("block1_conv2", 64, 64, true),
@@ -23,7 +23,8 @@ pub const VGG16: [(&str, usize, usize, bool); 13] = [
     ("block5_conv3", 512, 512, true),
 ];
 
-/// SHA-256 ([`FloatBase::digest`]) of the ImageNet weights of the Visual Geometry Group as Keras ships them.
+/// SHA-256 ([`FloatBase::digest`]) of the ImageNet weights of the Visual Geometry Group as Keras
+/// ships them.
 pub const CANONICAL: &str = "dd21191fd3ba4d9b2b0104621c806227994d029acdf7f88d3ca0afd5774c15cf";
 
 /// One convolution: 3x3, stride 1, zero padding 1, then ReLU.
@@ -45,7 +46,7 @@ pub struct FloatLayer {
 
 /// How a pixel becomes an input value: `(p - mean) / std` for p from 0 to 255.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Normalisation {
+pub struct Normalization {
     /// Order of the channels.
     pub channel_order: ChannelOrder,
     /// In pixel units, in the order of `channel_order`.
@@ -54,17 +55,26 @@ pub struct Normalisation {
     pub std: [f32; 3],
 }
 
-impl Normalisation {
-    /// Keras `preprocess_input(mode="caffe")`, that of the original weights: B, G, R less the means, not scaled.
-    pub const CAFFE: Self =
-        Self { channel_order: ChannelOrder::Bgr, mean: [103.939, 116.779, 123.68], std: [1.0, 1.0, 1.0] };
+impl Normalization {
+    /// Keras `preprocess_input(mode="caffe")`, that of the original weights: B, G, R less the
+    /// means, not scaled.
+    pub const CAFFE: Self = Self {
+        channel_order: ChannelOrder::Bgr,
+        mean: [103.939, 116.779, 123.68],
+        std: [1.0, 1.0, 1.0],
+    };
 
-    /// torchvision's `IMAGENET1K_V1` transforms: means 0.485, 0.456, 0.406 and deviations 0.229, 0.224, 0.225, times 255.
-    pub const TORCHVISION: Self =
-        Self { channel_order: ChannelOrder::Rgb, mean: [123.675, 116.28, 103.53], std: [58.395, 57.12, 57.375] };
+    /// torchvision's `IMAGENET1K_V1` transforms: means 0.485, 0.456, 0.406 and deviations 0.229,
+    /// 0.224, 0.225, times 255.
+    pub const TORCHVISION: Self = Self {
+        channel_order: ChannelOrder::Rgb,
+        mean: [123.675, 116.28, 103.53],
+        std: [58.395, 57.12, 57.375],
+    };
 
     /// R, G, B divided by 255: the tutorial's `rescale=1./255`.
-    pub const TUTORIAL: Self = Self { channel_order: ChannelOrder::Rgb, mean: [0.0; 3], std: [255.0; 3] };
+    pub const TUTORIAL: Self =
+        Self { channel_order: ChannelOrder::Rgb, mean: [0.0; 3], std: [255.0; 3] };
 
     /// Whether its numbers make sense.
     ///
@@ -76,13 +86,16 @@ impl Normalisation {
             return Err(format!("means of {:?} make no sense for pixels of 0 to 255", self.mean));
         }
         if !self.std.iter().all(|&v| sane(v) && v >= 1e-3) {
-            return Err(format!("standard deviations of {:?} make no sense for pixels of 0 to 255", self.std));
+            return Err(format!(
+                "standard deviations of {:?} make no sense for pixels of 0 to 255",
+                self.std
+            ));
         }
         Ok(())
     }
 
     /// The scale and zero point with which u8 covers all that pixels can become.
-    pub fn quantisation(&self) -> (f32, u8) {
+    pub fn quantization(&self) -> (f32, u8) {
         let ends = |pixel: f32| (0..3).map(move |c| (pixel - self.mean[c]) / self.std[c]);
         // 0 must lie within, it is what padding holds.
         let low = ends(0.0).fold(0.0, f32::min);
@@ -98,19 +111,20 @@ pub struct FloatBase {
     /// The convolutions, in order.
     pub layers: Vec<FloatLayer>,
     /// How pixels become input values.
-    pub normalisation: Normalisation,
+    pub normalization: Normalization,
     /// Where the weights come from, for people.
     pub source: String,
 }
 
 impl FloatBase {
     /// What an int8 base of these weights expects of its input.
-    pub fn contract(&self) -> BaseContract {
+    pub fn contract(&self) -> InputSpec {
         let pools = self.layers.iter().filter(|layer| layer.pool).count();
-        contract(&self.normalisation, pools, self.layers.last().map_or(0, |layer| layer.outputs))
+        contract(&self.normalization, pools, self.layers.last().map_or(0, |layer| layer.outputs))
     }
 
-    /// SHA-256 over the layers in order, each its kernel (OIHW, f32, little-endian) and then its bias.
+    /// SHA-256 over the layers in order, each its kernel (OIHW, f32, little-endian) and then its
+    /// bias.
     pub fn digest(&self) -> Fingerprint {
         let mut hash = Sha256::new();
         for layer in &self.layers {
@@ -135,13 +149,13 @@ impl FloatBase {
 }
 
 /// The contract of a base with so many poolings and output channels.
-pub(crate) fn contract(normalisation: &Normalisation, pools: usize, outputs: usize) -> BaseContract {
-    let (scale, zero_point) = normalisation.quantisation();
+pub(crate) fn contract(normalization: &Normalization, pools: usize, outputs: usize) -> InputSpec {
+    let (scale, zero_point) = normalization.quantization();
     let stride = 1 << pools;
-    BaseContract {
-        channel_order: normalisation.channel_order,
-        mean: normalisation.mean,
-        std: normalisation.std,
+    InputSpec {
+        channel_order: normalization.channel_order,
+        mean: normalization.mean,
+        std: normalization.std,
         scale,
         zero_point,
         resize: Filter::Bilinear,
@@ -179,16 +193,24 @@ pub(crate) fn assemble(found: Vec<Found>) -> Result<Vec<FloatLayer>, String> {
             ));
         }
         if found.bias.len() != outputs {
-            return Err(format!("{}: a bias of {} values, {name} has {outputs}", found.name, found.bias.len()));
+            return Err(format!(
+                "{}: a bias of {} values, {name} has {outputs}",
+                found.name,
+                found.bias.len()
+            ));
         }
         if let Some(at) = found.kernel.iter().chain(&found.bias).position(|v| !v.is_finite()) {
             let place = if at < found.kernel.len() { "kernel" } else { "bias" };
-            return Err(format!("{}: its {place} holds a value that is not finite (NaN or infinite)", found.name));
+            return Err(format!(
+                "{}: its {place} holds a value that is not finite (NaN or infinite)",
+                found.name
+            ));
         }
     }
     if found.len() != VGG16.len() {
         let names: Vec<&str> = found.iter().map(|found| found.name.as_str()).take(20).collect();
-        let names = if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
+        let names =
+            if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
         return Err(format!("not VGG16: {} convolutions{names}, VGG16 has 13", found.len()));
     }
     Ok(found

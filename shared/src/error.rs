@@ -26,8 +26,8 @@ pub enum Error {
     /// The picture is larger than the decoder allows.
     #[error(
         "picture of {width}x{height} is too large: at most {} pixels and {} a side; scale it down first",
-        crate::decode::MAX_PIXELS,
-        crate::decode::MAX_SIDE
+        crate::image::decode::MAX_PIXELS,
+        crate::image::decode::MAX_SIDE
     )]
     PictureTooLarge {
         /// Width in pixels, as the file declares it.
@@ -78,7 +78,9 @@ pub enum Error {
         path: PathBuf,
     },
     /// The size is not one that the base allows.
-    #[error("input size {size} is not allowed by the base: take a multiple of {multiple} from {min} to {max}")]
+    #[error(
+        "input size {size} is not allowed by the base: take a multiple of {multiple} from {min} to {max}"
+    )]
     Size {
         /// What was asked for, in pixels.
         size: u32,
@@ -114,7 +116,9 @@ pub enum HeadFileError {
         wanted: u32,
     },
     /// The file ends before it should, or goes on after.
-    #[error("head file is cut or has bytes too many: {expected} bytes announced, {found} there; copy it again")]
+    #[error(
+        "head file is cut or has bytes too many: {expected} bytes announced, {found} there; copy it again"
+    )]
     Length {
         /// Bytes that the header announces in all.
         expected: u64,

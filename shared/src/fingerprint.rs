@@ -29,7 +29,9 @@ impl Fingerprint {
     pub fn parse(text: &str) -> Option<Self> {
         let digits = text.as_bytes();
         let mut bytes = [0; 32];
-        if digits.len() != 64 || !digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
+        if digits.len() != 64
+            || !digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+        {
             return None;
         }
         for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {

@@ -1,29 +1,26 @@
-//! What `host` and `edge` must agree on, to the bit.
+//! Exact int8 VGG16 image classification.
 //!
-//! The way of a picture: [`decode`] turns file bytes into a [`Frame`]; [`contract::Preprocess`] crops, resizes and
-//! quantises it; [`Base`] maps the quantised input to a feature map; [`head::Head`] maps that to scores and a
-//! decision. `ARCHITECTURE.md` fixes the arithmetic of each step in words.
+//! The path of an image: [`image::decode`] decodes file bytes to an [`Image`];
+//! [`preprocess::Preprocess`] crops, resizes and quantizes it; [`Backbone`] computes the feature
+//! map of the quantized input; [`head::Head`] computes scores and a decision from it.
 
-pub mod base;
-pub mod cli;
-pub mod contract;
-pub mod conv;
-pub mod decode;
+pub mod backbone;
+pub mod classifier;
+pub mod durable_fs;
 mod error;
 pub mod fingerprint;
-pub mod frame;
-pub mod fs;
 pub mod head;
-pub mod options;
-pub mod pipeline;
-pub mod pixels;
-pub mod resize;
-pub mod result;
-mod simd;
-pub mod trust;
+pub mod image;
+pub mod kernels;
+mod multiversion;
+pub mod pixel;
+pub mod preprocess;
+pub mod signature;
 
-pub use base::Base;
+pub use backbone::Backbone;
+pub use classifier::{Classification, Classifier};
 pub use error::{Error, HeadFileError, Result};
 pub use fingerprint::Fingerprint;
-pub use frame::Frame;
 pub use head::Head;
+pub use image::Image;
+pub use kernels::Kernel;

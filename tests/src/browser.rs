@@ -27,7 +27,11 @@ impl Page {
     }
 
     fn answer(&mut self, step: &str) -> String {
-        let line = self.answers.next().unwrap_or_else(|| panic!("browser.py has ended at {step}")).unwrap();
+        let line = self
+            .answers
+            .next()
+            .unwrap_or_else(|| panic!("browser.py has ended at {step}"))
+            .unwrap();
         let found = line.strip_prefix("ok").unwrap_or_else(|| panic!("{step}: {line}"));
         found.trim().to_owned()
     }
@@ -43,7 +47,8 @@ impl Page {
         self.step(&format!("screenshot target/screenshots/{name}.png"));
     }
 
-    /// Closes it, which must succeed. A step `calm` before asks whether the browser had something to complain about.
+    /// Closes it, which must succeed. A step `calm` before asks whether the browser had something
+    /// to complain about.
     pub fn close(mut self) {
         self.steps = None;
         assert!(self.child.wait().unwrap().success());

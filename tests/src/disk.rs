@@ -1,10 +1,12 @@
 //! What a power loss leaves: the system calls of a real run, replayed on a model of a disk.
 //!
-//! A program runs under strace, which notes every call that changes a file. The model then plays the calls up to some moment and lets the
-//! power go: what was synced is there; of everything else any part may be there or not. Of contents, each write since the last sync of the
-//! file may be missing, torn, or a hole of zeros; of names, each change since the last sync of its folder may be missing, in any
-//! combination. A rename is one step, within a folder and between two, as on every journaling file system. Nothing is assumed beyond that,
-//! so the order in which the disk writes is as bad as it may be.
+//! A program runs under strace, which notes every call that changes a file. The model then plays
+//! the calls up to some moment and lets the power go: what was synced is there; of everything else
+//! any part may be there or not. Of contents, each write since the last sync of the file may be
+//! missing, torn, or a hole of zeros; of names, each change since the last sync of its folder may
+//! be missing, in any combination. A rename is one step, within a folder and between two, as on
+//! every journaling file system. Nothing is assumed beyond that, so the order in which the disk
+//! writes is as bad as it may be.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -58,8 +60,22 @@ pub struct Recording {
 /// A command that runs another under strace, which writes to `log`.
 pub fn traced(command: &Command, log: &Path) -> Command {
     let mut strace = Command::new("strace");
-    strace.args(["-f", "--seccomp-bpf", "-y", "-xx", "-s", "1000000000", "-e", "signal=none", "-e"]);
-    strace.arg(format!("trace={}", CALLS.replace(char::is_whitespace, ""))).arg("-o").arg(log).arg("--");
+    strace.args([
+        "-f",
+        "--seccomp-bpf",
+        "-y",
+        "-xx",
+        "-s",
+        "1000000000",
+        "-e",
+        "signal=none",
+        "-e",
+    ]);
+    strace
+        .arg(format!("trace={}", CALLS.replace(char::is_whitespace, "")))
+        .arg("-o")
+        .arg(log)
+        .arg("--");
     crate::wrapped(strace, command)
 }
 
@@ -93,7 +109,8 @@ pub fn plant(tree: &Tree, root: &Path) {
 }
 
 impl Recording {
-    /// Reads what strace noted of a run that named files in `root`, a path without links, where `before` was.
+    /// Reads what strace noted of a run that named files in `root`, a path without links, where
+    /// `before` was.
     ///
     /// # Panics
     /// If a call changes a file in a way that the model does not know.
@@ -161,22 +178,35 @@ impl Recording {
             let later = &changes[at + 1..];
             match change {
                 Change::Write(inode, start, bytes) => {
-                    let synced = later.iter().any(|c| matches!(c, Change::SyncFile(other) if other == inode));
+                    let synced = later
+                        .iter()
+                        .any(|c| matches!(c, Change::SyncFile(other) if other == inode));
                     if keeps(synced) {
-                        let tears = !synced && matches!(disk, Disk::Random(_)) && torn.below(3) == 0;
+                        let tears =
+                            !synced && matches!(disk, Disk::Random(_)) && torn.below(3) == 0;
                         let length = if tears { torn.below(bytes.len() + 1) } else { bytes.len() };
                         put(&mut contents, *inode, *start, &bytes[..length]);
                     }
                 }
                 Change::Resize(inode, length) => {
-                    if keeps(later.iter().any(|c| matches!(c, Change::SyncFile(other) if other == inode))) {
+                    if keeps(
+                        later
+                            .iter()
+                            .any(|c| matches!(c, Change::SyncFile(other) if other == inode)),
+                    ) {
                         content(&mut contents, *inode).resize(*length as usize, 0);
                     }
                 }
                 Change::Name { from, to, inode } => {
-                    // A name that comes is safe with the folder it comes to; with it goes the one that it had.
-                    let folder = to.as_ref().or(from.as_ref()).and_then(|path| path.parent()).unwrap();
-                    if keeps(later.iter().any(|c| matches!(c, Change::SyncFolder(other) if other == folder))) {
+                    // A name that comes is safe with the folder it comes to; with it goes the one
+                    // that it had.
+                    let folder =
+                        to.as_ref().or(from.as_ref()).and_then(|path| path.parent()).unwrap();
+                    if keeps(
+                        later
+                            .iter()
+                            .any(|c| matches!(c, Change::SyncFolder(other) if other == folder)),
+                    ) {
                         if let Some(from) = from
                             && names.get(from) == Some(inode)
                         {
@@ -193,10 +223,13 @@ impl Recording {
         let mut found = Tree::new();
         for (path, inode) in &names {
             // A file whose folder did not make it is nowhere.
-            let reached =
-                path.ancestors().skip(1).all(|folder| folder == Path::new("") || names.get(folder) == Some(&None));
+            let reached = path
+                .ancestors()
+                .skip(1)
+                .all(|folder| folder == Path::new("") || names.get(folder) == Some(&None));
             if reached {
-                found.insert(path.clone(), inode.map(|inode| content(&mut contents, inode).clone()));
+                found
+                    .insert(path.clone(), inode.map(|inode| content(&mut contents, inode).clone()));
             }
         }
         found
@@ -281,13 +314,15 @@ impl Reader {
     }
 
     fn call(&mut self, line: &str) {
-        let (call, result) = line.rsplit_once(" = ").unwrap_or_else(|| panic!("not understood: {line}"));
+        let (call, result) =
+            line.rsplit_once(" = ").unwrap_or_else(|| panic!("not understood: {line}"));
         let result = result.trim();
         // An address, or `?` where the program ended.
-        let result = result.split(['<', ' ']).next().map_or(-1, |number| match number.strip_prefix("0x") {
-            Some(_) => 0,
-            None => number.parse::<i64>().unwrap_or(-1),
-        });
+        let result =
+            result.split(['<', ' ']).next().map_or(-1, |number| match number.strip_prefix("0x") {
+                Some(_) => 0,
+                None => number.parse::<i64>().unwrap_or(-1),
+            });
         if result < 0 {
             return;
         }
@@ -295,13 +330,16 @@ impl Reader {
         let arguments = arguments.trim_end().strip_suffix(')').unwrap();
         let arguments = split(arguments);
         let argument = |index: usize| arguments[index].as_str();
-        let descriptor = |index: usize| arguments[index].split('<').next().unwrap().parse::<i64>().unwrap_or(-1);
+        let descriptor =
+            |index: usize| arguments[index].split('<').next().unwrap().parse::<i64>().unwrap_or(-1);
         match name {
             "open" => self.opened(self.path(None, argument(0)), argument(1), result),
             "openat" => self.opened(self.path(Some(argument(0)), argument(1)), argument(2), result),
             "creat" => self.opened(self.path(None, argument(0)), "O_CREAT|O_TRUNC", result),
             "close" => drop(self.open.remove(&descriptor(0))),
-            "close_range" => self.open.retain(|number, _| *number < descriptor(0) || *number > descriptor(1)),
+            "close_range" => {
+                self.open.retain(|number, _| *number < descriptor(0) || *number > descriptor(1))
+            }
             "dup" | "dup2" | "dup3" => self.duplicate(descriptor(0), result),
             "fcntl" if argument(1).starts_with("F_DUPFD") => self.duplicate(descriptor(0), result),
             "fcntl" => {}
@@ -311,16 +349,25 @@ impl Reader {
                 }
             }
             "write" | "writev" => {
-                if let Some(Open::File { inode, at, appends }) = self.open.get(&descriptor(0)).cloned() {
+                if let Some(Open::File { inode, at, appends }) =
+                    self.open.get(&descriptor(0)).cloned()
+                {
                     let bytes = data(argument(1), result);
                     let start = if appends { self.contents[inode].len() as u64 } else { at };
                     self.change(Change::Write(inode, start, bytes));
-                    self.open.insert(descriptor(0), Open::File { inode, at: start + result as u64, appends });
+                    self.open.insert(
+                        descriptor(0),
+                        Open::File { inode, at: start + result as u64, appends },
+                    );
                 }
             }
             "pwrite64" => {
                 if let Some(Open::File { inode, .. }) = self.open.get(&descriptor(0)).cloned() {
-                    self.change(Change::Write(inode, argument(3).parse().unwrap(), data(argument(1), result)));
+                    self.change(Change::Write(
+                        inode,
+                        argument(3).parse().unwrap(),
+                        data(argument(1), result),
+                    ));
                 }
             }
             "ftruncate" => {
@@ -335,23 +382,34 @@ impl Reader {
             },
             "rename" => self.renamed(self.path(None, argument(0)), self.path(None, argument(1))),
             "renameat" | "renameat2" => {
-                self.renamed(self.path(Some(argument(0)), argument(1)), self.path(Some(argument(2)), argument(3)));
+                self.renamed(
+                    self.path(Some(argument(0)), argument(1)),
+                    self.path(Some(argument(2)), argument(3)),
+                );
             }
             "link" => self.linked(self.path(None, argument(0)), self.path(None, argument(1))),
             "linkat" => {
-                self.linked(self.path(Some(argument(0)), argument(1)), self.path(Some(argument(2)), argument(3)));
+                self.linked(
+                    self.path(Some(argument(0)), argument(1)),
+                    self.path(Some(argument(2)), argument(3)),
+                );
             }
             "unlink" | "rmdir" => self.removed(self.path(None, argument(0))),
             "unlinkat" => self.removed(self.path(Some(argument(0)), argument(1))),
             "mkdir" => self.made(self.path(None, argument(0))),
             "mkdirat" => self.made(self.path(Some(argument(0)), argument(1))),
             "mmap" => {
-                let writes = argument(2).contains("PROT_WRITE") && argument(3).contains("MAP_SHARED");
-                assert!(!writes || !self.open.contains_key(&descriptor(4)), "a file is written through memory: {line}");
+                let writes =
+                    argument(2).contains("PROT_WRITE") && argument(3).contains("MAP_SHARED");
+                assert!(
+                    !writes || !self.open.contains_key(&descriptor(4)),
+                    "a file is written through memory: {line}"
+                );
             }
             _ => {
-                let inside =
-                    |text: &String| decorated(text).is_some_and(|path| Path::new(&path).starts_with(&self.root));
+                let inside = |text: &String| {
+                    decorated(text).is_some_and(|path| Path::new(&path).starts_with(&self.root))
+                };
                 assert!(!arguments.iter().any(inside), "the model does not know {line}");
             }
         }
@@ -387,7 +445,7 @@ impl Reader {
     }
 
     fn duplicate(&mut self, from: i64, to: i64) {
-        // A position that both move is not modelled; nothing here relies on it.
+        // A position that both move is not modeled; nothing here relies on it.
         match self.open.get(&from).cloned() {
             Some(open) => self.open.insert(to, open),
             None => self.open.remove(&to),
@@ -447,7 +505,11 @@ fn split(text: &str) -> Vec<String> {
 
 /// The bytes of `"\x41\x42"`, without quotes or with.
 fn unescape(text: &str) -> Vec<u8> {
-    text.trim_matches('"').split("\\x").skip(1).map(|hex| u8::from_str_radix(hex, 16).unwrap()).collect()
+    text.trim_matches('"')
+        .split("\\x")
+        .skip(1)
+        .map(|hex| u8::from_str_radix(hex, 16).unwrap())
+        .collect()
 }
 
 /// The path of a descriptor, `5<\x2f\x74>`.

@@ -1,6 +1,7 @@
 //! Helpers of the end-to-end tests: the built programs, scratch folders, pictures, QEMU.
 //!
-//! Programs are built by Cargo when a test first asks for them. A missing tool is a failure that names it, never a silent skip.
+//! Programs are built by Cargo when a test first asks for them. A missing tool is a failure that
+//! names it, never a silent skip.
 
 pub mod browser;
 pub mod disk;
@@ -105,13 +106,15 @@ fn quiet(command: &mut Command) {
     command.current_dir(root()).stdin(Stdio::null());
 }
 
-/// `cargo`, as from a shell: of what it tells a test of the test's own package, scripts of crates would take notice and be built again,
-/// with all that follows.
+/// `cargo`, as from a shell: of what it tells a test of the test's own package, scripts of crates
+/// would take notice and be built again, with all that follows.
 pub fn cargo() -> Command {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.current_dir(root());
     for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+        if name.to_str().is_some_and(|name| {
+            name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
+        }) {
             cargo.env_remove(name);
         }
     }
@@ -130,8 +133,8 @@ fn build(package: &str, target: Option<&str>) -> PathBuf {
             let mut cargo = cargo();
             cargo.args(["build", "--quiet", "--locked", "--message-format=json"]);
             match target {
-                // The workspace as a whole, as `cargo test` builds it: another choice of packages has other features
-                // and would build everything again.
+                // The workspace as a whole, as `cargo test` builds it: another choice of packages
+                // has other features and would build everything again.
                 None => cargo.args(["--workspace", "--bins"]),
                 Some(target) => cargo.args(["--package", package, "--release", "--target", target]),
             };
@@ -153,7 +156,8 @@ fn build(package: &str, target: Option<&str>) -> PathBuf {
         .clone()
 }
 
-/// The command `inner`, with its surroundings, run by the program of `outer`, whose arguments it follows.
+/// The command `inner`, with its surroundings, run by the program of `outer`, whose arguments it
+/// follows.
 pub fn wrapped(mut outer: Command, inner: &Command) -> Command {
     outer.arg(inner.get_program()).args(inner.get_args()).stdin(Stdio::null());
     for (key, value) in inner.get_envs() {
@@ -171,7 +175,10 @@ pub fn wrapped(mut outer: Command, inner: &Command) -> Command {
 /// Runs a command and gives its output; panics if it cannot be started.
 pub fn run(command: &mut Command) -> Output {
     command.output().unwrap_or_else(|e| {
-        panic!("cannot run {:?}: {e}; run ./test, which installs what is needed", command.get_program())
+        panic!(
+            "cannot run {:?}: {e}; run ./test, which installs what is needed",
+            command.get_program()
+        )
     })
 }
 
@@ -183,7 +190,8 @@ pub fn succeed(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Runs a command that must fail with `code`: one error line that contains `words`, nothing that looks like a panic. Gives stderr.
+/// Runs a command that must fail with `code`: one error line that contains `words`, nothing that
+/// looks like a panic. Gives stderr.
 pub fn fail(command: &mut Command, code: i32, words: &str) -> String {
     let output = run(command);
     let errors = String::from_utf8(output.stderr).unwrap();
@@ -196,7 +204,9 @@ pub fn fail(command: &mut Command, code: i32, words: &str) -> String {
 
 /// The lines of NDJSON.
 pub fn ndjson(text: &str) -> Vec<serde_json::Value> {
-    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+        .collect()
 }
 
 /// A picture with shapes and noise, told by its seed.
@@ -228,13 +238,15 @@ pub fn encode(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
 
 /// Names in a folder, hidden ones too, in order.
 pub fn names(folder: &Path) -> Vec<String> {
-    let mut names: Vec<String> =
-        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<String> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort();
     names
 }
 
-/// Writes a data folder: for each class some BMP pictures, one colour a class with noise.
+/// Writes a data folder: for each class some BMP pictures, one color a class with noise.
 pub fn data_folder(root: &Path, classes: &[(&str, u32)]) {
     for (index, (class, count)) in classes.iter().enumerate() {
         let folder = root.join(class);
@@ -259,7 +271,11 @@ pub fn small_head() -> &'static Path {
         data_folder(&data, &[("red", 6), ("green", 6)]);
         let head = dir.path().join("small.postcard");
         succeed(
-            host().args(["train", "--size", "32", "--units", "16", "--epochs", "3"]).arg(&data).arg("-o").arg(&head),
+            host()
+                .args(["train", "--size", "32", "--units", "16", "--epochs", "3"])
+                .arg(&data)
+                .arg("-o")
+                .arg(&head),
         );
         (dir, head)
     });
@@ -288,7 +304,7 @@ pub fn weights(path: &Path) {
     let (mut header, mut data) = (String::from("{"), Vec::new());
     let mut state = 1u32;
     for (place, inputs, outputs) in LAYERS {
-        // He's initialisation, so that signals keep their size.
+        // He's initialization, so that signals keep their size.
         let size = (6.0 / (9.0 * inputs as f32)).sqrt();
         for (name, shape, count) in [
             ("weight", format!("[{outputs},{inputs},3,3]"), 9 * inputs * outputs),

@@ -1,7 +1,8 @@
-//! An emulated machine with virtual cameras: QEMU boots the kernel that `scripts/guest.sh` furnishes and the crate `guest`,
-//! which does what we tell it over the serial line.
+//! An emulated machine with virtual cameras: QEMU boots the kernel that `scripts/guest.sh`
+//! furnishes and the crate `guest`, which does what we tell it over the serial line.
 //!
-//! Nothing is timed: each wait ends when the awaited thing happens, or fails the test after [`PATIENCE`].
+//! Nothing is timed: each wait ends when the awaited thing happens, or fails the test after
+//! [`PATIENCE`].
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
@@ -73,14 +74,24 @@ impl Machine {
     /// Boots a machine that has these files: absolute paths there, paths here.
     pub fn boot(board: Board, files: &[(String, PathBuf)]) -> Self {
         let furniture = root().join("target/guest");
-        assert!(furniture.join("recipe").exists(), "{} is missing; run ./test, which installs it", furniture.display());
+        assert!(
+            furniture.join("recipe").exists(),
+            "{} is missing; run ./test, which installs it",
+            furniture.display()
+        );
         let folder = tempfile::tempdir().unwrap();
         let initramfs = folder.path().join("initramfs.cpio");
         let mut archive = Archive::default();
-        archive.program("init", &fs::read(build("guest", Some("aarch64-unknown-linux-musl"))).unwrap());
+        archive.program(
+            "init",
+            &fs::read(build("guest", Some("aarch64-unknown-linux-musl"))).unwrap(),
+        );
         for entry in fs::read_dir(furniture.join("modules")).unwrap() {
             let entry = entry.unwrap();
-            archive.file(&format!("modules/{}", entry.file_name().display()), &fs::read(entry.path()).unwrap());
+            archive.file(
+                &format!("modules/{}", entry.file_name().display()),
+                &fs::read(entry.path()).unwrap(),
+            );
         }
         for (name, path) in files {
             archive.program(name.trim_start_matches('/'), &fs::read(path).unwrap());
@@ -95,19 +106,21 @@ impl Machine {
             }
             Board::Pi3 => {
                 command.args(["-M", "raspi3b", "-dtb"]).arg(furniture.join("bcm2837-rpi-3-b.dtb"));
-                // The first line belongs to Bluetooth, which swallows what comes in; the second is the mini UART.
+                // The first line belongs to Bluetooth, which swallows what comes in; the second is
+                // the mini UART.
                 command.args(["-serial", "null"]);
                 "ttyS1,115200"
             }
         };
         command.arg("-kernel").arg(furniture.join("vmlinuz")).arg("-initrd").arg(&initramfs);
-        command.arg("-append").arg(format!("quiet loglevel=3 panic=-1 oops=panic console={console}"));
+        command
+            .arg("-append")
+            .arg(format!("quiet loglevel=3 panic=-1 oops=panic console={console}"));
         command.args(["-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"]);
-        let mut qemu = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|e| panic!("cannot run qemu-system-aarch64: {e}; run ./test, which installs it"));
+        let mut qemu =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap_or_else(|e| {
+                panic!("cannot run qemu-system-aarch64: {e}; run ./test, which installs it")
+            });
         let (sender, serial) = channel();
         let output = BufReader::new(qemu.stdout.take().unwrap());
         thread::spawn(move || {
@@ -197,16 +210,21 @@ impl Machine {
         // The serial line is in order: with the answer comes what was said before it.
         self.usage(program);
         let said = self.programs.entry(program.0).or_default();
-        said.out.drain(..).map(|line| serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+        said.out
+            .drain(..)
+            .map(|line| serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}")))
+            .collect()
     }
 
-    /// Ends a program by SIGTERM, which it must obey with exit code 0. Gives the results that were not read, and stderr.
+    /// Ends a program by SIGTERM, which it must obey with exit code 0. Gives the results that were
+    /// not read, and stderr.
     pub fn terminate(&mut self, program: Program) -> (Vec<Value>, Vec<String>) {
         self.call(&["terminate", &program.0.to_string()]);
         self.finish(program)
     }
 
-    /// Waits for the end of a program, which must be one with exit code 0. Gives the results that were not read, and stderr.
+    /// Waits for the end of a program, which must be one with exit code 0. Gives the results that
+    /// were not read, and stderr.
     pub fn finish(&mut self, program: Program) -> (Vec<Value>, Vec<String>) {
         while self.programs.entry(program.0).or_default().status.is_none() {
             self.hear();
@@ -233,7 +251,9 @@ impl Machine {
     /// Shows the first of some picture files on a node, in a format such as `YUYV`.
     pub fn feed(&mut self, node: &str, format: &str, size: &str, files: &[String]) -> Feeder {
         let files: Vec<&str> = files.iter().map(String::as_str).collect();
-        Feeder(self.call(&[&["feed", node, format, size], files.as_slice()].concat()).parse().unwrap())
+        Feeder(
+            self.call(&[&["feed", node, format, size], files.as_slice()].concat()).parse().unwrap(),
+        )
     }
 
     /// Shows another one.
@@ -326,9 +346,11 @@ impl Archive {
     }
 
     fn entry(&mut self, name: &str, mode: u32, content: &[u8]) {
-        // inode, mode, uid, gid, links, mtime, size, device (2), special device (2), length of the name, checksum
+        // inode, mode, uid, gid, links, mtime, size, device (2), special device (2), length of the
+        // name, checksum
         let inode = self.bytes.len() as u32;
-        let fields = [inode, mode, 0, 0, 1, 0, content.len() as u32, 0, 0, 0, 0, name.len() as u32 + 1, 0];
+        let fields =
+            [inode, mode, 0, 0, 1, 0, content.len() as u32, 0, 0, 0, 0, name.len() as u32 + 1, 0];
         self.bytes.extend(b"070701");
         for field in fields {
             self.bytes.extend(format!("{field:08x}").bytes());

@@ -1,4 +1,5 @@
-//! A Slurm cluster of this machine alone: munge, the controller and some nodes, in a folder of its own. Of the system's Slurm nothing is used but the programs.
+//! A Slurm cluster of this machine alone: munge, the controller and some nodes, in a folder of its
+//! own. Of the system's Slurm nothing is used but the programs.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -25,7 +26,8 @@ pub fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// See the [module](self). It ends with all jobs when it is dropped; if the test process is killed, its daemons are too.
+/// See the [module](self). It ends with all jobs when it is dropped; if the test process is killed,
+/// its daemons are too.
 pub struct Slurm {
     folder: tempfile::TempDir,
     /// Last started, first ended.
@@ -57,19 +59,30 @@ impl Slurm {
         let [user, host] = [["id", "-un"], ["uname", "-n"]]
             .map(|[name, flag]| succeed(Command::new(name).arg(flag)).trim().to_owned());
         // All at once, so that they differ.
-        let listeners: Vec<TcpListener> = (0..=nodes).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let ports: Vec<u16> = listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
-        let mut conf = include_str!("slurm.conf").replace("FOLDER", slurm.folder.path().to_str().unwrap());
-        conf = conf.replace("USER", &user).replace("HOST", &host).replace("PORT", &ports[0].to_string());
+        let listeners: Vec<TcpListener> =
+            (0..=nodes).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let ports: Vec<u16> =
+            listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
+        let mut conf =
+            include_str!("slurm.conf").replace("FOLDER", slurm.folder.path().to_str().unwrap());
+        conf = conf
+            .replace("USER", &user)
+            .replace("HOST", &host)
+            .replace("PORT", &ports[0].to_string());
         for (node, port) in ports.iter().enumerate().skip(1) {
             fs::create_dir(at(&format!("spool-n{node}"))).unwrap();
-            conf += &format!("NodeName=n{node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=1\n");
+            conf += &format!(
+                "NodeName=n{node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=1\n"
+            );
         }
-        conf += &format!("PartitionName=all Nodes=n[1-{nodes}] Default=YES MaxTime=INFINITE State=UP\n");
+        conf += &format!(
+            "PartitionName=all Nodes=n[1-{nodes}] Default=YES MaxTime=INFINITE State=UP\n"
+        );
         fs::write(at("slurm.conf"), conf).unwrap();
         drop(listeners);
 
-        let path = |name: &str| slurm.folder.path().join(name).into_os_string().into_string().unwrap();
+        let path =
+            |name: &str| slurm.folder.path().join(name).into_os_string().into_string().unwrap();
         let munged = [
             format!("--key-file={}", path("munge.key")),
             format!("--socket={}", path("munge.socket")),
@@ -79,13 +92,20 @@ impl Slurm {
         ];
         let conf = path("slurm.conf");
         slurm.daemon("munged", ["--foreground".to_owned()].iter().chain(&munged));
-        wait_for("munge's socket", || slurm.folder.path().join("munge.socket").exists().then_some(()));
+        wait_for("munge's socket", || {
+            slurm.folder.path().join("munge.socket").exists().then_some(())
+        });
         slurm.daemon("slurmctld", &["-D", "-i", "-f", &conf].map(str::to_owned));
         for node in 1..=nodes {
-            slurm.daemon("slurmd", &["-D", "-f", &conf, "-N", &format!("n{node}")].map(str::to_owned));
+            slurm.daemon(
+                "slurmd",
+                &["-D", "-f", &conf, "-N", &format!("n{node}")].map(str::to_owned),
+            );
         }
         wait_for("nodes that are idle", || {
-            if let Some(status) = slurm.daemons.iter_mut().find_map(|daemon| daemon.try_wait().unwrap()) {
+            if let Some(status) =
+                slurm.daemons.iter_mut().find_map(|daemon| daemon.try_wait().unwrap())
+            {
                 panic!("a daemon of Slurm ended with {status}:\n{}", slurm.log());
             }
             let idle = run(slurm.command("sinfo").args(["--noheader", "--Node", "--states=idle"]));
@@ -95,23 +115,33 @@ impl Slurm {
     }
 
     fn daemon<'a>(&mut self, program: &str, arguments: impl IntoIterator<Item = &'a String>) {
-        let log = fs::File::create(self.folder.path().join(format!("{program}-{}.out", self.daemons.len()))).unwrap();
+        let log = fs::File::create(
+            self.folder.path().join(format!("{program}-{}.out", self.daemons.len())),
+        )
+        .unwrap();
         // The kernel ends it with the thread that started it.
         let mut command = self.command("setpriv");
         command.args(["--pdeathsig", "TERM", program]).args(arguments);
-        let child = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn();
-        self.daemons.push(child.unwrap_or_else(|e| panic!("cannot run {program}: {e}; ./test installs it")));
+        let child =
+            command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn();
+        self.daemons.push(
+            child.unwrap_or_else(|e| panic!("cannot run {program}: {e}; ./test installs it")),
+        );
     }
 
     /// A command that talks to this cluster.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         let path = std::env::var("PATH").unwrap_or_default();
-        command.env("PATH", format!("{path}:/usr/sbin:/sbin")).env("SLURM_CONF", self.folder.path().join("slurm.conf"));
+        command
+            .env("PATH", format!("{path}:/usr/sbin:/sbin"))
+            .env("SLURM_CONF", self.folder.path().join("slurm.conf"));
         // Variables of a job that the tests may themselves be run by.
         for (name, _) in std::env::vars_os() {
             let name_text = name.to_string_lossy();
-            if name_text.starts_with("SBATCH_") || (name_text.starts_with("SLURM_") && name_text != "SLURM_CONF") {
+            if name_text.starts_with("SBATCH_")
+                || (name_text.starts_with("SLURM_") && name_text != "SLURM_CONF")
+            {
                 command.env_remove(&name);
             }
         }
@@ -120,7 +150,8 @@ impl Slurm {
 
     /// Jobs that are not done: `ID STATE NODE` a line, with a line for each task of an array.
     pub fn jobs(&self) -> Vec<String> {
-        let listed = succeed(self.command("squeue").args(["--noheader", "--array", "--format=%i %T %N"]));
+        let listed =
+            succeed(self.command("squeue").args(["--noheader", "--array", "--format=%i %T %N"]));
         listed.lines().map(str::to_owned).collect()
     }
 
@@ -131,8 +162,12 @@ impl Slurm {
 
     /// What the daemons said, for the message of a test that fails.
     pub fn log(&self) -> String {
-        let is_log = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "out" || ending == "log");
-        let read = |path: PathBuf| format!("{}:\n{}\n", path.display(), fs::read_to_string(&path).unwrap_or_default());
+        let is_log = |path: &PathBuf| {
+            path.extension().is_some_and(|ending| ending == "out" || ending == "log")
+        };
+        let read = |path: PathBuf| {
+            format!("{}:\n{}\n", path.display(), fs::read_to_string(&path).unwrap_or_default())
+        };
         let entries = fs::read_dir(self.folder.path()).into_iter().flatten();
         entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_log).map(read).collect()
     }
@@ -141,8 +176,11 @@ impl Slurm {
 impl Drop for Slurm {
     fn drop(&mut self) {
         // No panic in here: the test may be failing already.
-        let quiet = |command: &mut Command| command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
-        let user = Command::new("id").arg("-un").output().map(|output| output.stdout).unwrap_or_default();
+        let quiet = |command: &mut Command| {
+            command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
+        };
+        let user =
+            Command::new("id").arg("-un").output().map(|output| output.stdout).unwrap_or_default();
         quiet(self.command("scancel").args([
             "--signal=KILL",
             "--full",
@@ -161,7 +199,8 @@ impl Drop for Slurm {
         while let Some(mut daemon) = self.daemons.pop() {
             quiet(Command::new("kill").arg(daemon.id().to_string()));
             let start = Instant::now();
-            while matches!(daemon.try_wait(), Ok(None)) && start.elapsed() < Duration::from_secs(10) {
+            while matches!(daemon.try_wait(), Ok(None)) && start.elapsed() < Duration::from_secs(10)
+            {
                 std::thread::sleep(Duration::from_millis(20));
             }
             let _ = daemon.kill();

@@ -1,6 +1,7 @@
 //! tract's own time on an ONNX base: `cargo run --release -- MODEL.onnx [SIZE] [RUNS]`.
 //!
-//! Takes an f32 base of `host base import`, or an int8 one (whose `QLinearConv` tract runs itself here). One thread.
+//! Takes an f32 base of `host base import`, or an int8 one (whose `QLinearConv` tract runs itself
+//! here). One thread.
 
 use std::time::Instant;
 

@@ -1,17 +1,19 @@
-//! The fence that `edge` puts around itself before it looks at what others made: files, frames, requests.
+//! The fence that `edge` puts around itself before it looks at what others made: files, frames,
+//! requests.
 //!
-//! Landlock says which files and ports there are for it, seccomp which system calls. Both hold for the thread that asks for them and for
-//! those it starts later, so [`SandboxOptions::enter`] comes before the first thread, and fails after it. Nothing is ever given back: what
-//! was not foreseen at the start, such as a head in another folder, needs a new start.
+//! Landlock says which files and ports there are for it, seccomp which system calls. Both hold for
+//! the thread that asks for them and for those it starts later, so [`SandboxOptions::enter`] comes
+//! before the first thread, and fails after it. Nothing is ever given back: what was not foreseen
+//! at the start, such as a head in another folder, needs a new start.
 
-mod calls;
-mod files;
+mod landlock;
+mod seccomp;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use ::landlock::PathFd;
 use anyhow::{Result, bail, ensure};
-use landlock::PathFd;
 
 /// How much is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -35,7 +37,7 @@ pub struct SandboxOptions {
 /// What must go on working behind the fence.
 #[derive(Clone, Debug, Default)]
 pub struct Needs {
-    /// Files, and folders with all that is in them.
+    /// ModelLoader, and folders with all that is in them.
     read: Vec<PathBuf>,
     /// Folders with all that is in them.
     write: Vec<PathBuf>,
@@ -63,7 +65,8 @@ impl Needs {
     pub fn folder(&mut self, path: &Path) {
         self.read.push(path.to_owned());
         let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-        self.read.extend(entries.filter(|entry| entry.path().is_symlink()).map(|entry| entry.path()));
+        self.read
+            .extend(entries.filter(|entry| entry.path().is_symlink()).map(|entry| entry.path()));
     }
 
     /// A folder in which files are made, replaced and removed. It must be there.
@@ -97,7 +100,7 @@ fn folder(path: &Path) -> &Path {
 
 /// How much of what is asked for is in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum SandboxState {
     /// All.
     Full,
     /// Some.
@@ -108,7 +111,7 @@ pub enum State {
     Off,
 }
 
-impl State {
+impl SandboxState {
     /// One word.
     pub fn name(self) -> &'static str {
         match self {
@@ -124,7 +127,7 @@ impl State {
 #[derive(Debug)]
 pub struct Sandbox {
     /// How much is in force.
-    pub state: State,
+    pub state: SandboxState,
     /// Version of landlock's interface that is in force; 0 if it is not.
     pub landlock: i32,
     /// Whether system calls are filtered.
@@ -142,17 +145,27 @@ impl SandboxOptions {
     /// With [`Mode::Require`] what is missing; a thread that runs already.
     pub fn enter(self, needs: &Needs) -> Result<Sandbox> {
         if self.mode == Mode::Off {
-            return Ok(Sandbox { state: State::Off, landlock: 0, seccomp: false, missing: Vec::new(), _proc: None });
+            return Ok(Sandbox {
+                state: SandboxState::Off,
+                landlock: 0,
+                seccomp: false,
+                missing: Vec::new(),
+                _proc: None,
+            });
         }
-        // Where there is no /proc, the order of the code has to do. An emulator has threads of its own, but no sandbox either.
+        // Where there is no /proc, the order of the code has to do. An emulator has threads of its
+        // own, but no sandbox either.
         let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
         let sandbox = fence(needs);
         ensure!(
-            threads == 1 || sandbox.state == State::None,
+            threads == 1 || sandbox.state == SandboxState::None,
             "the sandbox comes too late: {threads} threads run already"
         );
-        if self.mode == Mode::Require && sandbox.state != State::Full {
-            bail!("--sandbox require: not to be had here: {}; --sandbox auto takes what there is", sandbox.lacks());
+        if self.mode == Mode::Require && sandbox.state != SandboxState::Full {
+            bail!(
+                "--sandbox require: not to be had here: {}; --sandbox auto takes what there is",
+                sandbox.lacks()
+            );
         }
         Ok(sandbox)
     }
@@ -162,14 +175,14 @@ impl SandboxOptions {
 fn fence(needs: &Needs) -> Sandbox {
     let mut missing = Vec::new();
     // Landlock first: its own calls are none of those that seccomp leaves.
-    let (landlock, proc) = match files::restrict(needs, &mut missing) {
+    let (landlock, proc) = match landlock::restrict(needs, &mut missing) {
         Ok((abi, proc)) => (abi, proc),
         Err(e) => {
             missing.push(format!("landlock: {e}"));
             (0, None)
         }
     };
-    let seccomp = match calls::restrict(needs) {
+    let seccomp = match seccomp::restrict(needs) {
         Ok(()) => true,
         Err(e) => {
             missing.push(format!("seccomp: {e}"));
@@ -177,9 +190,9 @@ fn fence(needs: &Needs) -> Sandbox {
         }
     };
     let state = match (landlock > 0, seccomp) {
-        (false, false) => State::None,
-        _ if missing.is_empty() => State::Full,
-        _ => State::Partial,
+        (false, false) => SandboxState::None,
+        _ if missing.is_empty() => SandboxState::Full,
+        _ => SandboxState::Partial,
     };
     Sandbox { state, landlock, seccomp, missing, _proc: proc }
 }
@@ -193,7 +206,7 @@ impl Sandbox {
     pub fn explain(&self, error: anyhow::Error) -> anyhow::Error {
         let is_denied = |e: &std::io::Error| e.kind() == std::io::ErrorKind::PermissionDenied;
         let denied = error.chain().any(|cause| cause.downcast_ref().is_some_and(is_denied));
-        if denied && matches!(self.state, State::Full | State::Partial) {
+        if denied && matches!(self.state, SandboxState::Full | SandboxState::Partial) {
             error.context("the sandbox holds edge to the folders, sources and port it was started with; restart it")
         } else {
             error
@@ -240,7 +253,8 @@ mod tests {
         assert_eq!(kind, Some(ErrorKind::PermissionDenied));
     }
 
-    /// What is claimed is in force: without landlock or seccomp in the kernel the claim must be less, not the test.
+    /// What is claimed is in force: without landlock or seccomp in the kernel the claim must be
+    /// less, not the test.
     #[test]
     fn what_is_claimed_is_in_force() {
         let folder = tempfile::tempdir().unwrap();
@@ -277,23 +291,29 @@ mod tests {
                 refused(UdpSocket::bind("127.0.0.1:0"));
                 refused(std::os::unix::net::UnixDatagram::unbound());
                 refused(std::os::unix::fs::symlink("x", path("kept/link")));
-                refused(rustix::fs::memfd_create("code", rustix::fs::MemfdFlags::empty()).map_err(Into::into));
+                refused(
+                    rustix::fs::memfd_create("code", rustix::fs::MemfdFlags::empty())
+                        .map_err(Into::into),
+                );
             }
             // What is needed works.
             assert_eq!(std::fs::read(path("in/a")).unwrap(), b"in/a");
             assert_eq!(std::fs::read(path("in/c")).unwrap(), b"out/c");
             std::fs::write(path("in/../kept/e"), "new").unwrap();
-            shared::fs::write_bytes(&path("kept/d"), b"newer").unwrap();
-            shared::fs::check_writable(&path("kept/f")).unwrap();
+            vgg_edge::durable_fs::write_bytes(&path("kept/d"), b"newer").unwrap();
+            vgg_edge::durable_fs::check_writable(&path("kept/f")).unwrap();
             std::fs::remove_file(path("kept/e")).unwrap();
             let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
             assert_eq!(listener.local_addr().unwrap().port(), port);
             assert!(std::fs::read_to_string("/proc/self/status").unwrap().contains("Threads:"));
-            let sum = std::thread::Builder::new().name("inner".into()).spawn(|| (1..5).sum::<u32>()).unwrap();
+            let sum = std::thread::Builder::new()
+                .name("inner".into())
+                .spawn(|| (1..5).sum::<u32>())
+                .unwrap();
             assert_eq!(sum.join().unwrap(), 10);
 
             let all = sandbox.landlock >= 6 && sandbox.seccomp;
-            assert_eq!(sandbox.state == State::Full, all, "{sandbox}");
+            assert_eq!(sandbox.state == SandboxState::Full, all, "{sandbox}");
             assert_eq!(sandbox.missing.is_empty(), all, "{sandbox}");
         });
         // The other threads of this process are as they were.
@@ -324,7 +344,7 @@ mod tests {
         let mut needs = Needs::default();
         needs.replaceable(Path::new("/head.postcard"));
         behind(needs, |sandbox| {
-            assert_ne!(sandbox.state, State::Full);
+            assert_ne!(sandbox.state, SandboxState::Full);
             assert_eq!(sandbox.landlock > 0, sandbox.lacks().contains("/ itself"), "{sandbox}");
             assert!(std::fs::read("/etc/passwd").is_ok());
         });
@@ -333,22 +353,34 @@ mod tests {
     #[test]
     fn it_never_comes_late() {
         // The other thread is the test's own.
-        let thread = std::thread::spawn(|| SandboxOptions { mode: Mode::Auto }.enter(&Needs::default()));
+        let thread =
+            std::thread::spawn(|| SandboxOptions { mode: Mode::Auto }.enter(&Needs::default()));
         match thread.join().unwrap() {
-            Ok(sandbox) => assert_eq!(sandbox.state, State::None),
+            Ok(sandbox) => assert_eq!(sandbox.state, SandboxState::None),
             Err(error) => assert!(error.to_string().contains("too late"), "{error}"),
         }
-        assert_eq!(SandboxOptions { mode: Mode::Off }.enter(&Needs::default()).unwrap().state, State::Off);
+        assert_eq!(
+            SandboxOptions { mode: Mode::Off }.enter(&Needs::default()).unwrap().state,
+            SandboxState::Off
+        );
     }
 
     #[test]
     fn errors_of_access_are_explained() {
-        let mut sandbox = Sandbox { state: State::Full, landlock: 7, seccomp: true, missing: Vec::new(), _proc: None };
+        let mut sandbox = Sandbox {
+            state: SandboxState::Full,
+            landlock: 7,
+            seccomp: true,
+            missing: Vec::new(),
+            _proc: None,
+        };
         assert_eq!(sandbox.to_string(), "full: landlock 7, seccomp");
-        let denied = || anyhow::Error::from(std::io::Error::from(ErrorKind::PermissionDenied)).context("head");
+        let denied = || {
+            anyhow::Error::from(std::io::Error::from(ErrorKind::PermissionDenied)).context("head")
+        };
         assert!(format!("{:#}", sandbox.explain(denied())).starts_with("the sandbox holds"));
         assert_eq!(sandbox.explain(anyhow::anyhow!("other")).to_string(), "other");
-        sandbox.state = State::Off;
+        sandbox.state = SandboxState::Off;
         assert_eq!(sandbox.explain(denied()).to_string(), "head");
     }
 }

@@ -1,32 +1,40 @@
-//! Random variants of pictures for training, with the semantics of Keras's `ImageDataGenerator` (`keras.src.legacy.preprocessing.image`, 3.15).
+//! Random variants of pictures for training, with the semantics of Keras's `ImageDataGenerator`
+//! (`keras.src.legacy.preprocessing.image`, 3.15).
 //!
-//! [`Augmentation`] holds the ranges, [`Augmentation::draw`] is `get_random_transform`, [`Transform::apply`] is `apply_transform`:
+//! [`Augmentation`] holds the ranges, [`Augmentation::draw`] is `get_random_transform`,
+//! [`Transform::apply`] is `apply_transform`:
 //!
-//! 1. Affine: the place (x, y) of the variant, column and row, shows the place `C R S H Z C^-1 (x, y)` of the picture. The centre C is
-//!    `(width / 2 - 0.5, height / 2 - 0.5)`.
+//! 1. Affine: the place (x, y) of the variant, column and row, shows the place `C R S H Z C^-1 (x,
+//!    y)` of the picture. The center C is `(width / 2 - 0.5, height / 2 - 0.5)`.
 //!    - R rotates by theta, uniform in +-rotation degrees.
-//!    - S shifts by tx, uniform in +-width-shift times the width, and ty, uniform in +-height-shift times the height.
+//!    - S shifts by tx, uniform in +-width-shift times the width, and ty, uniform in +-height-shift
+//!      times the height.
 //!    - H shears by an angle uniform in +-shear **degrees**: `[[1, -sin], [0, cos]]`.
-//!    - Z scales the axes by zx and zy, each uniform in `[1 - zoom, 1 + zoom]`; above 1 the picture gets smaller.
+//!    - Z scales the axes by zx and zy, each uniform in `[1 - zoom, 1 + zoom]`; above 1 the picture
+//!      gets smaller.
 //!
-//!    Keras 3 swaps the axes of the matrix once more than of what goes into it, so that `height_shift_range` there moves a picture sideways,
-//!    `width_shift_range` up and down, and pictures that are not square turn about `(height / 2 - 0.5, width / 2 - 0.5)`. Here flags do what they say.
-//!    For square pictures and equal shifts, as in the tutorial, there is no difference.
+//! Keras 3 swaps the axes of the matrix once more than of what goes into it, so that
+//! `height_shift_range` there moves a picture sideways, `width_shift_range` up and down, and
+//! pictures that are not square turn about `(height / 2 - 0.5, width / 2 - 0.5)`. Here flags do
+//! what they say. For square pictures and equal shifts, as in the tutorial, there is no difference.
 //!
-//!    Values between pixels are linear (`order=1` of `scipy.ndimage.affine_transform`); what lies outside is filled as [`Fill`] says. The picture has
-//!    been resized to the size of the base's input before. With `--fit contain` the part within its borders is the picture; the borders stay.
+//! Values between pixels are linear (`order=1` of `scipy.ndimage.affine_transform`); what lies
+//! outside is filled as [`Fill`] says. The picture has been resized to the size of the base's input
+//! before. With `--fit contain` the part within its borders is the picture; the borders stay.
 //! 2. Horizontal, then vertical flip, each with probability 1/2.
-//! 3. Brightness, uniform in a range of factors: values are cut to whole numbers, multiplied in f32 and cut again, as Pillow's
-//!    `ImageEnhance.Brightness` does on Keras's `array_to_img`.
+//! 3. Brightness, uniform in a range of factors: values are cut to whole numbers, multiplied in f32
+//!    and cut again, as Pillow's `ImageEnhance.Brightness` does on Keras's `array_to_img`.
 //!
 //! The generator is not NumPy's, so a seed gives other variants than there.
 //!
-//! **Rounding.** Keras goes on in f32. The base takes u8, so a variant is rounded to the nearest whole number (ties to even) and clamped to 0 to 255,
-//! at most half a level away, then quantised as any resized picture.
+//! **Rounding.** Keras goes on in f32. The base takes u8, so a variant is rounded to the nearest
+//! whole number (ties to even) and clamped to 0 to 255, at most half a level away, then quantized
+//! as any resized picture.
 //!
-//! **Reproducibility.** Coordinates are f64 by `+`, `-`, `*` and one division by a whole number, sine and cosine come of `libm`, so a variant has the
-//! same bits on every machine. Its generator is seeded with the seed, the epoch and the SHA-256 of the picture's file: neither threads nor the order
-//! of the pictures matter.
+//! **Reproducibility.** Coordinates are f64 by `+`, `-`, `*` and one division by a whole number,
+//! sine and cosine come of `libm`, so a variant has the same bits on every machine. Its generator
+//! is seeded with the seed, the epoch and the SHA-256 of the picture's file: neither threads nor
+//! the order of the pictures matter.
 
 mod options;
 mod variants;
@@ -39,18 +47,21 @@ use std::fmt;
 
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
-use shared::Fingerprint;
+use vgg_edge::Fingerprint;
 
-/// What shows where a variant reaches beyond the picture, as in `scipy.ndimage` (a, b, c, d are the pixels of a row).
+/// What shows where a variant reaches beyond the picture, as in `scipy.ndimage` (a, b, c, d are the
+/// pixels of a row).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Fill {
     /// `a a a | a b c d | d d d`
     Nearest,
     /// `c b a | a b c d | d c b`, about the edges of the outer pixels.
     Reflect,
-    /// `b c d | a b c d | b c d`: scipy's `wrap` has a period of one pixel less than the picture, so that the last pixel is taken for the first.
+    /// `b c d | a b c d | b c d`: scipy's `wrap` has a period of one pixel less than the picture,
+    /// so that the last pixel is taken for the first.
     Wrap,
-    /// This value, 0 to 255, in each channel; from the centres of the outer pixels on, without a transition.
+    /// This value, 0 to 255, in each channel; from the centers of the outer pixels on, without a
+    /// transition.
     Constant(f64),
 }
 
@@ -114,7 +125,8 @@ impl Augmentation {
         fill: Fill::Nearest,
     };
 
-    /// The set of the Keras tutorial ("Building powerful image classification models using very little data").
+    /// The set of the Keras tutorial ("Building powerful image classification models using very
+    /// little data").
     pub const TUTORIAL: Self = Self {
         rotation: 40.0,
         width_shift: 0.2,
@@ -125,13 +137,22 @@ impl Augmentation {
         ..Self::NONE
     };
 
-    /// The parameters of the variant that the picture with that content has in that epoch; `width` and `height` in pixels.
-    pub fn draw(&self, seed: u64, epoch: u64, content: &Fingerprint, width: usize, height: usize) -> Transform {
+    /// The parameters of the variant that the picture with that content has in that epoch; `width`
+    /// and `height` in pixels.
+    pub fn draw(
+        &self,
+        seed: u64,
+        epoch: u64,
+        content: &Fingerprint,
+        width: usize,
+        height: usize,
+    ) -> Transform {
         let parts = [&b"augment"[..], &seed.to_le_bytes(), &epoch.to_le_bytes(), &content.0];
         let mut random = Xoshiro256PlusPlus::from_seed(Fingerprint::of_parts(parts).0);
         // 53 bits: all that an f64 below 1 holds.
         let mut unit = move || (random.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64);
-        let mut within = |low: f64, high: f64| if low == high { low } else { low + (high - low) * unit() };
+        let mut within =
+            |low: f64, high: f64| if low == high { low } else { low + (high - low) * unit() };
         Transform {
             theta: within(-self.rotation, self.rotation),
             tx: within(-self.width_shift, self.width_shift) * width as f64,
@@ -146,7 +167,14 @@ impl Augmentation {
     }
 
     /// The variant of a resized picture: RGB8, `[height, width, 3]`, of the file with that content.
-    pub fn variant(&self, seed: u64, epoch: u64, content: &Fingerprint, rgb: &[u8], width: usize) -> Vec<u8> {
+    pub fn variant(
+        &self,
+        seed: u64,
+        epoch: u64,
+        content: &Fingerprint,
+        rgb: &[u8],
+        width: usize,
+    ) -> Vec<u8> {
         let height = rgb.len() / (3 * width).max(1);
         let transform = self.draw(seed, epoch, content, width, height);
         let round = |v: &f32| v.round_ties_even().clamp(0.0, 255.0) as u8;

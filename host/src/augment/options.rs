@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use clap::{ArgAction, ValueEnum};
-use shared::cli::UsageError;
+use vgg_edge_cli::terminal::UsageError;
 
 use super::{Augmentation, Fill};
 
@@ -10,8 +10,8 @@ use super::{Augmentation, Fill};
 #[derive(Clone, clap::Args)]
 #[command(next_help_heading = "Augmentation (as Keras's ImageDataGenerator)")]
 pub struct AugmentOptions {
-    /// Trains on random variants: the Keras tutorial's rotation 40, shifts 0.2, shear 0.2, zoom 0.2, horizontal flip, nearest; the flags below
-    /// change one each, or are used alone
+    /// Trains on random variants: the Keras tutorial's rotation 40, shifts 0.2, shear 0.2, zoom
+    /// 0.2, horizontal flip, nearest; the flags below change one each, or are used alone
     #[arg(long)]
     augment: bool,
 
@@ -84,12 +84,21 @@ impl AugmentOptions {
     /// [`UsageError`] for a value out of its range, and for a fill without anything that needs one.
     pub fn resolve(&self) -> Result<Option<Augmentation>> {
         let set = if self.augment { Augmentation::TUTORIAL } else { Augmentation::NONE };
-        let check = |flag: &str, value: Option<f64>, default: f64, limit: f64, inclusive: bool| -> Result<f64> {
+        let check = |flag: &str,
+                     value: Option<f64>,
+                     default: f64,
+                     limit: f64,
+                     inclusive: bool|
+         -> Result<f64> {
             let value = value.unwrap_or(default);
             if (0.0..limit).contains(&value) || (inclusive && value == limit) {
                 return Ok(value);
             }
-            let words = if inclusive { format!("from 0 to {limit}") } else { format!("at least 0 and below {limit}") };
+            let words = if inclusive {
+                format!("from 0 to {limit}")
+            } else {
+                format!("at least 0 and below {limit}")
+            };
             bail!(UsageError(format!("{flag} must be {words}, not {value}")))
         };
         let fill_value = check("--fill-value", self.fill_value, 0.0, 255.0, true)?;
@@ -112,7 +121,8 @@ impl AugmentOptions {
                 Some(FillName::Constant) => Fill::Constant(fill_value),
             },
         };
-        let does_nothing = augmentation == Augmentation { fill: augmentation.fill, ..Augmentation::NONE };
+        let does_nothing =
+            augmentation == Augmentation { fill: augmentation.fill, ..Augmentation::NONE };
         if does_nothing && (self.augment || self.fill.is_some()) {
             let words = "nothing is left to augment with; give --augment, --rotation, --zoom or another of these flags";
             bail!(UsageError(words.into()));

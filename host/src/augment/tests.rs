@@ -30,14 +30,17 @@ fn fill_of(name: &str, value: f64) -> Fill {
 #[test]
 fn variants_are_those_of_keras() {
     let fixture: Value = serde_json::from_str(include_str!("fixture.json")).unwrap();
-    let values: Vec<f32> =
-        include_bytes!("fixture.f32").chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+    let values: Vec<f32> = include_bytes!("fixture.f32")
+        .chunks_exact(4)
+        .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+        .collect();
     let mut expected = &values[..];
     let cases = fixture["cases"].as_array().unwrap();
     assert!(cases.len() >= 40);
     for case in cases {
         let picture = &fixture["pictures"][case["picture"].as_u64().unwrap() as usize];
-        let rgb: Vec<u8> = picture["rgb"].as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u8).collect();
+        let rgb: Vec<u8> =
+            picture["rgb"].as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u8).collect();
         let number = |name: &str| case[name].as_f64().unwrap();
         let flag = |name: &str| case[name].as_bool().unwrap();
         let transform = Transform {
@@ -52,17 +55,19 @@ fn variants_are_those_of_keras() {
             brightness: case["brightness"].as_f64(),
         };
         let fill = fill_of(case["fill"].as_str().unwrap(), fixture["fill_value"].as_f64().unwrap());
-        let [width, height] = ["width", "height"].map(|side| picture[side].as_u64().unwrap() as usize);
+        let [width, height] =
+            ["width", "height"].map(|side| picture[side].as_u64().unwrap() as usize);
         // Keras takes the sides for each other.
-        let centre = [height, width].map(|side| side as f64 / 2.0 - 0.5);
-        let ours = transform.apply_about(&rgb, width, centre, fill);
+        let center = [height, width].map(|side| side as f64 / 2.0 - 0.5);
+        let ours = transform.apply_about(&rgb, width, center, fill);
         if width == height {
             assert_eq!(transform.apply(&rgb, width, fill), ours);
         }
         let keras;
         (keras, expected) = expected.split_at(ours.len());
         for (at, (ours, keras)) in ours.iter().zip(keras).enumerate() {
-            // Brightness cuts to whole numbers, so a rounding error of 1e-6 below one would move the result by the factor.
+            // Brightness cuts to whole numbers, so a rounding error of 1e-6 below one would move
+            // the result by the factor.
             assert!((ours - keras).abs() < 1e-3, "{at}: {ours}, but Keras has {keras}: {case}");
         }
     }
@@ -70,11 +75,17 @@ fn variants_are_those_of_keras() {
 }
 
 fn fills() -> impl Strategy<Value = Fill> {
-    prop_oneof![Just(Fill::Nearest), Just(Fill::Reflect), Just(Fill::Wrap), (0.0..255.0).prop_map(Fill::Constant)]
+    prop_oneof![
+        Just(Fill::Nearest),
+        Just(Fill::Reflect),
+        Just(Fill::Wrap),
+        (0.0..255.0).prop_map(Fill::Constant)
+    ]
 }
 
 fn pictures() -> impl Strategy<Value = (usize, Vec<u8>)> {
-    (1usize..20, 1usize..20).prop_flat_map(|(w, h)| (Just(w), prop::collection::vec(any::<u8>(), 3 * w * h)))
+    (1usize..20, 1usize..20)
+        .prop_flat_map(|(w, h)| (Just(w), prop::collection::vec(any::<u8>(), 3 * w * h)))
 }
 
 fn rounded(transform: Transform, rgb: &[u8], width: usize, fill: Fill) -> Vec<u8> {
@@ -138,20 +149,29 @@ fn shifts_move_along_their_own_axis() {
     };
     assert_eq!(place(Transform { tx: 2.0, ..IDENTITY }), (2, 2));
     assert_eq!(place(Transform { ty: -1.0, ..IDENTITY }), (4, 3));
-    // The shift is along the axes of the variant, not of the picture: the rotation is applied to places after it.
+    // The shift is along the axes of the variant, not of the picture: the rotation is applied to
+    // places after it.
     assert_eq!(place(Transform { theta: 180.0, tx: 1.0, ..IDENTITY }), (3, 2));
     assert_eq!(place(Transform { flip_horizontal: true, tx: 2.0, ..IDENTITY }), (6, 2));
 }
 
 #[test]
 fn draws_fill_their_ranges() {
-    let all = Augmentation { vertical_flip: true, brightness: Some((0.5, 1.5)), ..Augmentation::TUTORIAL };
-    let draws: Vec<Transform> = (0..2000).map(|epoch| all.draw(7, epoch, &Fingerprint::of(b"x"), 100, 50)).collect();
+    let all = Augmentation {
+        vertical_flip: true,
+        brightness: Some((0.5, 1.5)),
+        ..Augmentation::TUTORIAL
+    };
+    let draws: Vec<Transform> =
+        (0..2000).map(|epoch| all.draw(7, epoch, &Fingerprint::of(b"x"), 100, 50)).collect();
     let check = |value: fn(&Transform) -> f64, low: f64, high: f64| {
         let values: Vec<f64> = draws.iter().map(value).collect();
         let width = high - low;
         assert!(values.iter().all(|v| (low..=high).contains(v)));
-        assert!(values.iter().any(|&v| v < low + 0.02 * width) && values.iter().any(|&v| v > high - 0.02 * width));
+        assert!(
+            values.iter().any(|&v| v < low + 0.02 * width)
+                && values.iter().any(|&v| v > high - 0.02 * width)
+        );
         let mean = values.iter().sum::<f64>() / values.len() as f64;
         assert!((mean - (low + high) / 2.0).abs() < 0.03 * width, "{mean}");
     };
@@ -162,10 +182,17 @@ fn draws_fill_their_ranges() {
     check(|t| t.zx, 0.8, 1.2);
     check(|t| t.zy, 0.8, 1.2);
     check(|t| t.brightness.unwrap(), 0.5, 1.5);
-    for flips in [draws.iter().filter(|t| t.flip_horizontal).count(), draws.iter().filter(|t| t.flip_vertical).count()]
-    {
+    for flips in [
+        draws.iter().filter(|t| t.flip_horizontal).count(),
+        draws.iter().filter(|t| t.flip_vertical).count(),
+    ] {
         assert!((900..1100).contains(&flips), "{flips}");
     }
-    let other = |seed, epoch, content: &[u8]| all.draw(seed, epoch, &Fingerprint::of(content), 100, 50);
-    assert!(other(7, 0, b"x") == draws[0] && other(8, 0, b"x") != draws[0] && other(7, 0, b"y") != draws[0]);
+    let other =
+        |seed, epoch, content: &[u8]| all.draw(seed, epoch, &Fingerprint::of(content), 100, 50);
+    assert!(
+        other(7, 0, b"x") == draws[0]
+            && other(8, 0, b"x") != draws[0]
+            && other(7, 0, b"y") != draws[0]
+    );
 }

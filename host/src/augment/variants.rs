@@ -7,22 +7,23 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
-use shared::base::Runner;
-use shared::cli::{interrupted, note, shows_progress};
-use shared::contract::{Preprocess, Quantiser};
-use shared::decode::{MAX_FILE_BYTES, decode};
-use shared::resize::Rect;
-use shared::{Base, Fingerprint};
+use vgg_edge::backbone::Runner;
+use vgg_edge::image::decode::{MAX_FILE_BYTES, decode};
+use vgg_edge::image::resize::Rect;
+use vgg_edge::preprocess::{Preprocess, Quantizer};
+use vgg_edge::{Backbone, Fingerprint};
+use vgg_edge_cli::terminal::{interrupted, note, shows_progress};
 
 use super::{AugmentOptions, Augmentation};
 use crate::PROGRAM;
-use crate::data::Item;
-use crate::extract::{Features, Rows, batch, gather};
+use crate::dataset::Item;
+use crate::features::extraction::{Features, Rows, batch, gather};
+use crate::features::table::{self, Draft, Table};
 use crate::progress::Meter;
-use crate::store::{self, Draft, Table};
 use crate::trainer::FeatureSource;
 
-/// Resized pictures are kept up to so many bytes (87,000 of 64 px, 7,000 of 224 px); the others are decoded again in each epoch.
+/// Resized pictures are kept up to so many bytes (87,000 of 64 px, 7,000 of 224 px); the others are
+/// decoded again in each epoch.
 const KEPT_BYTES: usize = 1 << 30;
 
 /// Flags of augmentation that only training has.
@@ -32,7 +33,8 @@ pub struct VariantsOptions {
     #[allow(missing_docs, reason = "clap would take it for the help of the command")]
     pub augment: AugmentOptions,
 
-    /// Makes only K variants of each picture, once, and takes turns with them and the originals: later epochs need no base. Else each epoch has new ones
+    /// Makes only K variants of each picture, once, and takes turns with them and the originals:
+    /// later epochs need no base. Else each epoch has new ones
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub variants: Option<u16>,
 }
@@ -45,9 +47,8 @@ impl VariantsOptions {
     pub fn resolve(&self) -> anyhow::Result<Option<Augmentation>> {
         let augmentation = self.augment.resolve()?;
         if self.variants.is_some() && augmentation.is_none() {
-            let words =
-                "--variants says how many variants are made; add --augment or one of its parts, such as --rotation";
-            anyhow::bail!(shared::cli::UsageError(words.into()));
+            let words = "--variants says how many variants are made; add --augment or one of its parts, such as --rotation";
+            anyhow::bail!(vgg_edge_cli::terminal::UsageError(words.into()));
         }
         Ok(augmentation)
     }
@@ -78,14 +79,15 @@ enum Current {
 
 /// Rows of [`Features`] that are other variants of their pictures in each epoch.
 ///
-/// Each worker decodes, warps and runs the base on a batch of its own, as in [`crate::extract::extract`]: all cores are at work all the time, and the
-/// base is most of it. Which worker takes which batch does not matter to the bits.
+/// Each worker decodes, warps and runs the base on a batch of its own, as in
+/// [`crate::features::extraction::extract`]: all cores are at work all the time, and the base is
+/// most of it. Which worker takes which batch does not matter to the bits.
 pub struct Variants<'a> {
     augmentation: Augmentation,
     /// How many sets of variants take turns with the originals; `None`: a new one for each epoch.
     count: Option<usize>,
     seed: u64,
-    base: &'a Base,
+    base: &'a Backbone,
     preprocess: &'a Preprocess,
     items: &'a [Item],
     originals: Rows<'a>,
@@ -95,18 +97,19 @@ pub struct Variants<'a> {
     kept_bytes: AtomicUsize,
     /// They keep their memory from epoch to epoch.
     runners: Mutex<Vec<Runner>>,
-    /// The quantised feature maps of each set of variants, `[rows, dim]`.
+    /// The quantized feature maps of each set of variants, `[rows, dim]`.
     tables: RwLock<(Current, Vec<Option<Table>>)>,
 }
 
 impl<'a> Variants<'a> {
-    /// Nothing is made yet. `originals` are the rows to train on, `items` what their [`Features`] were extracted of.
+    /// Nothing is made yet. `originals` are the rows to train on, `items` what their [`Features`]
+    /// were extracted of.
     #[allow(clippy::too_many_arguments, reason = "all of it is needed to make a variant")]
     pub fn new(
         augmentation: Augmentation,
         count: Option<u16>,
         seed: u64,
-        base: &'a Base,
+        base: &'a Backbone,
         preprocess: &'a Preprocess,
         items: &'a [Item],
         originals: Rows<'a>,
@@ -135,8 +138,8 @@ impl<'a> Variants<'a> {
         self.originals.features
     }
 
-    /// The quantised input of a row's variant.
-    fn input(&self, quantiser: &Quantiser, row: usize, number: u64) -> Result<Vec<u8>, String> {
+    /// The quantized input of a row's variant.
+    fn input(&self, quantizer: &Quantizer, row: usize, number: u64) -> Result<Vec<u8>, String> {
         let table_row = self.originals.rows[row];
         let content = &self.features().hashes[table_row];
         let read;
@@ -144,7 +147,9 @@ impl<'a> Variants<'a> {
             Some(picture) => picture,
             None => {
                 let path = &self.items[self.features().items[table_row]].path;
-                let new = self.read(quantiser, path, content).map_err(|e| format!("{}: {e}", path.display()))?;
+                let new = self
+                    .read(quantizer, path, content)
+                    .map_err(|e| format!("{}: {e}", path.display()))?;
                 let bytes = new.rgb.len();
                 if self.kept_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes <= KEPT_BYTES {
                     self.pictures[row].get_or_init(|| new)
@@ -155,16 +160,28 @@ impl<'a> Variants<'a> {
                 }
             }
         };
-        let variant = self.augmentation.variant(self.seed, number, content, &picture.rgb, picture.target.width);
-        Ok(quantiser.quantise_resized(&variant, picture.target))
+        let variant = self.augmentation.variant(
+            self.seed,
+            number,
+            content,
+            &picture.rgb,
+            picture.target.width,
+        );
+        Ok(quantizer.quantize_resized(&variant, picture.target))
     }
 
-    fn read(&self, quantiser: &Quantiser, path: &Path, content: &Fingerprint) -> Result<Resized, String> {
-        let bytes = shared::fs::read_limited(path, MAX_FILE_BYTES).map_err(|e| e.to_string())?;
+    fn read(
+        &self,
+        quantizer: &Quantizer,
+        path: &Path,
+        content: &Fingerprint,
+    ) -> Result<Resized, String> {
+        let bytes =
+            vgg_edge::durable_fs::read_limited(path, MAX_FILE_BYTES).map_err(|e| e.to_string())?;
         if Fingerprint::of(&bytes) != *content {
             return Err("it has changed since it was first read; start again".into());
         }
-        let (rgb, target) = quantiser.resized(&decode(&bytes).map_err(|e| e.to_string())?);
+        let (rgb, target) = quantizer.resized(&decode(&bytes).map_err(|e| e.to_string())?);
         Ok(Resized { rgb, target })
     }
 
@@ -177,7 +194,7 @@ impl<'a> Variants<'a> {
         let bar = Meter::new(rows as u64, "variants");
         bar.message(format!("epoch {epoch}"));
         // All tables together are within the bound.
-        let limit = store::in_memory().map_err(|e| e.to_string())? / self.count.unwrap_or(1) as u64;
+        let limit = table::in_memory().map_err(|e| e.to_string())? / self.count.unwrap_or(1) as u64;
         let draft = Mutex::new(Draft::new(dim, rows, limit).map_err(|e| e.to_string())?);
         let next = AtomicUsize::new(0);
         let failed: Mutex<Option<String>> = Mutex::new(None);
@@ -187,7 +204,7 @@ impl<'a> Variants<'a> {
                 Some(runner) => runner,
                 None => self.base.runner(None).map_err(|e| e.to_string())?,
             };
-            let quantiser = self.preprocess.quantiser();
+            let quantizer = self.preprocess.quantizer();
             let mut inputs = Vec::new();
             while !interrupted() && lock(&failed).is_none() {
                 let first = next.fetch_add(batch, Ordering::Relaxed);
@@ -197,9 +214,11 @@ impl<'a> Variants<'a> {
                 inputs.clear();
                 let count = batch.min(rows - first);
                 for row in first..first + count {
-                    inputs.extend(self.input(&quantiser, row, number)?);
+                    inputs.extend(self.input(&quantizer, row, number)?);
                 }
-                let maps = runner.batch(&inputs, count, self.preprocess.size).map_err(|e| e.to_string())?;
+                let maps = runner
+                    .batch(&inputs, count, self.preprocess.size)
+                    .map_err(|e| e.to_string())?;
                 for (row, map) in (first..).zip(maps.chunks_exact(dim)) {
                     lock(&draft).set(row, map).map_err(|e| e.to_string())?;
                 }
@@ -227,7 +246,12 @@ impl<'a> Variants<'a> {
         if !shows_progress() {
             let seconds = start.elapsed().as_secs_f64();
             let rate = rows as f64 / seconds.max(1e-9);
-            note(PROGRAM, format_args!("epoch {epoch}: {rows} variants in {seconds:.2} s ({rate:.0} a second)"));
+            note(
+                PROGRAM,
+                format_args!(
+                    "epoch {epoch}: {rows} variants in {seconds:.2} s ({rate:.0} a second)"
+                ),
+            );
         }
         let draft = draft.into_inner().unwrap_or_else(PoisonError::into_inner);
         Ok(Some(draft.table(&(0..rows).collect::<Vec<_>>())))
@@ -241,8 +265,13 @@ impl FeatureSource for Variants<'_> {
             // The originals come first.
             Some(count) => match (epoch - 1) % (count + 1) {
                 0 => {
-                    self.tables.write().unwrap_or_else(PoisonError::into_inner).0 = Current::Originals;
-                    return Ok(if interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) });
+                    self.tables.write().unwrap_or_else(PoisonError::into_inner).0 =
+                        Current::Originals;
+                    return Ok(if interrupted() {
+                        ControlFlow::Break(())
+                    } else {
+                        ControlFlow::Continue(())
+                    });
                 }
                 number => (number - 1, number as u64),
             },

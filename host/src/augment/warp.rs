@@ -1,4 +1,5 @@
-//! The arithmetic of a variant: `apply_affine_transform` of Keras over `affine_transform` of scipy 1.17, `order=1`.
+//! The arithmetic of a variant: `apply_affine_transform` of Keras over `affine_transform` of scipy
+//! 1.17, `order=1`.
 
 use std::f64::consts::PI;
 
@@ -15,9 +16,10 @@ fn product(left: Affine, right: Affine) -> Affine {
     })
 }
 
-/// `transform_matrix` of Keras about a centre `[x, y]`; `None` if no part does anything.
+/// `transform_matrix` of Keras about a center `[x, y]`; `None` if no part does anything.
 ///
-/// Keras composes it for places (x, y) and swaps its first two columns and rows for NumPy's (row, column), so x lies along columns.
+/// Keras composes it for places (x, y) and swaps its first two columns and rows for NumPy's (row,
+/// column), so x lies along columns.
 fn matrix(transform: &Transform, [x, y]: [f64; 2]) -> Option<Affine> {
     let Transform { theta, tx, ty, shear, zx, zy, .. } = *transform;
     let mut parts: Vec<Affine> = Vec::new();
@@ -36,14 +38,17 @@ fn matrix(transform: &Transform, [x, y]: [f64; 2]) -> Option<Affine> {
         parts.push([[zx, 0.0, 0.0], [0.0, zy, 0.0]]);
     }
     let all = parts.into_iter().reduce(product)?;
-    let centred = product(product([[1.0, 0.0, x], [0.0, 1.0, y]], all), [[1.0, 0.0, -x], [0.0, 1.0, -y]]);
-    let [[a, b, c], [d, e, f]] = centred;
+    let centered =
+        product(product([[1.0, 0.0, x], [0.0, 1.0, y]], all), [[1.0, 0.0, -x], [0.0, 1.0, -y]]);
+    let [[a, b, c], [d, e, f]] = centered;
     Some([[e, d, f], [b, a, c]])
 }
 
-/// Where along an axis of `len` pixels the values of a coordinate lie: two pixels and the weight of the second. `None` for what a constant fills.
+/// Where along an axis of `len` pixels the values of a coordinate lie: two pixels and the weight of
+/// the second. `None` for what a constant fills.
 ///
-/// scipy's `map_coordinate`, then the two nodes of a linear spline with the border rule of its mode, as in `NI_GeometricTransform`.
+/// scipy's `map_coordinate`, then the two nodes of a linear spline with the border rule of its
+/// mode, as in `NI_GeometricTransform`.
 fn taps(at: f64, len: usize, fill: Fill) -> Option<(usize, usize, f64)> {
     let last = (len - 1) as f64;
     let inside = match fill {
@@ -51,7 +56,8 @@ fn taps(at: f64, len: usize, fill: Fill) -> Option<(usize, usize, f64)> {
         Fill::Constant(_) => return None,
         Fill::Nearest => at.clamp(0.0, last),
         _ if len == 1 => 0.0,
-        // The period is `len - 1`: pixel 0 and the last are the same place, where what is inside wins.
+        // The period is `len - 1`: pixel 0 and the last are the same place, where what is inside
+        // wins.
         Fill::Wrap if at < 0.0 => at + last * ((-at / last).trunc() + 1.0),
         Fill::Wrap => at - last * (at / last).trunc(),
         // The period is `2 len`, mirrored at -0.5 and `len - 0.5`; the result lies in `[-1, len)`.
@@ -72,23 +78,31 @@ fn taps(at: f64, len: usize, fill: Fill) -> Option<(usize, usize, f64)> {
         }
     };
     let floor = inside.floor();
-    // A node outside is the nearest one: for `reflect` that is its mirror, otherwise its weight is 0.
+    // A node outside is the nearest one: for `reflect` that is its mirror, otherwise its weight is
+    // 0.
     let node = |place: f64| place.clamp(0.0, last) as usize;
     Some((node(floor), node(floor + 1.0), inside - floor))
 }
 
 impl Transform {
-    /// `apply_transform` on RGB8 `[height, width, 3]`, in f32 as Keras gives it, about the centre of the picture.
+    /// `apply_transform` on RGB8 `[height, width, 3]`, in f32 as Keras gives it, about the center
+    /// of the picture.
     pub fn apply(&self, rgb: &[u8], width: usize, fill: Fill) -> Vec<f32> {
         let height = rgb.len() / (3 * width).max(1);
         self.apply_about(rgb, width, [width, height].map(|side| side as f64 / 2.0 - 0.5), fill)
     }
 
     /// As [`Transform::apply`], about the place `[column, row]`.
-    pub(super) fn apply_about(&self, rgb: &[u8], width: usize, centre: [f64; 2], fill: Fill) -> Vec<f32> {
+    pub(super) fn apply_about(
+        &self,
+        rgb: &[u8],
+        width: usize,
+        center: [f64; 2],
+        fill: Fill,
+    ) -> Vec<f32> {
         let height = rgb.len() / (3 * width).max(1);
         let mut out = vec![0.0; rgb.len()];
-        let affine = matrix(self, centre);
+        let affine = matrix(self, center);
         let outside = match fill {
             Fill::Constant(value) => value as f32,
             _ => 0.0,
@@ -105,16 +119,20 @@ impl Transform {
             };
             let (row, column) = (row as f64, column as f64);
             let [y, x] = affine.map(|[a, b, c]| row * a + column * b + c);
-            let (Some((y0, y1, dy)), Some((x0, x1, dx))) = (taps(y, height, fill), taps(x, width, fill)) else {
+            let (Some((y0, y1, dy)), Some((x0, x1, dx))) =
+                (taps(y, height, fill), taps(x, width, fill))
+            else {
                 pixel.fill(outside);
                 continue;
             };
             let corner = |y: usize, x: usize| &rgb[3 * (y * width + x)..][..3];
-            let corners = [(corner(y0, x0), (1.0 - dy) * (1.0 - dx)), (corner(y0, x1), (1.0 - dy) * dx)];
+            let corners =
+                [(corner(y0, x0), (1.0 - dy) * (1.0 - dx)), (corner(y0, x1), (1.0 - dy) * dx)];
             let lower = [(corner(y1, x0), dy * (1.0 - dx)), (corner(y1, x1), dy * dx)];
             for (c, out) in pixel.iter_mut().enumerate() {
-                let sum =
-                    |two: &[(&[u8], f64); 2]| f64::from(two[0].0[c]) * two[0].1 + f64::from(two[1].0[c]) * two[1].1;
+                let sum = |two: &[(&[u8], f64); 2]| {
+                    f64::from(two[0].0[c]) * two[0].1 + f64::from(two[1].0[c]) * two[1].1
+                };
                 *out = (sum(&corners) + sum(&lower)) as f32;
             }
         }

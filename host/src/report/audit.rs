@@ -15,7 +15,8 @@ pub struct Duplicates {
     pub across: bool,
 }
 
-/// All groups of pictures whose files have the same bytes: conflicts first, then those across the parts, then by their first picture.
+/// All groups of pictures whose files have the same bytes: conflicts first, then those across the
+/// parts, then by their first picture.
 pub fn duplicates(pictures: &[Picture]) -> Vec<Duplicates> {
     let mut by_content: HashMap<_, Vec<usize>> = HashMap::new();
     for (index, picture) in pictures.iter().enumerate() {
@@ -37,29 +38,37 @@ pub fn duplicates(pictures: &[Picture]) -> Vec<Duplicates> {
     groups
 }
 
-/// The pictures of a part that were answered wrongly, the one whose label got the lowest score first.
+/// The pictures of a part that were answered wrongly, the one whose label got the lowest score
+/// first.
 pub fn most_wrong(pictures: &[Picture], part: usize) -> Vec<usize> {
-    let mut wrong: Vec<usize> =
-        (0..pictures.len()).filter(|&i| pictures[i].part == part && !pictures[i].is_right()).collect();
-    wrong.sort_by(|&a, &b| pictures[a].label_score.total_cmp(&pictures[b].label_score).then(a.cmp(&b)));
+    let mut wrong: Vec<usize> = (0..pictures.len())
+        .filter(|&i| pictures[i].part == part && !pictures[i].is_right())
+        .collect();
+    wrong.sort_by(|&a, &b| {
+        pictures[a].label_score.total_cmp(&pictures[b].label_score).then(a.cmp(&b))
+    });
     wrong
 }
 
 /// The least score of another label that makes a label suspicious.
 pub const SURE: f32 = 0.8;
 
-/// The pictures of all parts that the head gives another label with a score of at least [`SURE`], the surest first.
+/// The pictures of all parts that the head gives another label with a score of at least [`SURE`],
+/// the surest first.
 pub fn suspects(pictures: &[Picture]) -> Vec<usize> {
-    let mut found: Vec<usize> =
-        (0..pictures.len()).filter(|&i| !pictures[i].is_right() && pictures[i].said_score() >= SURE).collect();
-    found.sort_by(|&a, &b| pictures[b].said_score().total_cmp(&pictures[a].said_score()).then(a.cmp(&b)));
+    let mut found: Vec<usize> = (0..pictures.len())
+        .filter(|&i| !pictures[i].is_right() && pictures[i].said_score() >= SURE)
+        .collect();
+    found.sort_by(|&a, &b| {
+        pictures[b].said_score().total_cmp(&pictures[a].said_score()).then(a.cmp(&b))
+    });
     found
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use shared::Fingerprint;
+    use vgg_edge::Fingerprint;
 
     use super::*;
 

@@ -26,7 +26,8 @@ impl Bin {
     }
 }
 
-/// A reliability diagram: the answers by their score (Guo and others 2017, arXiv:1706.04599, section 2).
+/// A reliability diagram: the answers by their score (Guo and others 2017, arXiv:1706.04599,
+/// section 2).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Reliability {
     /// Bin `i` holds scores from `i / BINS` up to, but for the last, below `(i + 1) / BINS`.
@@ -34,7 +35,8 @@ pub struct Reliability {
 }
 
 impl Reliability {
-    /// Sorts answers, each the score of the label that was said and whether it was right, into bins.
+    /// Sorts answers, each the score of the label that was said and whether it was right, into
+    /// bins.
     pub fn of(answers: impl Iterator<Item = (f64, bool)>) -> Self {
         let mut out = Self::default();
         for (score, right) in answers {
@@ -51,15 +53,16 @@ impl Reliability {
         self.bins.iter().map(|bin| bin.count).sum()
     }
 
-    /// Expected calibration error, 0 to 1: the mean over the answers of how far accuracy and mean score of their bin lie apart. 0 if there
-    /// are none.
+    /// Expected calibration error, 0 to 1: the mean over the answers of how far accuracy and mean
+    /// score of their bin lie apart. 0 if there are none.
     pub fn error(&self) -> f64 {
         let apart: f64 = self.bins.iter().map(|bin| (bin.right as f64 - bin.scores).abs()).sum();
         apart / self.count().max(1) as f64
     }
 }
 
-/// The interval that holds the true share with 95 % confidence, if `right` of `count` were found (Wilson's score interval); 0 to 1.
+/// The interval that holds the true share with 95 % confidence, if `right` of `count` were found
+/// (Wilson's score interval); 0 to 1.
 pub fn interval(right: u64, count: u64) -> (f64, f64) {
     const Z: f64 = 1.959_963_985;
     if count == 0 {
@@ -83,8 +86,10 @@ mod tests {
         let mut error = 0.0;
         for bin in 0..BINS {
             let (low, high) = (bin as f64 / BINS as f64, (bin + 1) as f64 / BINS as f64);
-            let inside: Vec<_> =
-                answers.iter().filter(|(s, _)| *s >= low && (*s < high || (bin == BINS - 1 && *s <= 1.0))).collect();
+            let inside: Vec<_> = answers
+                .iter()
+                .filter(|(s, _)| *s >= low && (*s < high || (bin == BINS - 1 && *s <= 1.0)))
+                .collect();
             if inside.is_empty() {
                 continue;
             }

@@ -1,7 +1,8 @@
-//! The bundled font: widths of texts and, for PNG, their outlines. No font of the system is asked for, so figures look the same everywhere.
+//! The bundled font: widths of texts and, for PNG, their outlines. No font of the system is asked
+//! for, so figures look the same everywhere.
 //!
-//! It is a part of DejaVu Sans with Latin, Greek and Cyrillic (`font/LICENSE`); other writing shows as boxes in a PNG. The page uses the
-//! fonts of its reader.
+//! It is a part of DejaVu Sans with Latin, Greek and Cyrillic (`font/LICENSE`); other writing shows
+//! as boxes in a PNG. The page uses the fonts of its reader.
 
 use std::sync::OnceLock;
 
@@ -34,7 +35,8 @@ fn layout(face: &Face<'_>, text: &str) -> (Vec<(GlyphId, f32)>, f32) {
 
 /// Width of a text of a font size, in the unit of `size`.
 pub fn width(text: &str, size: f64) -> f64 {
-    face().map_or(0.0, |face| f64::from(layout(face, text).1) * size / f64::from(face.units_per_em()))
+    face()
+        .map_or(0.0, |face| f64::from(layout(face, text).1) * size / f64::from(face.units_per_em()))
 }
 
 /// The text, cut off with an ellipsis if it is wider than `room`.
@@ -90,7 +92,8 @@ impl OutlineBuilder for Pen<'_> {
     }
 
     fn curve_to(&mut self, x1: f32, y1: f32, x2: f32, y2: f32, x: f32, y: f32) {
-        let ((x1, y1), (x2, y2), (x, y)) = (self.place(x1, y1), self.place(x2, y2), self.place(x, y));
+        let ((x1, y1), (x2, y2), (x, y)) =
+            (self.place(x1, y1), self.place(x2, y2), self.place(x, y));
         self.path.cubic_to(x1, y1, x2, y2, x, y);
     }
 
@@ -113,7 +116,10 @@ mod tests {
         assert!((width("abc", 24.0) - 2.0 * width("abc", 12.0)).abs() < 1e-6);
         assert_eq!(cut("short", 12.0, 100.0), "short");
         let long = cut("a very long name of a class", 12.0, 60.0);
-        assert!(long.ends_with('…') && width(&long, 12.0) <= 60.0 && long.chars().count() > 4, "{long}");
+        assert!(
+            long.ends_with('…') && width(&long, 12.0) <= 60.0 && long.chars().count() > 4,
+            "{long}"
+        );
         assert_eq!(cut("wide", 12.0, 0.0), "…");
     }
 }

@@ -1,14 +1,15 @@
-//! The report of `host train` and `host evaluate`: a page in one file, the history as CSV, the figures as PNG.
+//! The report of `host train` and `host evaluate`: a page in one file, the history as CSV, the
+//! figures as PNG.
 //!
 //! The commands say what is known in a [`Report`]; all that is derived from it is derived here.
 
 mod audit;
 mod calibration;
+mod chart;
 mod float;
 mod font;
 mod page;
 mod plots;
-mod scene;
 mod text;
 mod thumbnail;
 
@@ -16,13 +17,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use rayon::prelude::*;
-use shared::cli::note;
-use shared::head::{Output, best};
-use shared::{Base, Fingerprint, Head};
+use vgg_edge::head::{Output, best};
+use vgg_edge::{Backbone, Fingerprint, Head};
+use vgg_edge_cli::terminal::note;
 
 use crate::PROGRAM;
-use crate::data::Item;
-use crate::extract::Features;
+use crate::dataset::Item;
+use crate::features::extraction::Features;
 use crate::metrics::Evaluation;
 use crate::trainer::EpochStats;
 
@@ -31,11 +32,13 @@ pub use float::{FloatAnswers, FloatReference};
 /// What a command is asked for.
 #[derive(clap::Args)]
 pub struct ReportOptions {
-    /// Writes a report into this folder: report.html, figures as PNG and, when training, history.csv
+    /// Writes a report into this folder: report.html, figures as PNG and, when training,
+    /// history.csv
     #[arg(long, value_name = "DIR")]
     pub report: Option<PathBuf>,
 
-    /// The weights that the base was made of, as `host base compare` reads them: the report then tells what int8 costs
+    /// The weights that the base was made of, as `host base compare` reads them: the report then
+    /// tells what int8 costs
     #[arg(long, value_name = "FILE", requires = "report")]
     pub float: Option<PathBuf>,
 }
@@ -49,17 +52,20 @@ pub struct Order {
 }
 
 impl ReportOptions {
-    /// Makes the folder, looks whether it can be written to, and reads the f32 weights; `None` if no report is asked for.
+    /// Makes the folder, looks whether it can be written to, and reads the f32 weights; `None` if
+    /// no report is asked for.
     ///
     /// # Errors
-    /// A folder that cannot be made or written to; weights that cannot be read or are not of this base.
-    pub fn prepare(&self, base: &Base) -> Result<Option<Order>> {
+    /// A folder that cannot be made or written to; weights that cannot be read or are not of this
+    /// base.
+    pub fn prepare(&self, base: &Backbone) -> Result<Option<Order>> {
         let Some(folder) = &self.report else { return Ok(None) };
-        std::fs::create_dir_all(folder).map_err(shared::Error::io("make", folder))?;
+        std::fs::create_dir_all(folder).map_err(vgg_edge::Error::io("make", folder))?;
         for file in [PAGE, HISTORY] {
-            shared::fs::check_writable(&folder.join(file))?;
+            vgg_edge::durable_fs::check_writable(&folder.join(file))?;
         }
-        let float = self.float.as_deref().map(|path| FloatReference::load(path, base)).transpose()?;
+        let float =
+            self.float.as_deref().map(|path| FloatReference::load(path, base)).transpose()?;
         Ok(Some(Order { folder: folder.clone(), float }))
     }
 }
@@ -91,8 +97,8 @@ pub struct History {
 }
 
 impl History {
-    /// The columns of the trainer's history; those without any value are left out, and a learning rate that
-    /// never changes. A further field of [`EpochStats`] is a further line here.
+    /// The columns of the trainer's history; those without any value are left out, and a learning
+    /// rate that never changes. A further field of [`EpochStats`] is a further line here.
     pub fn of(epochs: &[EpochStats]) -> Self {
         type Field = fn(&EpochStats) -> Option<f64>;
         let fields: [(&str, Field); 5] = [
@@ -102,8 +108,10 @@ impl History {
             ("val_accuracy", |e| e.val_accuracy),
             ("lr", |e| Some(e.lr)),
         ];
-        let columns =
-            fields.map(|(name, field)| Column { name: name.into(), values: epochs.iter().map(field).collect() });
+        let columns = fields.map(|(name, field)| Column {
+            name: name.into(),
+            values: epochs.iter().map(field).collect(),
+        });
         let tells = |c: &Column| match c.name.as_str() {
             "lr" => c.values.windows(2).any(|pair| pair[0] != pair[1]),
             _ => c.values.iter().any(Option::is_some),
@@ -118,7 +126,8 @@ impl History {
 
     /// The header, then a line an epoch; what is not known is empty.
     fn csv(&self) -> String {
-        let line = |first: String, cells: Vec<String>| [vec![first], cells].concat().join(",") + "\n";
+        let line =
+            |first: String, cells: Vec<String>| [vec![first], cells].concat().join(",") + "\n";
         let mut out = line("epoch".into(), self.columns.iter().map(|c| c.name.clone()).collect());
         for epoch in 0..self.epochs() {
             let cell = |c: &Column| c.at(epoch).map_or(String::new(), |value| value.to_string());
@@ -147,7 +156,8 @@ pub struct Picture {
     pub class: usize,
     /// SHA-256 of the file.
     pub hash: Fingerprint,
-    /// The best classes with their scores, best first; the first one is the answer. At most [`TOP`].
+    /// The best classes with their scores, best first; the first one is the answer. At most
+    /// [`TOP`].
     pub top: Vec<(usize, f32)>,
     /// The score of its own class.
     pub label_score: f32,
@@ -155,7 +165,8 @@ pub struct Picture {
     pub raw_score: f64,
 }
 
-/// How many scores of a picture are kept: with thousands of classes all of them would fill the memory.
+/// How many scores of a picture are kept: with thousands of classes all of them would fill the
+/// memory.
 const TOP: usize = 3;
 
 impl Picture {
@@ -220,7 +231,8 @@ pub struct Made<'a> {
 }
 
 impl Made<'_> {
-    /// Asks the head about all pictures, and writes the report. The figures are those of the last of the parts.
+    /// Asks the head about all pictures, and writes the report. The figures are those of the last
+    /// of the parts.
     ///
     /// # Errors
     /// A disk that refuses, a head file that is gone, Ctrl-C.
@@ -235,7 +247,10 @@ impl Made<'_> {
             title: self.data.display().to_string(),
             data: self.data,
             head: self.head,
-            fingerprint: Fingerprint::of(&shared::fs::read_limited(self.head_file, shared::head::MAX_BYTES)?),
+            fingerprint: Fingerprint::of(&vgg_edge::durable_fs::read_limited(
+                self.head_file,
+                vgg_edge::head::MAX_BYTES,
+            )?),
             history: self.history,
             parts: parts.into_iter().map(|part| part.name).collect(),
             measured,
@@ -249,8 +264,11 @@ impl Made<'_> {
 
     fn pictures(&self, parts: &[Part]) -> Result<Vec<Picture>> {
         let Self { head, features, .. } = self;
-        let rows: Vec<(usize, usize)> =
-            parts.iter().enumerate().flat_map(|(part, p)| p.rows.iter().map(move |&row| (part, row))).collect();
+        let rows: Vec<(usize, usize)> = parts
+            .iter()
+            .enumerate()
+            .flat_map(|(part, p)| p.rows.iter().map(move |&row| (part, row)))
+            .collect();
         rows.into_par_iter()
             .map(|(part, row)| {
                 let Item { path, class } = &self.items[features.items[row]];
@@ -264,7 +282,11 @@ impl Made<'_> {
                     part,
                     class: *class,
                     hash: features.hashes[row],
-                    top: std::iter::once(said).chain(order).take(TOP).map(|c| (c, scores[c])).collect(),
+                    top: std::iter::once(said)
+                        .chain(order)
+                        .take(TOP)
+                        .map(|c| (c, scores[c]))
+                        .collect(),
                     label_score: scores[*class],
                     raw_score: softmax(head.output, &head.logits(&map))[said],
                 })
@@ -303,15 +325,20 @@ impl Report<'_> {
     /// What the disk refuses.
     pub fn write(&self, folder: &Path) -> Result<()> {
         let best = self.history.is_some().then_some(self.head.training.best_epoch as usize);
-        let curves = self.history.as_ref().map_or(Vec::new(), |history| plots::curves(history, best));
+        let curves =
+            self.history.as_ref().map_or(Vec::new(), |history| plots::curves(history, best));
         let confusion = plots::confusion(&self.head.labels, &self.evaluation.confusion);
         let temperature = self.head.decision.temperature;
-        let after = calibration::Reliability::of(self.measured().map(|p| (p.said_score().into(), p.is_right())));
+        let after = calibration::Reliability::of(
+            self.measured().map(|p| (p.said_score().into(), p.is_right())),
+        );
         // A temperature of about 1 changes nothing.
-        let before = ((temperature - 1.0).abs() > 0.005)
-            .then(|| calibration::Reliability::of(self.measured().map(|p| (p.raw_score, p.is_right()))));
+        let before = ((temperature - 1.0).abs() > 0.005).then(|| {
+            calibration::Reliability::of(self.measured().map(|p| (p.raw_score, p.is_right())))
+        });
         let reliability = plots::reliability(before.as_ref(), &after, temperature);
-        let save = |name: &str, bytes: &[u8]| shared::fs::write_bytes(&folder.join(name), bytes);
+        let save =
+            |name: &str, bytes: &[u8]| vgg_edge::durable_fs::write_bytes(&folder.join(name), bytes);
         for chart in curves.iter().chain(&confusion).chain([&reliability]) {
             let png = chart.png().with_context(|| format!("figure {}", chart.name))?;
             save(&format!("{}.png", chart.name), &png)?;
@@ -332,10 +359,19 @@ mod tests {
 
     #[test]
     fn history_is_a_table_of_what_there_is() {
-        let epoch =
-            |epoch, val| EpochStats { epoch, loss: 0.5, accuracy: 0.25, val_loss: val, val_accuracy: val, lr: 0.5 };
+        let epoch = |epoch, val| EpochStats {
+            epoch,
+            loss: 0.5,
+            accuracy: 0.25,
+            val_loss: val,
+            val_accuracy: val,
+            lr: 0.5,
+        };
         let with = History::of(&[epoch(1, Some(0.125)), epoch(2, None)]);
-        assert_eq!(with.csv(), "epoch,loss,accuracy,val_loss,val_accuracy\n1,0.5,0.25,0.125,0.125\n2,0.5,0.25,,\n");
+        assert_eq!(
+            with.csv(),
+            "epoch,loss,accuracy,val_loss,val_accuracy\n1,0.5,0.25,0.125,0.125\n2,0.5,0.25,,\n"
+        );
         assert_eq!(History::of(&[epoch(1, None)]).csv(), "epoch,loss,accuracy\n1,0.5,0.25\n");
         let slower = History::of(&[epoch(1, None), EpochStats { lr: 0.25, ..epoch(2, None) }]);
         assert_eq!(slower.csv(), "epoch,loss,accuracy,lr\n1,0.5,0.25,0.5\n2,0.5,0.25,0.25\n");

@@ -9,11 +9,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
-use shared::head::{Activation, Output};
+use vgg_edge::head::{Activation, Output};
 
 use super::audit::{self, Duplicates};
 use super::calibration::{BINS, Reliability, interval};
-use super::scene::Scene;
+use super::chart::Scene;
 use super::text::escape;
 use super::{Picture, Report, thumbnail};
 
@@ -75,10 +75,13 @@ pub fn page(report: &Report<'_>, figures: &Figures) -> String {
     let wrong = audit::most_wrong(&report.pictures, report.measured);
     let suspects = audit::suspects(&report.pictures);
     let twins = audit::duplicates(&report.pictures);
-    let shown: Vec<usize> = wrong.iter().take(SHOWN).chain(suspects.iter().take(SHOWN)).copied().collect();
+    let shown: Vec<usize> =
+        wrong.iter().take(SHOWN).chain(suspects.iter().take(SHOWN)).copied().collect();
     let thumbnails: BTreeMap<usize, String> = shown
         .into_par_iter()
-        .filter_map(|i| Some((i, thumbnail::data_uri(&report.pictures[i].file, &report.head.preprocess)?)))
+        .filter_map(|i| {
+            Some((i, thumbnail::data_uri(&report.pictures[i].file, &report.head.preprocess)?))
+        })
         .collect();
     let page = Page { report, figures, wrong, suspects, twins, thumbnails };
     let kind = if report.history.is_some() { "Training report" } else { "Evaluation report" };
@@ -186,7 +189,8 @@ impl Page<'_> {
                     1 => format!("pictures ({part})"),
                     _ => {
                         let others = (0..self.report.parts.len()).filter(|part| part != measured);
-                        let others = others.map(|i| format!("{} {}", self.size(i), escape(&self.report.parts[i])));
+                        let others = others
+                            .map(|i| format!("{} {}", self.size(i), escape(&self.report.parts[i])));
                         format!("{part} pictures, {}", others.collect::<Vec<_>>().join(", "))
                     }
                 },
@@ -194,12 +198,17 @@ impl Page<'_> {
             (format!("{}", head.labels.len()), "classes".to_owned()),
         ];
         if let Some(history) = &self.report.history {
-            tiles.push((format!("{}", head.training.best_epoch), format!("epoch kept, of {} run", history.epochs())));
+            tiles.push((
+                format!("{}", head.training.best_epoch),
+                format!("epoch kept, of {} run", history.epochs()),
+            ));
         }
         tiles.push((
             percent(self.figures.after.error()),
             match &self.figures.before {
-                Some(before) => format!("calibration error; {} before the temperature", percent(before.error())),
+                Some(before) => {
+                    format!("calibration error; {} before the temperature", percent(before.error()))
+                }
                 None => "calibration error (ECE)".to_owned(),
             },
         ));
@@ -219,8 +228,11 @@ impl Page<'_> {
         }
         let conflicts = self.twins.iter().filter(|group| group.conflict).count();
         if conflicts > 0 {
-            let (verb, bears) =
-                if conflicts == 1 { ("bears", "one of its labels is") } else { ("bear", "some of their labels are") };
+            let (verb, bears) = if conflicts == 1 {
+                ("bears", "one of its labels is")
+            } else {
+                ("bear", "some of their labels are")
+            };
             notices.push(format!(
                 "<a href=\"#duplicates\">{}</a> {verb} more than one label: {bears} wrong.",
                 count(conflicts, "picture")
@@ -378,14 +390,16 @@ impl Page<'_> {
         out.push_str("<p class=\"soft\">Rows are the labels of the pictures, columns the answers; each row is as strong as its share.</p>");
         // One of some classes shrinks to a phone; of many it keeps its size and scrolls.
         let class = if chart.width > 450.0 { "wide" } else { "" };
-        let figure = scroll("Confusion matrix", class, &format!("<figure>{}</figure>", chart.svg()));
+        let figure =
+            scroll("Confusion matrix", class, &format!("<figure>{}</figure>", chart.svg()));
         // A large matrix takes the whole width.
         if chart.width > 600.0 {
             put!(out, "{figure}{common}");
         } else {
             put!(out, "<div class=\"beside\">{figure}<div>{common}</div></div>");
         }
-        let mut table = String::from("<table><thead><tr><th scope=\"col\" class=\"l\">label \\ answer</th>");
+        let mut table =
+            String::from("<table><thead><tr><th scope=\"col\" class=\"l\">label \\ answer</th>");
         for label in &self.report.head.labels {
             put!(table, "<th scope=\"col\">{}</th>", bdi(label));
         }
@@ -418,7 +432,8 @@ impl Page<'_> {
         }
         let threshold = self.report.head.decision.threshold;
         if threshold > 0.0 {
-            let answered: Vec<&Picture> = self.report.measured().filter(|p| p.said_score() >= threshold).collect();
+            let answered: Vec<&Picture> =
+                self.report.measured().filter(|p| p.said_score() >= threshold).collect();
             let right = answered.iter().filter(|p| p.is_right()).count();
             put!(
                 words,
@@ -430,8 +445,11 @@ impl Page<'_> {
                 percent(right as f64 / answered.len().max(1) as f64)
             );
         }
-        let sides: Vec<(&str, &Reliability)> =
-            before.iter().map(|b| ("as trained", b)).chain([("with the temperature", after)]).collect();
+        let sides: Vec<(&str, &Reliability)> = before
+            .iter()
+            .map(|b| ("as trained", b))
+            .chain([("with the temperature", after)])
+            .collect();
         let mut table = String::from("<table><thead>");
         if sides.len() > 1 {
             table.push_str("<tr><td></td>");
@@ -449,7 +467,12 @@ impl Page<'_> {
             if sides.iter().all(|(_, side)| side.bins[bin].count == 0) {
                 continue;
             }
-            put!(table, "<tr><th scope=\"row\">{} to {} %</th>", 100 * bin / BINS, 100 * (bin + 1) / BINS);
+            put!(
+                table,
+                "<tr><th scope=\"row\">{} to {} %</th>",
+                100 * bin / BINS,
+                100 * (bin + 1) / BINS
+            );
             for (_, side) in &sides {
                 let bin = side.bins[bin];
                 if bin.count == 0 {
@@ -481,7 +504,9 @@ impl Page<'_> {
     fn image(&self, index: usize) -> String {
         let side = thumbnail::SIDE;
         match self.thumbnails.get(&index) {
-            Some(uri) => format!("<img src=\"{uri}\" width=\"{side}\" height=\"{side}\" alt=\"\" decoding=\"async\"/>"),
+            Some(uri) => format!(
+                "<img src=\"{uri}\" width=\"{side}\" height=\"{side}\" alt=\"\" decoding=\"async\"/>"
+            ),
             None => "<span class=\"none\"></span>".to_owned(),
         }
     }
@@ -490,10 +515,16 @@ impl Page<'_> {
         let (all, wrong) = (self.size(self.report.measured), self.wrong.len());
         let mut out = String::from("<h2>Most wrong</h2>");
         if wrong == 0 {
-            put!(out, "<p>All {} of {} were answered rightly.</p>", count(all, "picture"), escape(self.part()));
+            put!(
+                out,
+                "<p>All {} of {} were answered rightly.</p>",
+                count(all, "picture"),
+                escape(self.part())
+            );
             return out;
         }
-        let which = if wrong > SHOWN { format!("These {SHOWN} gave") } else { "Sorted by".to_owned() };
+        let which =
+            if wrong > SHOWN { format!("These {SHOWN} gave") } else { "Sorted by".to_owned() };
         let order = if wrong > SHOWN {
             "their own label the lowest scores."
         } else {
@@ -552,10 +583,16 @@ impl Page<'_> {
             );
             return out;
         };
-        let pairs: Vec<(&Picture, usize)> =
-            self.report.measured().zip(&float.said).filter_map(|(picture, said)| Some((picture, (*said)?))).collect();
+        let pairs: Vec<(&Picture, usize)> = self
+            .report
+            .measured()
+            .zip(&float.said)
+            .filter_map(|(picture, said)| Some((picture, (*said)?)))
+            .collect();
         let all = pairs.len().max(1) as f64;
-        let right = |of: &dyn Fn(&Picture, usize) -> bool| pairs.iter().filter(|(p, said)| of(p, *said)).count();
+        let right = |of: &dyn Fn(&Picture, usize) -> bool| {
+            pairs.iter().filter(|(p, said)| of(p, *said)).count()
+        };
         let int8 = right(&|p, _| p.is_right());
         let f32_right = right(&|p, said| said == p.class);
         let differ = right(&|p, said| said != p.said());
@@ -579,7 +616,11 @@ impl Page<'_> {
             "<table><thead><tr><th scope=\"col\" class=\"l\"></th><th scope=\"col\">pictures</th><th scope=\"col\">share</th></tr></thead><tbody>",
         );
         for (name, n) in rows {
-            put!(table, "<tr><th scope=\"row\">{name}</th><td>{n}</td><td>{:.2} %</td></tr>", 100.0 * n as f64 / all);
+            put!(
+                table,
+                "<tr><th scope=\"row\">{name}</th><td>{n}</td><td>{:.2} %</td></tr>",
+                100.0 * n as f64 / all
+            );
         }
         out + &scroll("int8 against f32", "", &(table + "</tbody></table>"))
     }
@@ -591,8 +632,10 @@ impl Page<'_> {
             counts[picture.class][picture.part] += 1;
         }
         let cells = |row: &[usize]| -> String {
-            let mut cells: String =
-                row.iter().map(|n| format!("<td{}>{n}</td>", if *n == 0 { " class=\"nil\"" } else { "" })).collect();
+            let mut cells: String = row
+                .iter()
+                .map(|n| format!("<td{}>{n}</td>", if *n == 0 { " class=\"nil\"" } else { "" }))
+                .collect();
             if row.len() > 1 {
                 put!(cells, "<td>{}</td>", row.iter().sum::<usize>());
             }
@@ -609,10 +652,16 @@ impl Page<'_> {
         for (class, row) in counts.iter().enumerate() {
             put!(table, "<tr><th scope=\"row\">{}</th>{}</tr>", bdi(self.label(class)), cells(row));
         }
-        let sums: Vec<usize> = (0..parts.len()).map(|part| counts.iter().map(|row| row[part]).sum()).collect();
-        put!(table, "</tbody><tfoot><tr><th scope=\"row\">all</th>{}</tr></tfoot></table>", cells(&sums));
+        let sums: Vec<usize> =
+            (0..parts.len()).map(|part| counts.iter().map(|row| row[part]).sum()).collect();
+        put!(
+            table,
+            "</tbody><tfoot><tr><th scope=\"row\">all</th>{}</tr></tfoot></table>",
+            cells(&sums)
+        );
         let mut out = String::from("<h2>Data</h2>");
-        out += &scroll("Pictures of each class", if counts.len() > 15 { "tall" } else { "" }, &table);
+        out +=
+            &scroll("Pictures of each class", if counts.len() > 15 { "tall" } else { "" }, &table);
         out += &self.unreadable();
         out += &self.duplicates();
         out += &self.suspicious();
@@ -637,7 +686,11 @@ impl Page<'_> {
             );
         }
         table.push_str("</tbody></table>");
-        out += &scroll("Files that could not be read", if skipped.len() > 12 { "tall" } else { "" }, &table);
+        out += &scroll(
+            "Files that could not be read",
+            if skipped.len() > 12 { "tall" } else { "" },
+            &table,
+        );
         more(&mut out, skipped.len(), LINES);
         out
     }
@@ -661,9 +714,17 @@ impl Page<'_> {
             if group.across {
                 out.push_str("<span class=\"tag alarm\">across training and validation</span>");
             } else {
-                put!(out, "<span class=\"tag\">within {}</span>", escape(&self.report.parts[first.part]));
+                put!(
+                    out,
+                    "<span class=\"tag\">within {}</span>",
+                    escape(&self.report.parts[first.part])
+                );
             }
-            put!(out, "<span class=\"soft\">SHA-256 <code>{}…</code></span><ul>", first.hash.short());
+            put!(
+                out,
+                "<span class=\"soft\">SHA-256 <code>{}…</code></span><ul>",
+                first.hash.short()
+            );
             const MEMBERS: usize = 12;
             for &index in group.members.iter().take(MEMBERS) {
                 let picture = &self.report.pictures[index];
@@ -730,10 +791,16 @@ impl Page<'_> {
             ("Settings", format!("{}, seed {}", escape(&training.settings), training.seed)),
             ("Layers", layers),
             ("Input", format!("{0} × {0} px, {1}, {2}", p.size, p.fit.name(), p.resize.name())),
-            ("On training pictures", format!("accuracy {}, loss {:.4}", percent(m.accuracy), m.loss)),
+            (
+                "On training pictures",
+                format!("accuracy {}, loss {:.4}", percent(m.accuracy), m.loss),
+            ),
         ];
         if let (Some(accuracy), Some(loss)) = (m.val_accuracy, m.val_loss) {
-            facts.push(("On validation pictures", format!("accuracy {}, loss {loss:.4}", percent(accuracy))));
+            facts.push((
+                "On validation pictures",
+                format!("accuracy {}, loss {loss:.4}", percent(accuracy)),
+            ));
         }
         facts.push(("Temperature", format!("{:.4}", head.decision.temperature)));
         facts.push((
@@ -745,7 +812,7 @@ impl Page<'_> {
         ));
         facts.push(("Kept epoch", training.best_epoch.to_string()));
         facts.push(("Head", format!("<code>{fingerprint}</code>")));
-        facts.push(("Base", format!("<code>{}</code>", head.base)));
+        facts.push(("Backbone", format!("<code>{}</code>", head.base)));
         if let Some(data) = training.data {
             facts.push(("Pictures", format!("<code>{data}</code>")));
         }
@@ -777,17 +844,17 @@ fn more(out: &mut String, all: usize, shown: usize) {
 mod tests {
     use std::path::{Path, PathBuf};
 
-    use shared::Fingerprint;
-    use shared::contract::{BaseContract, ChannelOrder, Fit, Preprocess};
-    use shared::head::{Decision, Dense, Head, Pool, TrainingRecord};
-    use shared::resize::Filter;
+    use vgg_edge::Fingerprint;
+    use vgg_edge::head::{Decision, Dense, Head, Pool, TrainingRecord};
+    use vgg_edge::image::resize::Filter;
+    use vgg_edge::preprocess::{ChannelOrder, Fit, InputSpec, Preprocess};
 
     use super::super::{Column, FloatAnswers, History, plots};
     use super::*;
     use crate::metrics::Evaluation;
 
     fn head(labels: &[&str]) -> Head {
-        let base = BaseContract {
+        let base = InputSpec {
             channel_order: ChannelOrder::Bgr,
             mean: [0.0; 3],
             std: [1.0; 3],
@@ -828,7 +895,11 @@ mod tests {
     }
 
     /// The page of pictures given as `(file, content, class, part, said, score)`.
-    fn render(head: &Head, pictures: &[(&str, u8, usize, usize, usize, f32)], skipped: &[(PathBuf, String)]) -> String {
+    fn render(
+        head: &Head,
+        pictures: &[(&str, u8, usize, usize, usize, f32)],
+        skipped: &[(PathBuf, String)],
+    ) -> String {
         let pictures: Vec<Picture> = pictures
             .iter()
             .map(|&(file, content, class, part, said, score)| Picture {
@@ -847,7 +918,10 @@ mod tests {
             confusion[picture.class][picture.said()] += 1;
         }
         let right = measured.iter().filter(|p| p.is_right()).count();
-        let float = FloatAnswers { path: "<f32>".into(), said: measured.iter().map(|p| Some(p.class)).collect() };
+        let float = FloatAnswers {
+            path: "<f32>".into(),
+            said: measured.iter().map(|p| Some(p.class)).collect(),
+        };
         let column = |name: &str| Column { name: name.into(), values: vec![Some(0.5), None] };
         let history = History { columns: vec![column("loss"), column("<img>")] };
         let answers = || measured.iter().map(|p| (f64::from(p.said_score()), p.is_right()));
@@ -882,7 +956,8 @@ mod tests {
     #[test]
     fn nothing_from_outside_becomes_markup() {
         let head = head(&HOSTILE);
-        let skipped = [(PathBuf::from("data/<svg onload=x>.jpg"), "<iframe src='x'>\u{1b}[2J".to_owned())];
+        let skipped =
+            [(PathBuf::from("data/<svg onload=x>.jpg"), "<iframe src='x'>\u{1b}[2J".to_owned())];
         let out = render(
             &head,
             &[
@@ -897,13 +972,22 @@ mod tests {
         for node in document.descendants().filter(roxmltree::Node::is_element) {
             let name = node.tag_name().name();
             assert!(!["script", "iframe", "object", "i", "f32"].contains(&name), "{name}");
-            assert!(name != "img" || node.attribute("src").unwrap().starts_with("data:image/jpeg;base64,"));
+            assert!(
+                name != "img"
+                    || node.attribute("src").unwrap().starts_with("data:image/jpeg;base64,")
+            );
             for attribute in node.attributes() {
-                assert!(!attribute.name().starts_with("on") && attribute.name() != "style", "{attribute:?}");
+                assert!(
+                    !attribute.name().starts_with("on") && attribute.name() != "style",
+                    "{attribute:?}"
+                );
             }
             assert!(node.attribute("href").is_none_or(|href| href.starts_with('#')));
         }
-        let text: String = document.descendants().filter_map(|n| if n.is_text() { n.text() } else { None }).collect();
+        let text: String = document
+            .descendants()
+            .filter_map(|n| if n.is_text() { n.text() } else { None })
+            .collect();
         for words in [
             "<script>alert(1)</script>",
             "<img src=x onerror=alert(1)>.jpg",
@@ -929,15 +1013,20 @@ mod tests {
         let out = render(&head(&["a", "b", "c"]), &[("x", 0, 0, 1, 0, 0.9)], &[]);
         let style = out.split_once("<style>").unwrap().1.split_once("</style>").unwrap().0;
         let hash = STANDARD.encode(Sha256::digest(style.as_bytes()));
-        assert!(out.contains(&format!("default-src 'none'; img-src data:; style-src 'sha256-{hash}';")));
+        assert!(
+            out.contains(&format!("default-src 'none'; img-src data:; style-src 'sha256-{hash}';"))
+        );
         assert!(!style.contains("url(") && !style.contains('<') && !style.contains("@import"));
         assert_eq!(out.matches("<style").count(), 1);
     }
 
     #[test]
     fn oddities_of_the_data_are_named() {
-        let clean = render(&head(&["a", "b", "c"]), &[("x", 0, 0, 1, 0, 0.9), ("y", 1, 0, 0, 0, 0.9)], &[]);
-        assert!(!clean.contains("To look at") && clean.contains("no two files have the same bytes"));
+        let clean =
+            render(&head(&["a", "b", "c"]), &[("x", 0, 0, 1, 0, 0.9), ("y", 1, 0, 0, 0, 0.9)], &[]);
+        assert!(
+            !clean.contains("To look at") && clean.contains("no two files have the same bytes")
+        );
         let odd = render(
             &head(&["a", "b", "c"]),
             &[

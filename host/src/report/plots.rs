@@ -1,7 +1,7 @@
 //! The charts of a report.
 
 use super::calibration::Reliability;
-use super::scene::{Anchor, Paint, SIZE, Scene};
+use super::chart::{Anchor, Paint, SIZE, Scene};
 use super::text::visible;
 use super::{History, font};
 
@@ -14,19 +14,23 @@ struct Axis<'a> {
     label: &'a str,
     low: f64,
     high: f64,
-    /// Between labelled places.
+    /// Between labeled places.
     step: f64,
 }
 
 impl<'a> Axis<'a> {
-    /// From `low` to `high` or a bit beyond, so that both ends are round; about `count` steps of 1, 2 or 5 times a power of ten, at
-    /// least `least`.
+    /// From `low` to `high` or a bit beyond, so that both ends are round; about `count` steps of 1,
+    /// 2 or 5 times a power of ten, at least `least`.
     fn round(label: &'a str, low: f64, high: f64, count: f64, least: f64) -> Self {
         // A series that stands still, or all but, gets room around it.
         let span = (high - low).max(1e-6 * high.abs().max(low.abs())).max(1e-9);
         let raw = (span / count).max(least).max(f64::MIN_POSITIVE);
         let power = 10f64.powf(raw.log10().floor());
-        let step = [1.0, 2.0, 5.0, 10.0].map(|m| m * power).into_iter().find(|s| *s >= raw * 0.999).unwrap_or(raw);
+        let step = [1.0, 2.0, 5.0, 10.0]
+            .map(|m| m * power)
+            .into_iter()
+            .find(|s| *s >= raw * 0.999)
+            .unwrap_or(raw);
         let low = (low / step + 1e-9).floor() * step;
         let high = ((high / step - 1e-9).ceil() * step).max(low + step);
         Self { label, low, high, step }
@@ -63,19 +67,42 @@ impl Area {
     /// Draws grid, numbers and labels.
     fn draw(scene: &mut Scene, x: &Axis<'_>, y: &Axis<'_>) -> Self {
         let widest = y.ticks().map(|tick| font::width(&y.format(tick), SIZE)).fold(0.0, f64::max);
-        let area = Self { left: 34.0 + widest, right: scene.width - 16.0, top: 52.0, bottom: scene.height - 42.0 };
+        let area = Self {
+            left: 34.0 + widest,
+            right: scene.width - 16.0,
+            top: 52.0,
+            bottom: scene.height - 42.0,
+        };
         for tick in y.ticks() {
             let at = area.y(y, tick);
             scene.line(vec![(area.left, at), (area.right, at)], Paint::Grid, 1.0, false);
-            scene.text((area.left - 7.0, at + 4.0), &y.format(tick), SIZE, Anchor::End, Paint::Soft);
+            scene.text(
+                (area.left - 7.0, at + 4.0),
+                &y.format(tick),
+                SIZE,
+                Anchor::End,
+                Paint::Soft,
+            );
         }
         for tick in x.ticks() {
             let at = area.x(x, tick);
             scene.line(vec![(at, area.bottom), (at, area.bottom + 4.0)], Paint::Soft, 1.0, false);
-            scene.text((at, area.bottom + 18.0), &x.format(tick), SIZE, Anchor::Middle, Paint::Soft);
+            scene.text(
+                (at, area.bottom + 18.0),
+                &x.format(tick),
+                SIZE,
+                Anchor::Middle,
+                Paint::Soft,
+            );
         }
-        scene.line(vec![(area.left, area.bottom), (area.right, area.bottom)], Paint::Soft, 1.0, false);
-        let (middle_x, middle_y) = (f64::midpoint(area.left, area.right), f64::midpoint(area.top, area.bottom));
+        scene.line(
+            vec![(area.left, area.bottom), (area.right, area.bottom)],
+            Paint::Soft,
+            1.0,
+            false,
+        );
+        let (middle_x, middle_y) =
+            (f64::midpoint(area.left, area.right), f64::midpoint(area.top, area.bottom));
         scene.text((middle_x, area.bottom + 36.0), x.label, SIZE, Anchor::Middle, Paint::Soft);
         scene.upright((16.0, middle_y), y.label, SIZE, Anchor::Middle, Paint::Soft);
         area
@@ -100,8 +127,8 @@ fn legend(scene: &mut Scene, series: &[(String, Paint, bool)]) {
     }
 }
 
-/// A chart for each quantity of a history (`loss`, `accuracy`, ...), with the training and the validation series of it. `best` is the epoch
-/// whose weights were kept, from 1.
+/// A chart for each quantity of a history (`loss`, `accuracy`, ...), with the training and the
+/// validation series of it. `best` is the epoch whose weights were kept, from 1.
 pub fn curves(history: &History, best: Option<usize>) -> Vec<Scene> {
     let mut quantities: Vec<&str> = Vec::new();
     for column in &history.columns {
@@ -122,11 +149,9 @@ fn curve(history: &History, quantity: &str, best: Option<usize>) -> Option<Scene
     };
     let series = |name: &str| -> Option<Vec<(f64, f64)>> {
         let column = history.columns.iter().find(|column| column.name == name)?;
-        let points = column
-            .values
-            .iter()
-            .zip(1..)
-            .filter_map(|(value, epoch)| value.filter(|v| v.abs() < 1e12).map(|v| (f64::from(epoch), factor * v)));
+        let points = column.values.iter().zip(1..).filter_map(|(value, epoch)| {
+            value.filter(|v| v.abs() < 1e12).map(|v| (f64::from(epoch), factor * v))
+        });
         Some(points.collect::<Vec<_>>()).filter(|points| !points.is_empty())
     };
     let lines: Vec<_> = [
@@ -137,7 +162,8 @@ fn curve(history: &History, quantity: &str, best: Option<usize>) -> Option<Scene
     .filter_map(|(name, points, paint, dashed)| Some((name, points?, paint, dashed)))
     .collect();
     let values = || lines.iter().flat_map(|line| line.1.iter().map(|point| point.1));
-    let (low, high) = (values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));
+    let (low, high) =
+        (values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));
     if low > high {
         return None;
     }
@@ -164,7 +190,8 @@ fn curve(history: &History, quantity: &str, best: Option<usize>) -> Option<Scene
         let words = format!("kept: epoch {best}");
         let room = font::width(&words, SIZE) + 6.0;
         let fits = at + room < area.right;
-        let (x_text, anchor) = if fits { (at + 5.0, Anchor::Start) } else { (at - 5.0, Anchor::End) };
+        let (x_text, anchor) =
+            if fits { (at + 5.0, Anchor::Start) } else { (at - 5.0, Anchor::End) };
         // At the top or at the bottom, whichever is farther from the curves.
         let reach = if fits { at..=at + room } else { at - room..=at };
         let near: Vec<f64> = lines
@@ -173,17 +200,22 @@ fn curve(history: &History, quantity: &str, best: Option<usize>) -> Option<Scene
             .filter(|&&(epoch, _)| reach.contains(&area.x(&x, epoch)))
             .map(|&(_, value)| area.y(&y, value))
             .collect();
-        let distance = |height: f64| near.iter().map(|y| (y - height).abs()).fold(f64::INFINITY, f64::min);
+        let distance =
+            |height: f64| near.iter().map(|y| (y - height).abs()).fold(f64::INFINITY, f64::min);
         let (high, low) = (area.top + 10.0, area.bottom - 8.0);
         let height = if distance(low) > distance(high) { low } else { high };
         scene.text((x_text, height), &words, SIZE, anchor, Paint::Soft);
     }
     for (_, points, paint, dashed) in &lines {
-        let places: Vec<_> = points.iter().map(|&(epoch, v)| (area.x(&x, epoch), area.y(&y, v))).collect();
+        let places: Vec<_> =
+            points.iter().map(|&(epoch, v)| (area.x(&x, epoch), area.y(&y, v))).collect();
         if places.len() == 1 {
             scene.dot(places[0], 3.0, *paint);
         }
-        for (&place, _) in places.iter().zip(points).filter(|(_, (epoch, _))| best.is_some_and(|b| *epoch == b as f64))
+        for (&place, _) in places
+            .iter()
+            .zip(points)
+            .filter(|(_, (epoch, _))| best.is_some_and(|b| *epoch == b as f64))
         {
             scene.dot(place, 3.5, *paint);
         }
@@ -191,7 +223,10 @@ fn curve(history: &History, quantity: &str, best: Option<usize>) -> Option<Scene
     }
     legend(
         &mut scene,
-        &lines.iter().map(|(name, _, paint, dashed)| ((*name).to_owned(), *paint, *dashed)).collect::<Vec<_>>(),
+        &lines
+            .iter()
+            .map(|(name, _, paint, dashed)| ((*name).to_owned(), *paint, *dashed))
+            .collect::<Vec<_>>(),
     );
     let ends: Vec<String> = lines
         .iter()
@@ -207,14 +242,16 @@ fn curve(history: &History, quantity: &str, best: Option<usize>) -> Option<Scene
 /// Most classes that a confusion matrix is drawn for.
 pub const MOST_CLASSES: usize = 60;
 
-/// `confusion[truth][answer]` as a heat map, rows as strong as their share; `None` for more than [`MOST_CLASSES`].
+/// `confusion[truth][answer]` as a heat map, rows as strong as their share; `None` for more than
+/// [`MOST_CLASSES`].
 pub fn confusion(labels: &[String], confusion: &[Vec<u64>]) -> Option<Scene> {
     let n = labels.len();
     if n > MOST_CLASSES {
         return None;
     }
     let labels: Vec<String> = labels.iter().map(|label| visible(label)).collect();
-    let longest = labels.iter().map(|label| font::width(label, SIZE)).fold(0.0, f64::max).min(110.0);
+    let longest =
+        labels.iter().map(|label| font::width(label, SIZE)).fold(0.0, f64::max).min(110.0);
     let left = 36.0 + longest;
     let cell = match n {
         0..=3 => 80.0,
@@ -229,9 +266,16 @@ pub fn confusion(labels: &[String], confusion: &[Vec<u64>]) -> Option<Scene> {
     let top = 54.0 + if flat { SIZE } else { longest };
     let side = cell * n as f64;
     let width = (left + side + 14.0).max(300.0);
-    let mut scene = Scene::new("confusion", "Confusion matrix (pictures)", width, top + side + 14.0);
+    let mut scene =
+        Scene::new("confusion", "Confusion matrix (pictures)", width, top + side + 14.0);
     scene.text((left + side / 2.0, 40.0), "answer", SIZE, Anchor::Middle, Paint::Soft);
-    scene.upright((16.0, top + side / 2.0), "label of the picture", SIZE, Anchor::Middle, Paint::Soft);
+    scene.upright(
+        (16.0, top + side / 2.0),
+        "label of the picture",
+        SIZE,
+        Anchor::Middle,
+        Paint::Soft,
+    );
     for (index, label) in labels.iter().enumerate() {
         let middle = (index as f64 + 0.5) * cell;
         let label = font::cut(label, SIZE, longest + 0.01);
@@ -239,7 +283,13 @@ pub fn confusion(labels: &[String], confusion: &[Vec<u64>]) -> Option<Scene> {
         if flat {
             scene.text((left + middle, top - 7.0), &label, SIZE, Anchor::Middle, Paint::Ink);
         } else {
-            scene.upright((left + middle + 4.0, top - 7.0), &label, SIZE, Anchor::Start, Paint::Ink);
+            scene.upright(
+                (left + middle + 4.0, top - 7.0),
+                &label,
+                SIZE,
+                Anchor::Start,
+                Paint::Ink,
+            );
         }
     }
     let mut right = 0;
@@ -259,12 +309,19 @@ pub fn confusion(labels: &[String], confusion: &[Vec<u64>]) -> Option<Scene> {
             let size = (SIZE + 1.0).min(SIZE * (cell - 4.0) / font::width(&words, SIZE));
             // Where both inks are equally legible, in both schemes.
             let paint = if strength > 0.72 { Paint::OnHeat } else { Paint::Ink };
-            scene.text((x + cell / 2.0, y + cell / 2.0 + 0.36 * size), &words, size, Anchor::Middle, paint);
+            scene.text(
+                (x + cell / 2.0, y + cell / 2.0 + 0.36 * size),
+                &words,
+                size,
+                Anchor::Middle,
+                paint,
+            );
         }
     }
     let all: u64 = confusion.iter().flatten().sum();
-    scene.description =
-        format!("{n} classes; {right} of {all} pictures lie on the diagonal. Each row is as strong as its share.");
+    scene.description = format!(
+        "{n} classes; {right} of {all} pictures lie on the diagonal. Each row is as strong as its share."
+    );
     Some(scene)
 }
 
@@ -311,8 +368,10 @@ mod tests {
     use super::*;
 
     fn history(columns: &[(&str, Vec<Option<f64>>)]) -> History {
-        let column =
-            |(name, values): &(&str, Vec<Option<f64>>)| Column { name: (*name).into(), values: values.clone() };
+        let column = |(name, values): &(&str, Vec<Option<f64>>)| Column {
+            name: (*name).into(),
+            values: values.clone(),
+        };
         History { columns: columns.iter().map(column).collect() }
     }
 
@@ -326,10 +385,19 @@ mod tests {
             ("empty", vec![None, None]),
         ]);
         let charts = curves(&history, Some(2));
-        assert_eq!(charts.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["loss", "accuracy", "lr"]);
+        assert_eq!(
+            charts.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(),
+            ["loss", "accuracy", "lr"]
+        );
         let svg = charts[0].svg();
-        assert!(svg.contains("kept: epoch 2") && svg.contains("validation") && svg.contains("loss (nats)"));
-        assert!(charts[1].svg().contains("accuracy (%)") && !charts[1].svg().contains("validation"));
+        assert!(
+            svg.contains("kept: epoch 2")
+                && svg.contains("validation")
+                && svg.contains("loss (nats)")
+        );
+        assert!(
+            charts[1].svg().contains("accuracy (%)") && !charts[1].svg().contains("validation")
+        );
     }
 
     #[test]

@@ -2,14 +2,17 @@
 
 use std::fmt::Write;
 
-/// The text with all that does not show, or shows as something else, spelt out as `\u{..}`: control characters, the marks that turn the
-/// direction of writing (Unicode Bidirectional Algorithm, 2), and what XML 1.0 does not allow.
+/// The text with all that does not show, or shows as something else, spelt out as `\u{..}`: control
+/// characters, the marks that turn the direction of writing (Unicode Bidirectional Algorithm, 2),
+/// and what XML 1.0 does not allow.
 pub fn visible(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        let turns =
-            matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        let invisible = matches!(c, '\u{200b}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}');
+        let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        let invisible = matches!(
+            c,
+            '\u{200b}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}'
+        );
         if c.is_control() || turns || invisible {
             let _ = write!(out, "{}", c.escape_unicode());
         } else {

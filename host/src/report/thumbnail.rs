@@ -5,23 +5,23 @@ use std::path::Path;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jpeg_encoder::{ColorType, Encoder};
-use shared::Frame;
-use shared::contract::Preprocess;
-use shared::resize::{Filter, Rect, resize};
+use vgg_edge::Image;
+use vgg_edge::image::resize::{Filter, Rect, resize};
+use vgg_edge::preprocess::Preprocess;
 
 /// Height and width in pixels: sharp at 96 CSS pixels on a phone, and some 6 kB each.
 pub const SIDE: u16 = 160;
 const QUALITY: u8 = 80;
 
-/// A picture file as the base sees it (its part, its shape in the square; mid grey around it) as a `data:` URI. `None` if it cannot be read
-/// any more.
+/// A picture file as the base sees it (its part, its shape in the square; mid grey around it) as a
+/// `data:` URI. `None` if it cannot be read any more.
 pub fn data_uri(file: &Path, preprocess: &Preprocess) -> Option<String> {
-    let frame = shared::decode::decode_file(file).ok()?;
+    let frame = vgg_edge::image::decode::decode_file(file).ok()?;
     let jpeg = encode(&frame, preprocess)?;
     Some(format!("data:image/jpeg;base64,{}", STANDARD.encode(jpeg)))
 }
 
-fn encode(frame: &Frame, preprocess: &Preprocess) -> Option<Vec<u8>> {
+fn encode(frame: &Image, preprocess: &Preprocess) -> Option<Vec<u8>> {
     let side = usize::from(SIDE);
     let whole = Rect { x: 0, y: 0, width: frame.width(), height: frame.height() };
     let source = preprocess.fit.source(whole);
@@ -39,13 +39,13 @@ fn encode(frame: &Frame, preprocess: &Preprocess) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use shared::contract::{BaseContract, ChannelOrder, Fit};
+    use vgg_edge::preprocess::{ChannelOrder, Fit, InputSpec};
 
     use super::*;
 
     #[test]
     fn thumbnails_show_what_the_base_sees() {
-        let base = BaseContract {
+        let base = InputSpec {
             channel_order: ChannelOrder::Bgr,
             mean: [0.0; 3],
             std: [1.0; 3],
@@ -59,7 +59,7 @@ mod tests {
             size_max: 64,
         };
         // Red at the left, green in the middle, blue at the right.
-        let colour = |x: u32| {
+        let color = |x: u32| {
             if x < 40 {
                 [250, 0, 0]
             } else if x < 80 {
@@ -68,11 +68,12 @@ mod tests {
                 [0, 0, 250]
             }
         };
-        let rgb = (0..40 * 120).flat_map(|i| colour(i % 120)).collect();
-        let frame = Frame::new(120, 40, rgb).unwrap();
+        let rgb = (0..40 * 120).flat_map(|i| color(i % 120)).collect();
+        let frame = Image::new(120, 40, rgb).unwrap();
         let pixel = |fit, x: usize, y: usize| {
             let preprocess = Preprocess::new(base.clone(), 64, fit, Filter::Bilinear).unwrap();
-            let decoded = shared::decode::decode(&encode(&frame, &preprocess).unwrap()).unwrap();
+            let decoded =
+                vgg_edge::image::decode::decode(&encode(&frame, &preprocess).unwrap()).unwrap();
             assert_eq!((decoded.width(), decoded.height()), (160, 160));
             let at = 3 * (y * 160 + x);
             std::array::from_fn::<_, 3, _>(|c| decoded.rgb()[at + c] / 64)

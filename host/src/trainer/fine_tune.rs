@@ -11,7 +11,7 @@ use burn::tensor::ops::{ConvOptions, MaxPoolOptions};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use quant::FloatLayer;
 use serde::{Deserialize, Serialize};
-use shared::head::Pool;
+use vgg_edge::head::Pool;
 
 use super::data::all_finite;
 use super::head::Evaluation;

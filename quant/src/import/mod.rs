@@ -15,7 +15,7 @@ mod safetensors;
 
 use std::path::Path;
 
-use crate::weights::{FloatBase, Normalisation, assemble};
+use crate::weights::{FloatBase, Normalization, assemble};
 use crate::{Error, Result};
 
 /// Largest file, in bytes: VGG16 with its top has 553 MB.
@@ -24,33 +24,39 @@ const MAX_BYTES: u64 = 1 << 30;
 /// What a format's reader makes of a file.
 struct Content {
     found: Vec<crate::weights::Found>,
-    normalisation: Option<Normalisation>,
+    normalization: Option<Normalization>,
     format: &'static str,
     /// Where the weights came from before, if the file says so.
     source: Option<String>,
 }
 
-/// Reads the weights in a file. `normalisation` goes before what the format implies.
+/// Reads the weights in a file. `normalization` goes before what the format implies.
 ///
 /// # Errors
-/// [`Error::Shared`] if it cannot be read, [`Error::Weights`] if it is not VGG16, [`Error::NoPreprocess`] if neither the file nor
-/// `normalisation` says how pictures are pre-processed.
-pub fn import(path: &Path, normalisation: Option<Normalisation>) -> Result<FloatBase> {
-    let bytes = shared::fs::read_limited(path, MAX_BYTES)?;
-    import_bytes(path, bytes, normalisation)
+/// [`Error::Shared`] if it cannot be read, [`Error::Weights`] if it is not VGG16,
+/// [`Error::NoPreprocess`] if neither the file nor `normalization` says how pictures are
+/// pre-processed.
+pub fn import(path: &Path, normalization: Option<Normalization>) -> Result<FloatBase> {
+    let bytes = vgg_edge::durable_fs::read_limited(path, MAX_BYTES)?;
+    import_bytes(path, bytes, normalization)
 }
 
-/// As [`import`], from the bytes of the file; `path` is for words, and for ONNX weights that lie beside it.
+/// As [`import`], from the bytes of the file; `path` is for words, and for ONNX weights that lie
+/// beside it.
 ///
 /// # Errors
 /// As [`import`], but for reading.
-pub fn import_bytes(path: &Path, bytes: Vec<u8>, normalisation: Option<Normalisation>) -> Result<FloatBase> {
+pub fn import_bytes(
+    path: &Path,
+    bytes: Vec<u8>,
+    normalization: Option<Normalization>,
+) -> Result<FloatBase> {
     let wrong = |reason: String| Error::Weights { path: path.to_owned(), reason };
     let content = read(path, bytes).map_err(wrong)?;
     let layers = assemble(content.found).map_err(wrong)?;
     let mut base = FloatBase {
         layers,
-        normalisation: Normalisation::CAFFE,
+        normalization: Normalization::CAFFE,
         source: content.source.unwrap_or_else(|| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             format!("{} file {name}", content.format)
@@ -62,9 +68,9 @@ pub fn import_bytes(path: &Path, bytes: Vec<u8>, normalisation: Option<Normalisa
         base.source = format!("{credit}; from {}", base.source);
     }
     // Whatever file they come in, the original weights are known.
-    let known = canonical.then_some(Normalisation::CAFFE);
-    base.normalisation = normalisation
-        .or(content.normalisation)
+    let known = canonical.then_some(Normalization::CAFFE);
+    base.normalization = normalization
+        .or(content.normalization)
         .or(known)
         .ok_or_else(|| Error::NoPreprocess { path: path.to_owned() })?;
     Ok(base)

@@ -1,19 +1,21 @@
-//! Any ONNX graph in f32 that starts with the convolutions of VGG16: of tf2onnx, of torch, of this program.
+//! Any ONNX graph in f32 that starts with the convolutions of VGG16: of tf2onnx, of torch, of this
+//! program.
 
 use std::collections::HashMap;
 use std::path::{Component, Path};
 
 use prost::Message;
-use shared::contract::{self, ChannelOrder};
 use tract_onnx::pb;
 use tract_onnx::pb::tensor_proto::{DataLocation, DataType};
+use vgg_edge::preprocess::{self, ChannelOrder};
 
 use super::Content;
-use crate::weights::{Found, Normalisation, VGG16};
+use crate::weights::{Found, Normalization, VGG16};
 
 pub(super) fn read(bytes: &[u8], folder: Option<&Path>) -> Result<Content, String> {
     const KNOWN: &str = "known are Keras .h5 and .weights.h5, torchvision .safetensors, and .onnx";
-    let model = pb::ModelProto::decode(bytes).map_err(|_| format!("not a file of weights: {KNOWN}"))?;
+    let model =
+        pb::ModelProto::decode(bytes).map_err(|_| format!("not a file of weights: {KNOWN}"))?;
     let graph = model.graph.as_ref().filter(|graph| !graph.node.is_empty());
     let graph = graph.ok_or_else(|| format!("not a file of weights: {KNOWN}"))?;
     let metadata: HashMap<&str, &str> = model
@@ -22,39 +24,41 @@ pub(super) fn read(bytes: &[u8], folder: Option<&Path>) -> Result<Content, Strin
         .filter_map(|entry| Some((entry.key.strip_prefix("vgg_edge.")?, entry.value.as_str())))
         .collect();
     if graph.node.iter().any(|node| node.op_type == "QLinearConv") {
-        return Err("it is quantised already; give the f32 weights".into());
+        return Err("it is quantized already; give the f32 weights".into());
     }
-    let normalisation = match () {
+    let normalization = match () {
         () if metadata.contains_key("format") => Some(own(&metadata)?),
         () if model.producer_name.contains("tf2onnx") || model.producer_name.contains("keras") => {
-            Some(Normalisation::CAFFE)
+            Some(Normalization::CAFFE)
         }
-        () if model.producer_name.contains("torch") => Some(Normalisation::TORCHVISION),
+        () if model.producer_name.contains("torch") => Some(Normalization::TORCHVISION),
         () => None,
     };
     let found = Walk::new(graph, folder).run()?;
     let source = metadata.get("weights_source").map(|&source| source.to_owned());
-    Ok(Content { found, normalisation, format: "ONNX", source })
+    Ok(Content { found, normalization, format: "ONNX", source })
 }
 
 /// The metadata that this program writes.
-fn own(metadata: &HashMap<&str, &str>) -> Result<Normalisation, String> {
-    let get = |key: &str| metadata.get(key).copied().ok_or_else(|| format!("metadata vgg_edge.{key} is missing"));
+fn own(metadata: &HashMap<&str, &str>) -> Result<Normalization, String> {
+    let get = |key: &str| {
+        metadata.get(key).copied().ok_or_else(|| format!("metadata vgg_edge.{key} is missing"))
+    };
     let three = |key: &str| -> Result<[f32; 3], String> {
         let text = get(key)?;
-        contract::three(text)
+        preprocess::three(text)
             .filter(|v| v.iter().all(|v| v.is_finite()))
             .ok_or_else(|| format!("metadata vgg_edge.{key} is {text:?}"))
     };
     let order = get("channel_order")?;
-    let normalisation = Normalisation {
+    let normalization = Normalization {
         channel_order: ChannelOrder::from_name(order)
             .ok_or_else(|| format!("metadata vgg_edge.channel_order is {order:?}"))?,
         mean: three("mean")?,
         std: three("std")?,
     };
-    normalisation.check()?;
-    Ok(normalisation)
+    normalization.check()?;
+    Ok(normalization)
 }
 
 /// A walk along the only path of feature maps.
@@ -77,15 +81,27 @@ impl<'a> Walk<'a> {
         for node in &graph.node {
             let [output] = &*node.output else { continue };
             let tensor = match node.op_type.as_str() {
-                "Constant" => node.attribute.iter().find(|a| a.name == "value").and_then(|a| a.t.as_ref()),
-                "Identity" => node.input.first().and_then(|input| constants.get(input.as_str()).copied()),
+                "Constant" => {
+                    node.attribute.iter().find(|a| a.name == "value").and_then(|a| a.t.as_ref())
+                }
+                "Identity" => {
+                    node.input.first().and_then(|input| constants.get(input.as_str()).copied())
+                }
                 _ => None,
             };
             if let Some(tensor) = tensor {
                 constants.insert(output, tensor);
             }
         }
-        Self { graph, folder, constants, found: Vec::new(), current: "", rectified: true, pooled: false }
+        Self {
+            graph,
+            folder,
+            constants,
+            found: Vec::new(),
+            current: "",
+            rectified: true,
+            pooled: false,
+        }
     }
 
     fn run(mut self) -> Result<Vec<Found>, String> {
@@ -135,7 +151,8 @@ impl<'a> Walk<'a> {
         if let (Some(before), false) = (self.found.last(), self.rectified) {
             return Err(format!("not VGG16: no ReLU between {} and {name}", before.name));
         }
-        if let Some((before, expected)) = self.found.last().zip(VGG16.get(self.found.len().wrapping_sub(1)))
+        if let Some((before, expected)) =
+            self.found.last().zip(VGG16.get(self.found.len().wrapping_sub(1)))
             && expected.3 != self.pooled
         {
             let what = if self.pooled { "a max pooling" } else { "no max pooling" };
@@ -162,7 +179,10 @@ impl<'a> Walk<'a> {
             _ => false,
         });
         let input = node.input.get(1).map_or("", String::as_str);
-        let tensor = self.constants.get(input).ok_or_else(|| format!("{name}: its weights are not constant"))?;
+        let tensor = self
+            .constants
+            .get(input)
+            .ok_or_else(|| format!("{name}: its weights are not constant"))?;
         let shape = shape(tensor)?;
         // A first convolution of another size is better told by its shape.
         if !padded && shape.ends_with(&[3, 3]) {
@@ -173,7 +193,10 @@ impl<'a> Walk<'a> {
         let bias = match node.input.get(2).filter(|input| !input.is_empty()) {
             Some(input) => {
                 let tensor = self.constants.get(input.as_str());
-                self.floats(tensor.ok_or_else(|| format!("{name}: its bias is not constant"))?, &name)?
+                self.floats(
+                    tensor.ok_or_else(|| format!("{name}: its bias is not constant"))?,
+                    &name,
+                )?
             }
             None => vec![0.0; outputs],
         };
@@ -187,9 +210,13 @@ impl<'a> Walk<'a> {
 
     /// A bias as a node of its own.
     fn bias(&mut self, node: &'a pb::NodeProto) -> Result<(), String> {
-        let constant = node.input.iter().find_map(|input| self.constants.get(input.as_str()).copied());
+        let constant =
+            node.input.iter().find_map(|input| self.constants.get(input.as_str()).copied());
         let Some(tensor) = constant else {
-            return Err(format!("not VGG16: {} adds two feature maps (a residual network?)", node.name));
+            return Err(format!(
+                "not VGG16: {} adds two feature maps (a residual network?)",
+                node.name
+            ));
         };
         let values = self.floats(tensor, &node.name)?;
         let found = self.found.last_mut().ok_or("an Add before the first convolution")?;
@@ -210,8 +237,15 @@ impl<'a> Walk<'a> {
             "auto_pad" => matches!(&*a.s, b"NOTSET" | b"VALID"),
             _ => true,
         });
-        if ints("kernel_shape") != Some(&[2, 2]) || ints("strides") != Some(&[2, 2]) || !plain || self.pooled {
-            return Err(format!("not VGG16: {} is not a single 2x2 max pooling with stride 2", node.name));
+        if ints("kernel_shape") != Some(&[2, 2])
+            || ints("strides") != Some(&[2, 2])
+            || !plain
+            || self.pooled
+        {
+            return Err(format!(
+                "not VGG16: {} is not a single 2x2 max pooling with stride 2",
+                node.name
+            ));
         }
         self.pooled = true;
         Ok(())
@@ -223,15 +257,22 @@ impl<'a> Walk<'a> {
             let name = node.input.get(index).filter(|name| !name.is_empty())?;
             self.floats(self.constants.get(name.as_str())?, name).ok()?.first().copied()
         };
-        value(1) == Some(0.0) && value(2).is_none_or(|high| high >= f32::MAX) && node.input.len() > 1
+        value(1) == Some(0.0)
+            && value(2).is_none_or(|high| high >= f32::MAX)
+            && node.input.len() > 1
     }
 
     fn floats(&self, tensor: &pb::TensorProto, name: &str) -> Result<Vec<f32>, String> {
         if tensor.data_type != DataType::Float as i32 {
-            return Err(format!("{name}: a tensor that is not float32 ({}); export the model in float32", tensor.name));
+            return Err(format!(
+                "{name}: a tensor that is not float32 ({}); export the model in float32",
+                tensor.name
+            ));
         }
-        let count: usize =
-            shape(tensor)?.iter().try_fold(1usize, |n, &side| n.checked_mul(side)).ok_or("a tensor too large")?;
+        let count: usize = shape(tensor)?
+            .iter()
+            .try_fold(1usize, |n, &side| n.checked_mul(side))
+            .ok_or("a tensor too large")?;
         let external;
         let raw = if tensor.data_location() == DataLocation::External {
             external = self.external(tensor, name)?;
@@ -245,7 +286,10 @@ impl<'a> Walk<'a> {
             raw.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
         };
         if values.len() != count || !raw.len().is_multiple_of(4) {
-            return Err(format!("{name}: {} values where its shape asks for {count}", values.len()));
+            return Err(format!(
+                "{name}: {} values where its shape asks for {count}",
+                values.len()
+            ));
         }
         Ok(values)
     }
@@ -253,13 +297,24 @@ impl<'a> Walk<'a> {
     /// Weights in a file beside the model, as torch's exporter leaves them.
     fn external(&self, tensor: &pb::TensorProto, name: &str) -> Result<Vec<u8>, String> {
         use std::io::{Read, Seek, SeekFrom};
-        let get = |key: &str| tensor.external_data.iter().find(|e| e.key == key).map(|e| e.value.as_str());
-        let number =
-            |key: &str| get(key).map(str::parse::<u64>).transpose().map_err(|_| format!("{name}: {key} of its data"));
-        let location = Path::new(get("location").ok_or_else(|| format!("{name}: its data lie nowhere"))?);
-        let folder = self.folder.ok_or_else(|| format!("{name}: its data lie in {}", location.display()))?;
+        let get = |key: &str| {
+            tensor.external_data.iter().find(|e| e.key == key).map(|e| e.value.as_str())
+        };
+        let number = |key: &str| {
+            get(key)
+                .map(str::parse::<u64>)
+                .transpose()
+                .map_err(|_| format!("{name}: {key} of its data"))
+        };
+        let location =
+            Path::new(get("location").ok_or_else(|| format!("{name}: its data lie nowhere"))?);
+        let folder =
+            self.folder.ok_or_else(|| format!("{name}: its data lie in {}", location.display()))?;
         if !location.components().all(|part| matches!(part, Component::Normal(_))) {
-            return Err(format!("{name}: its data lie outside the folder of the model, in {}", location.display()));
+            return Err(format!(
+                "{name}: its data lie outside the folder of the model, in {}",
+                location.display()
+            ));
         }
         let path = folder.join(location);
         let length = number("length")?.unwrap_or(u64::MAX).min(super::MAX_BYTES);
@@ -275,6 +330,7 @@ impl<'a> Walk<'a> {
 }
 
 fn shape(tensor: &pb::TensorProto) -> Result<Vec<usize>, String> {
-    let sides: Result<Vec<usize>, _> = tensor.dims.iter().map(|&side| usize::try_from(side)).collect();
+    let sides: Result<Vec<usize>, _> =
+        tensor.dims.iter().map(|&side| usize::try_from(side)).collect();
     sides.map_err(|_| format!("{} has a negative size", tensor.name))
 }

@@ -5,20 +5,24 @@ use std::collections::BTreeMap;
 use safetensors::{Dtype, SafeTensors};
 
 use super::Content;
-use crate::weights::{Found, Normalisation};
+use crate::weights::{Found, Normalization};
 
 pub(super) fn read(bytes: &[u8]) -> Result<Content, String> {
-    let file = SafeTensors::deserialize(bytes).map_err(|e| format!("not a readable safetensors file: {e}"))?;
+    let file = SafeTensors::deserialize(bytes)
+        .map_err(|e| format!("not a readable safetensors file: {e}"))?;
     let names = file.names();
     if let Some(name) = names.iter().find(|name| name.ends_with(".running_mean")) {
         return Err(format!(
-            "not VGG16: {name} belongs to a batch normalisation (vgg16_bn or another network); export it to ONNX, which folds it away"
+            "not VGG16: {name} belongs to a batch normalization (vgg16_bn or another network); export it to ONNX, which folds it away"
         ));
     }
     // Models that hold the network as a part have a prefix before `features`.
     let mut kernels: BTreeMap<(String, usize), &str> = BTreeMap::new();
     for name in &names {
-        let Some((start, number)) = name.strip_suffix(".weight").and_then(|n| n.rsplit_once('.')) else { continue };
+        let Some((start, number)) = name.strip_suffix(".weight").and_then(|n| n.rsplit_once('.'))
+        else {
+            continue;
+        };
         let Ok(number) = number.parse() else { continue };
         if start == "features" || start.ends_with(".features") {
             kernels.insert((start.to_owned(), number), name);
@@ -32,14 +36,21 @@ pub(super) fn read(bytes: &[u8]) -> Result<Content, String> {
     }
     if kernels.is_empty() {
         let some: Vec<&str> = names.iter().take(5).map(|name| &name[..]).collect();
-        return Err(format!("not torchvision's VGG16: no features.N.weight; it has {}", some.join(", ")));
+        return Err(format!(
+            "not torchvision's VGG16: no features.N.weight; it has {}",
+            some.join(", ")
+        ));
     }
     let floats = |name: &str| -> Result<(Vec<usize>, Vec<f32>), String> {
         let tensor = file.tensor(name).map_err(|_| format!("{name} is missing"))?;
         if tensor.dtype() != Dtype::F32 {
-            return Err(format!("{name} is {:?}, not F32; save the model in float32", tensor.dtype()));
+            return Err(format!(
+                "{name} is {:?}, not F32; save the model in float32",
+                tensor.dtype()
+            ));
         }
-        let values = tensor.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        let values =
+            tensor.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
         Ok((tensor.shape().to_vec(), values))
     };
     let mut found = Vec::with_capacity(kernels.len());
@@ -49,5 +60,10 @@ pub(super) fn read(bytes: &[u8]) -> Result<Content, String> {
         let (_, bias) = floats(&format!("{stem}.bias"))?;
         found.push(Found { name: stem.to_owned(), shape, kernel, bias });
     }
-    Ok(Content { found, normalisation: Some(Normalisation::TORCHVISION), format: "safetensors", source: None })
+    Ok(Content {
+        found,
+        normalization: Some(Normalization::TORCHVISION),
+        format: "safetensors",
+        source: None,
+    })
 }

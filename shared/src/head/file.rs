@@ -5,8 +5,8 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::{Decision, Dense, Head, Output, Pool, TrainingRecord};
-use crate::contract::Preprocess;
 use crate::error::HeadFileError;
+use crate::preprocess::Preprocess;
 use crate::{Error, Fingerprint, Result};
 
 const MAGIC: &[u8; 8] = b"VGGEHEAD";
@@ -39,9 +39,29 @@ struct Format2 {
 
 impl From<Format2> for Head {
     fn from(old: Format2) -> Self {
-        let Format2 { base, preprocess, feature_scales, labels, layers, output, decision, training } = old;
+        let Format2 {
+            base,
+            preprocess,
+            feature_scales,
+            labels,
+            layers,
+            output,
+            decision,
+            training,
+        } = old;
         let (pool, background) = (Pool::Flatten, Vec::new());
-        Self { base, preprocess, feature_scales, labels, layers, output, decision, training, pool, background }
+        Self {
+            base,
+            preprocess,
+            feature_scales,
+            labels,
+            layers,
+            output,
+            decision,
+            training,
+            pool,
+            background,
+        }
     }
 }
 
@@ -52,10 +72,12 @@ impl Head {
     /// The bytes of the file.
     ///
     /// # Errors
-    /// [`HeadFileError::Inconsistent`] if the parts contradict each other, [`HeadFileError::TooLarge`].
+    /// [`HeadFileError::Inconsistent`] if the parts contradict each other,
+    /// [`HeadFileError::TooLarge`].
     pub fn to_bytes(&self) -> Result<Vec<u8>, HeadFileError> {
         self.check().map_err(HeadFileError::Inconsistent)?;
-        let payload = postcard::to_stdvec(self).map_err(|e| HeadFileError::Inconsistent(e.to_string()))?;
+        let payload =
+            postcard::to_stdvec(self).map_err(|e| HeadFileError::Inconsistent(e.to_string()))?;
         let mut bytes = Vec::with_capacity(HEADER + payload.len() + CHECKSUM);
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&FORMAT.to_le_bytes());
@@ -72,8 +94,8 @@ impl Head {
     /// Reads the bytes of a file, and checks everything.
     ///
     /// # Errors
-    /// [`HeadFileError`], one kind for each thing that can be wrong. The version is looked at before length and checksum, so that a
-    /// head of another version is told as such.
+    /// [`HeadFileError`], one kind for each thing that can be wrong. The version is looked at
+    /// before length and checksum, so that a head of another version is told as such.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, HeadFileError> {
         if !bytes.starts_with(MAGIC) {
             return Err(HeadFileError::Magic);
@@ -100,7 +122,9 @@ impl Head {
         let inconsistent = |e: postcard::Error| HeadFileError::Inconsistent(e.to_string());
         let payload = &content[HEADER..];
         let (head, rest) = match version {
-            2 => postcard::take_from_bytes::<Format2>(payload).map(|(old, rest)| (old.into(), rest)),
+            2 => {
+                postcard::take_from_bytes::<Format2>(payload).map(|(old, rest)| (old.into(), rest))
+            }
             _ => postcard::take_from_bytes::<Self>(payload),
         }
         .map_err(inconsistent)?;
@@ -116,8 +140,9 @@ impl Head {
     /// # Errors
     /// [`Error::HeadFile`], [`Error::Io`].
     pub fn save(&self, path: &Path) -> Result<()> {
-        let bytes = self.to_bytes().map_err(|source| Error::HeadFile { path: path.to_owned(), source })?;
-        crate::fs::write_bytes(path, &bytes)
+        let bytes =
+            self.to_bytes().map_err(|source| Error::HeadFile { path: path.to_owned(), source })?;
+        crate::durable_fs::write_bytes(path, &bytes)
     }
 
     /// Reads a file.
@@ -125,7 +150,7 @@ impl Head {
     /// # Errors
     /// [`Error::HeadFile`], [`Error::Io`].
     pub fn load(path: &Path) -> Result<Self> {
-        let bytes = crate::fs::read_limited(path, MAX_BYTES)?;
+        let bytes = crate::durable_fs::read_limited(path, MAX_BYTES)?;
         Self::from_bytes(&bytes).map_err(|source| Error::HeadFile { path: path.to_owned(), source })
     }
 }
@@ -180,8 +205,9 @@ mod tests {
         assert!(error(&sealed(trailing)).to_string().contains("left over"));
     }
 
-    /// `format2.postcard` was written by version 0.1.0 as it was before format 3: `host train samples/surfaces --size 32 --units 0
-    /// --epochs 1 --no-calibration --lr 0.0002`; so were the scores.
+    /// `format2.postcard` was written by version 0.1.0 as it was before format 3: `host train
+    /// samples/surfaces --size 32 --units 0 --epochs 1 --no-calibration --lr 0.0002`; so were the
+    /// scores.
     #[test]
     fn format_2_is_still_read() {
         let old = include_bytes!("format2.postcard");
@@ -195,9 +221,12 @@ mod tests {
         // What is new stands behind what was there.
         let payload = |bytes: &[u8]| bytes[HEADER..bytes.len() - CHECKSUM].to_vec();
         assert_eq!(payload(&new), [payload(old), vec![0, 0]].concat());
-        let mut relabelled = old.to_vec();
-        relabelled[8] = FORMAT as u8;
-        assert!(matches!(Head::from_bytes(&sealed(relabelled)), Err(HeadFileError::Inconsistent(_))));
+        let mut relabeled = old.to_vec();
+        relabeled[8] = FORMAT as u8;
+        assert!(matches!(
+            Head::from_bytes(&sealed(relabeled)),
+            Err(HeadFileError::Inconsistent(_))
+        ));
     }
 
     proptest! {
@@ -209,7 +238,8 @@ mod tests {
             let same = bytes[at] == value;
             bytes[at] = value;
             if reseal {
-                // A byte of the payload may be changed to another valid head; it must then be consistent.
+                // A byte of the payload may be changed to another valid head; it must then be
+                // consistent.
                 if let Ok(head) = Head::from_bytes(&sealed(bytes)) {
                     head.check().unwrap();
                 }

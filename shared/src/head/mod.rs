@@ -1,12 +1,13 @@
-//! The head: dense layers on the feature map, to scores and a decision. The same code on host and device.
+//! The head: dense layers on the feature map, to scores and a decision. The same code on host and
+//! device.
 
 mod file;
 mod pool;
 
 use serde::{Deserialize, Serialize};
 
-use crate::contract::Preprocess;
-use crate::{Base, Error, Fingerprint, Result};
+use crate::preprocess::Preprocess;
+use crate::{Backbone, Error, Fingerprint, Result};
 
 pub use file::{FORMAT, MAX_BYTES, format_of};
 pub use pool::Pool;
@@ -41,11 +42,13 @@ pub struct Head {
     pub training: TrainingRecord,
     /// What the layers see of the feature map.
     pub pool: Pool,
-    /// Indices of the labels that mean that nothing of interest is there ([`is_background_name`]), ascending.
+    /// Indices of the labels that mean that nothing of interest is there ([`is_background_name`]),
+    /// ascending.
     pub background: Vec<u32>,
 }
 
-/// Whether a class of that name stands for nothing of interest: `none`, `background` or `unknown`, in any case.
+/// Whether a class of that name stands for nothing of interest: `none`, `background` or `unknown`,
+/// in any case.
 pub fn is_background_name(name: &str) -> bool {
     ["none", "background", UNKNOWN].iter().any(|known| name.eq_ignore_ascii_case(known))
 }
@@ -77,7 +80,8 @@ pub enum Activation {
 /// How logits become scores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Output {
-    /// Two classes, one logit: the score of the second is `1 / (1 + exp(-logit))`, that of the first what is left.
+    /// Two classes, one logit: the score of the second is `1 / (1 + exp(-logit))`, that of the
+    /// first what is left.
     Sigmoid,
     /// One logit a class: `exp(logit) / sum of exp`.
     Softmax,
@@ -107,7 +111,7 @@ pub struct TrainingRecord {
     pub program: String,
     /// Seed of every random choice.
     pub seed: u64,
-    /// Optimiser, learning rate, epochs, batch size, dropout, in one line.
+    /// Optimizer, learning rate, epochs, batch size, dropout, in one line.
     pub settings: String,
     /// Pictures trained on, a class.
     pub train_counts: Vec<u32>,
@@ -142,8 +146,8 @@ impl Dense {
         let outputs = self.outputs as usize;
         let mut sums = vec![0.0f32; outputs];
         for (input, kernel) in inputs.zip(self.kernel.chunks_exact(outputs)) {
-            // A product with 0 adds nothing to the bits: weights are finite and a sum that starts at +0 is never -0.
-            // More than half of a feature map is 0.
+            // A product with 0 adds nothing to the bits: weights are finite and a sum that starts
+            // at +0 is never -0. More than half of a feature map is 0.
             if input != 0.0 {
                 for (sum, &weight) in sums.iter_mut().zip(kernel) {
                     *sum += input * weight;
@@ -172,8 +176,8 @@ pub fn best(scores: &[f32]) -> usize {
     best
 }
 
-/// The features of a quantised feature map, channels last, with a scale for each channel.
-pub fn dequantise(features: &[u8], scales: &[f32]) -> impl Iterator<Item = f32> {
+/// The features of a quantized feature map, channels last, with a scale for each channel.
+pub fn dequantize(features: &[u8], scales: &[f32]) -> impl Iterator<Item = f32> {
     features.iter().zip(scales.iter().cycle()).map(|(&q, scale)| f32::from(q) * scale)
 }
 
@@ -182,7 +186,7 @@ impl Head {
     ///
     /// # Errors
     /// [`Error::WrongBase`].
-    pub fn check_base(&self, base: &Base) -> Result<()> {
+    pub fn check_base(&self, base: &Backbone) -> Result<()> {
         // The fingerprint covers weights and contract; the rest guards against a head made by hand.
         let same = self.base == base.fingerprint()
             && self.preprocess.base == *base.contract()
@@ -190,14 +194,18 @@ impl Head {
         if same {
             Ok(())
         } else {
-            Err(Error::WrongBase { path: base.path().to_owned(), wanted: self.base, found: base.fingerprint() })
+            Err(Error::WrongBase {
+                path: base.path().to_owned(),
+                wanted: self.base,
+                found: base.fingerprint(),
+            })
         }
     }
 
-    /// The logits of a quantised feature map, before the temperature.
+    /// The logits of a quantized feature map, before the temperature.
     pub fn logits(&self, features: &[u8]) -> Vec<f32> {
         match self.pool {
-            Pool::Flatten => self.dense(dequantise(features, &self.feature_scales)),
+            Pool::Flatten => self.dense(dequantize(features, &self.feature_scales)),
             pool => {
                 let mut pooled = vec![0.0; self.feature_scales.len()];
                 pool.features(features, &self.feature_scales, &mut pooled);
@@ -206,7 +214,8 @@ impl Head {
         }
     }
 
-    /// The logits of a feature map in f32, channels last, before the temperature: what an f32 base would give.
+    /// The logits of a feature map in f32, channels last, before the temperature: what an f32 base
+    /// would give.
     pub fn logits_of(&self, features: &[f32]) -> Vec<f32> {
         self.dense(self.pool.real(features, self.feature_scales.len()).into_iter())
     }
@@ -217,7 +226,8 @@ impl Head {
         layers.fold(first.forward(features), |values, layer| layer.forward(values.into_iter()))
     }
 
-    /// The scores of a quantised feature map, in the order of the labels; they add up to 1 but for rounding.
+    /// The scores of a quantized feature map, in the order of the labels; they add up to 1 but for
+    /// rounding.
     pub fn scores(&self, features: &[u8]) -> Vec<f32> {
         let mut logits = self.logits(features);
         for logit in &mut logits {
@@ -229,7 +239,8 @@ impl Head {
                 vec![1.0 - score, score]
             }
             Output::Softmax => {
-                let largest = logits.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+                let largest =
+                    logits.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
                 let mut sum = 0.0;
                 for logit in &mut logits {
                     *logit = libm::expf(*logit - largest);
@@ -243,7 +254,8 @@ impl Head {
         }
     }
 
-    /// The index of the best score (the first of equals), and the label to say: [`UNKNOWN`] below `threshold`.
+    /// The index of the best score (the first of equals), and the label to say: [`UNKNOWN`] below
+    /// `threshold`.
     pub fn decide(&self, scores: &[f32], threshold: f32) -> (usize, &str) {
         let best = best(scores);
         let sure = scores.get(best).is_some_and(|&score| score >= threshold);
@@ -252,7 +264,9 @@ impl Head {
 
     /// Whether that label means that nothing of interest is there.
     pub fn is_background(&self, label: &str) -> bool {
-        self.background.iter().any(|&index| self.labels.get(index as usize).is_some_and(|name| name == label))
+        self.background
+            .iter()
+            .any(|&index| self.labels.get(index as usize).is_some_and(|name| name == label))
     }
 
     /// Holds all parts against each other.
@@ -274,7 +288,11 @@ impl Head {
             return Err("its pre-processing is not of finite numbers".into());
         }
         if self.feature_scales.len() != base.channels as usize {
-            return Err(format!("{} feature scales for {} channels", self.feature_scales.len(), base.channels));
+            return Err(format!(
+                "{} feature scales for {} channels",
+                self.feature_scales.len(),
+                base.channels
+            ));
         }
         if !self.feature_scales.iter().all(|scale| scale.is_normal() && *scale > 0.0) {
             return Err("a feature scale is not a positive number".into());
@@ -311,7 +329,9 @@ impl Head {
             Output::Sigmoid => return Err("a sigmoid output needs two labels".into()),
             Output::Softmax => self.labels.len() as u64,
         };
-        if self.layers.last().is_none_or(|last| last.activation != Activation::Linear) || width != expected {
+        if self.layers.last().is_none_or(|last| last.activation != Activation::Linear)
+            || width != expected
+        {
             return Err(format!("its last layer gives {width} logits, not {expected}"));
         }
         if !(decision.temperature.is_normal() && decision.temperature > 0.0) {
@@ -327,8 +347,8 @@ impl Head {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::contract::{Fit, tests::caffe};
-    use crate::resize::Filter;
+    use crate::image::resize::Filter;
+    use crate::preprocess::{Fit, tests::caffe};
 
     /// A head of two layers with simple numbers.
     pub(crate) fn example(labels: &[&str]) -> Head {
@@ -337,7 +357,9 @@ pub(crate) mod tests {
             inputs: inputs as u32,
             outputs: outputs as u32,
             activation,
-            kernel: (0..inputs * outputs).map(|i| ((i * i * 31 + i * 7) % 1009) as f32 / 1009.0 - 0.45).collect(),
+            kernel: (0..inputs * outputs)
+                .map(|i| ((i * i * 31 + i * 7) % 1009) as f32 / 1009.0 - 0.45)
+                .collect(),
             bias: (0..outputs).map(|i| i as f32 * 0.25).collect(),
         };
         Head {
@@ -359,16 +381,24 @@ pub(crate) mod tests {
         let features: Vec<u8> = (0..512).map(|i| (i * 37 % 256) as u8).collect();
         for labels in [&["no", "yes"][..], &["a", "b", "c", "d"]] {
             let mut head = example(labels);
-            head.feature_scales.iter_mut().enumerate().for_each(|(c, scale)| *scale *= 1.0 + c as f32 / 100.0);
+            head.feature_scales
+                .iter_mut()
+                .enumerate()
+                .for_each(|(c, scale)| *scale *= 1.0 + c as f32 / 100.0);
             head.check().unwrap();
             head.decision.temperature = 2.0;
-            let mut values: Vec<f64> =
-                features.iter().zip(&head.feature_scales).map(|(&q, &scale)| f64::from(q) * f64::from(scale)).collect();
+            let mut values: Vec<f64> = features
+                .iter()
+                .zip(&head.feature_scales)
+                .map(|(&q, &scale)| f64::from(q) * f64::from(scale))
+                .collect();
             for layer in &head.layers {
                 values = (0..layer.outputs as usize)
                     .map(|j| {
                         let sum: f64 = (0..values.len())
-                            .map(|i| values[i] * f64::from(layer.kernel[i * layer.outputs as usize + j]))
+                            .map(|i| {
+                                values[i] * f64::from(layer.kernel[i * layer.outputs as usize + j])
+                            })
                             .sum();
                         let sum = sum + f64::from(layer.bias[j]);
                         if layer.activation == Activation::Relu { sum.max(0.0) } else { sum }
@@ -417,13 +447,22 @@ pub(crate) mod tests {
 
     #[test]
     fn background_goes_by_the_name() {
-        for (name, is) in [("none", true), ("Background", true), ("UNKNOWN", true), ("nonesuch", false), ("", false)] {
+        for (name, is) in [
+            ("none", true),
+            ("Background", true),
+            ("UNKNOWN", true),
+            ("nonesuch", false),
+            ("", false),
+        ] {
             assert_eq!(is_background_name(name), is, "{name}");
         }
         let mut head = example(&["a", "none", "c"]);
         head.background = vec![1];
         head.check().unwrap();
-        assert_eq!(["a", "none", UNKNOWN].map(|label| head.is_background(label)), [false, true, false]);
+        assert_eq!(
+            ["a", "none", UNKNOWN].map(|label| head.is_background(label)),
+            [false, true, false]
+        );
     }
 
     #[test]
@@ -451,7 +490,9 @@ pub(crate) mod tests {
             breaks(&mut head);
             head.check().unwrap_err()
         };
-        assert!(broken(|h| h.feature_scales.truncate(1)).contains("1 feature scales for 512 channels"));
+        assert!(
+            broken(|h| h.feature_scales.truncate(1)).contains("1 feature scales for 512 channels")
+        );
         assert!(broken(|h| h.feature_scales[9] = 0.0).contains("feature scale"));
         assert!(broken(|h| h.labels.truncate(1)).contains("1 labels"));
         assert!(broken(|h| h.labels[0] = "b".into()).contains("twice"));

@@ -1,8 +1,9 @@
 use serde::{Deserialize, Serialize};
 
-use crate::contract::Preprocess;
+use crate::preprocess::Preprocess;
 
-/// What the dense layers see of the feature map `[h, w, channels]`. `ARCHITECTURE.md` has the arithmetic.
+/// What the dense layers see of the feature map `[h, w, channels]`. `ARCHITECTURE.md` has the
+/// arithmetic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Pool {
     /// All values, in the order h, w, channel (Keras `Flatten`).
@@ -43,20 +44,23 @@ impl Pool {
         };
         match self {
             Self::Flatten => map.to_vec(),
-            Self::Avg => fold(0.0, |a, b| a + b).into_iter().map(|sum| sum / places.len() as f32).collect(),
+            Self::Avg => {
+                fold(0.0, |a, b| a + b).into_iter().map(|sum| sum / places.len() as f32).collect()
+            }
             Self::Max => fold(f32::NEG_INFINITY, f32::max),
         }
     }
 
-    /// The features of a quantised map (channels last, with a scale for each channel) into `out`, which has the length of the map for
-    /// [`Pool::Flatten`] and else that of `scales`.
+    /// The features of a quantized map (channels last, with a scale for each channel) into `out`,
+    /// which has the length of the map for [`Pool::Flatten`] and else that of `scales`.
     ///
-    /// The largest is taken of the integers; a mean is a sum in i32 (exact), then one product with `scale / places`.
+    /// The largest is taken of the integers; a mean is a sum in i32 (exact), then one product with
+    /// `scale / places`.
     pub fn features(self, map: &[u8], scales: &[f32], out: &mut [f32]) {
         let places = map.chunks_exact(scales.len().max(1));
         match self {
             Self::Flatten => {
-                for (out, feature) in out.iter_mut().zip(super::dequantise(map, scales)) {
+                for (out, feature) in out.iter_mut().zip(super::dequantize(map, scales)) {
                     *out = feature;
                 }
             }
@@ -79,7 +83,7 @@ impl Pool {
                         *largest = (*largest).max(q);
                     }
                 }
-                for (out, feature) in out.iter_mut().zip(super::dequantise(&largest, scales)) {
+                for (out, feature) in out.iter_mut().zip(super::dequantize(&largest, scales)) {
                     *out = feature;
                 }
             }

@@ -24,7 +24,13 @@ struct Shared {
 
 impl Feeder {
     /// Starts with the first picture; it is on its way when this returns.
-    pub fn start(path: &str, fourcc: &[u8; 4], width: u32, height: u32, pictures: Vec<Vec<u8>>) -> io::Result<Self> {
+    pub fn start(
+        path: &str,
+        fourcc: &[u8; 4],
+        width: u32,
+        height: u32,
+        pictures: Vec<Vec<u8>>,
+    ) -> io::Result<Self> {
         if pictures.is_empty() {
             return Err(io::Error::other("no pictures"));
         }

@@ -1,8 +1,10 @@
-//! First program of the machine that the camera tests boot under QEMU (`tests/src/machine.rs` is its other end).
+//! First program of the machine that the camera tests boot under QEMU (`tests/src/machine.rs` is
+//! its other end).
 //!
-//! It loads the virtual cameras, then does what the serial line says: one JSON array of words a line. It answers each with
-//! `@ok WORDS` or `@failed WORDS`; the programs it runs speak through `@out ID LINE`, `@err ID LINE` and `@exit ID STATUS`.
-//! Everything else on the line is the kernel's.
+//! It loads the virtual cameras, then does what the serial line says: one JSON array of words a
+//! line. It answers each with `@ok WORDS` or `@failed WORDS`; the programs it runs speak through
+//! `@out ID LINE`, `@err ID LINE` and `@exit ID STATUS`. Everything else on the line is the
+//! kernel's.
 
 mod feeder;
 mod node;
@@ -22,8 +24,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::system::{RebootCommand, finit_module, reboot};
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
-/// What each module is told: vivid is a webcam (input 0) and an HDMI grabber (input 1) whose cable leads to its output
-/// node; v4l2loopback gives one node, which is a camera while somebody writes.
+/// What each module is told: vivid is a webcam (input 0) and an HDMI grabber (input 1) whose cable
+/// leads to its output node; v4l2loopback gives one node, which is a camera while somebody writes.
 const PARAMETERS: [(&str, &std::ffi::CStr); 2] = [
     ("vivid", c"node_types=0x101 num_inputs=2 input_types=0xc num_outputs=1 output_types=1"),
     ("v4l2loopback", c"devices=1 video_nr=20 exclusive_caps=1"),
@@ -31,7 +33,9 @@ const PARAMETERS: [(&str, &std::ffi::CStr); 2] = [
 
 fn main() -> ExitCode {
     if std::process::id() != 1 {
-        eprintln!("guest: I am the first program of an emulated machine; cargo test --test e2e camera starts it");
+        eprintln!(
+            "guest: I am the first program of an emulated machine; cargo test --test e2e camera starts it"
+        );
         return ExitCode::from(2);
     }
     if let Err(e) = start().and_then(|()| serve()) {
@@ -48,20 +52,25 @@ fn main() -> ExitCode {
 fn start() -> Result<(), Box<dyn Error>> {
     for (kind, folder) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev")] {
         fs::create_dir_all(folder)?;
-        mount(kind, folder, kind, MountFlags::empty(), None).map_err(|e| format!("cannot mount {folder}: {e}"))?;
+        mount(kind, folder, kind, MountFlags::empty(), None)
+            .map_err(|e| format!("cannot mount {folder}: {e}"))?;
     }
     let mut terminal = tcgetattr(io::stdin())?;
     terminal.local_modes.remove(LocalModes::ECHO | LocalModes::ISIG);
     tcsetattr(io::stdin(), OptionalActions::Now, &terminal)?;
-    let mut modules: Vec<_> = fs::read_dir("/modules")?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
+    let mut modules: Vec<_> =
+        fs::read_dir("/modules")?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
     modules.sort();
     for path in modules {
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
         let name = name.trim_start_matches(|c: char| c.is_ascii_digit() || c == '-');
-        let parameters = PARAMETERS.iter().find(|(module, _)| *module == name).map_or(c"", |(_, words)| words);
-        finit_module(File::open(&path)?, parameters, 0).map_err(|e| format!("cannot load {name}: {e}"))?;
+        let parameters =
+            PARAMETERS.iter().find(|(module, _)| *module == name).map_or(c"", |(_, words)| words);
+        finit_module(File::open(&path)?, parameters, 0)
+            .map_err(|e| format!("cannot load {name}: {e}"))?;
     }
-    // On a line of its own: what came before may have no end, and the mini UART of the Pi starts with noise.
+    // On a line of its own: what came before may have no end, and the mini UART of the Pi starts
+    // with noise.
     println!("\n@ready");
     Ok(())
 }
@@ -114,7 +123,9 @@ impl State {
                 self.feeders.get(&id.parse()?).ok_or("no such feeder")?.show(index.parse()?)?;
                 String::new()
             }
-            ["played", id] => self.feeders.get(&id.parse()?).ok_or("no such feeder")?.played().to_string(),
+            ["played", id] => {
+                self.feeders.get(&id.parse()?).ok_or("no such feeder")?.played().to_string()
+            }
             ["end", id] => {
                 self.feeders.remove(&id.parse()?).ok_or("no such feeder")?.end()?;
                 String::new()
@@ -142,7 +153,12 @@ impl State {
             }
             ["format", path, fourcc, size] => {
                 let (width, height) = parse_size(size)?;
-                Node::open(path)?.set_format(node::CAPTURE, &node::fourcc(fourcc)?, width, height)?
+                Node::open(path)?.set_format(
+                    node::CAPTURE,
+                    &node::fourcc(fourcc)?,
+                    width,
+                    height,
+                )?
             }
             ["write", path, text] => {
                 fs::write(path, text)?;
@@ -213,7 +229,9 @@ fn fence(pid: Pid) -> Result<String, Box<dyn Error>> {
     let mut ways = BTreeSet::new();
     for task in fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero()))? {
         let status = fs::read_to_string(task?.path().join("status"))?;
-        let lines = status.lines().filter(|line| line.starts_with("NoNewPrivs:") || line.starts_with("Seccomp:"));
+        let lines = status
+            .lines()
+            .filter(|line| line.starts_with("NoNewPrivs:") || line.starts_with("Seccomp:"));
         ways.insert(lines.map(|line| line.replace('\t', " ")).collect::<Vec<_>>().join(" "));
     }
     Ok(ways.into_iter().collect::<Vec<_>>().join(", "))

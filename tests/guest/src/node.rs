@@ -1,4 +1,5 @@
-//! Video nodes by raw ioctls: what the tests do to them is more than the safe interface of crate `v4l` offers.
+//! Video nodes by raw ioctls: what the tests do to them is more than the safe interface of crate
+//! `v4l` offers.
 
 use std::ffi::c_void;
 use std::fs::{File, OpenOptions};
@@ -9,8 +10,8 @@ use std::ptr;
 use std::slice;
 
 use v4l::v4l_sys::{
-    v4l2_bt_timings, v4l2_buffer, v4l2_capability, v4l2_control, v4l2_dv_timings, v4l2_format, v4l2_queryctrl,
-    v4l2_requestbuffers,
+    v4l2_bt_timings, v4l2_buffer, v4l2_capability, v4l2_control, v4l2_dv_timings, v4l2_format,
+    v4l2_queryctrl, v4l2_requestbuffers,
 };
 use v4l::v4l2;
 use v4l::v4l2::vidioc;
@@ -24,11 +25,13 @@ const MEMORY_MMAP: u32 = 1;
 const FIELD_NONE: u32 = 1;
 const CONTROL_NEXT: u32 = 0x8000_0000;
 // `vidioc` lacks it: _IOWR('V', 87, struct v4l2_dv_timings).
-const VIDIOC_S_DV_TIMINGS: vidioc::_IOC_TYPE =
-    (3 << 30) | ((size_of::<v4l2_dv_timings>() as vidioc::_IOC_TYPE) << 16) | ((b'V' as vidioc::_IOC_TYPE) << 8) | 87;
+const VIDIOC_S_DV_TIMINGS: vidioc::_IOC_TYPE = (3 << 30)
+    | ((size_of::<v4l2_dv_timings>() as vidioc::_IOC_TYPE) << 16)
+    | ((b'V' as vidioc::_IOC_TYPE) << 8)
+    | 87;
 
-/// Structures of numbers that ioctls of V4L2 take: any bits are valid, zeros too, and none of the requests made here
-/// follows a pointer in them.
+/// Structures of numbers that ioctls of V4L2 take: any bits are valid, zeros too, and none of the
+/// requests made here follows a pointer in them.
 ///
 /// # Safety
 /// The type must be just that.
@@ -43,7 +46,8 @@ pub unsafe trait Plain: Copy {
 macro_rules! plain {
     ($($name:ty),*) => {
         $(
-            // SAFETY: a C structure of numbers; the pointers in some of its unions are used with other requests only.
+            // SAFETY: a C structure of numbers; the pointers in some of its unions are used with
+            // other requests only.
             unsafe impl Plain for $name {}
         )*
     };
@@ -75,12 +79,19 @@ impl Node {
         OpenOptions::new().read(true).write(true).open(path).map(Self).map_err(|e| named(e, path))
     }
 
-    fn ioctl<T: Plain>(&self, name: &str, request: vidioc::_IOC_TYPE, argument: &mut T) -> io::Result<()> {
+    fn ioctl<T: Plain>(
+        &self,
+        name: &str,
+        request: vidioc::_IOC_TYPE,
+        argument: &mut T,
+    ) -> io::Result<()> {
         // Requests carry the size of their structure; u32 stands for the int of the plain ones.
         assert_eq!((request >> 16) as usize & 0x3fff, size_of::<T>(), "{name}");
         // SAFETY: the argument is as long as the request says, and plain.
-        unsafe { v4l2::ioctl(self.0.as_raw_fd(), request, ptr::from_mut(argument).cast::<c_void>()) }
-            .map_err(|e| named(e, name))
+        unsafe {
+            v4l2::ioctl(self.0.as_raw_fd(), request, ptr::from_mut(argument).cast::<c_void>())
+        }
+        .map_err(|e| named(e, name))
     }
 
     /// Name of the driver.
@@ -130,7 +141,13 @@ impl Node {
     }
 
     /// Asks for a format, and tells which one the driver sets.
-    pub fn set_format(&self, kind: u32, fourcc: &[u8; 4], width: u32, height: u32) -> io::Result<String> {
+    pub fn set_format(
+        &self,
+        kind: u32,
+        fourcc: &[u8; 4],
+        width: u32,
+        height: u32,
+    ) -> io::Result<String> {
         let mut format = v4l2_format::zeroed();
         format.type_ = kind;
         format.fmt.pix.width = width;
@@ -159,7 +176,8 @@ pub struct Output {
 impl Output {
     /// Maps buffers of a node whose format is set. Nothing plays yet.
     pub fn new(node: Node) -> io::Result<Self> {
-        let mut request = v4l2_requestbuffers { type_: OUTPUT, memory: MEMORY_MMAP, count: 4, ..Plain::zeroed() };
+        let mut request =
+            v4l2_requestbuffers { type_: OUTPUT, memory: MEMORY_MMAP, count: 4, ..Plain::zeroed() };
         node.ioctl("VIDIOC_REQBUFS", vidioc::VIDIOC_REQBUFS, &mut request)?;
         let buffers = (0..request.count)
             .map(|index| {
@@ -227,8 +245,10 @@ impl Mapping {
         // PROT_READ | PROT_WRITE and MAP_SHARED.
         let (protection, flags) = (3, 1);
         // SAFETY: the kernel chooses a free place.
-        let start = unsafe { v4l2::mmap(ptr::null_mut(), length, protection, flags, file.as_raw_fd(), offset) }
-            .map_err(|e| named(e, "mmap"))?;
+        let start = unsafe {
+            v4l2::mmap(ptr::null_mut(), length, protection, flags, file.as_raw_fd(), offset)
+        }
+        .map_err(|e| named(e, "mmap"))?;
         Ok(Self { start: start.cast(), length })
     }
 

@@ -7,7 +7,8 @@ use tests::{data_folder, fail, host, ndjson, root, run, succeed};
 
 const SAMPLES: &str = "samples/surfaces";
 
-/// Trains on the samples at 32 px, for two epochs if not told otherwise, and gives the head's bytes and what was printed.
+/// Trains on the samples at 32 px, for two epochs if not told otherwise, and gives the head's bytes
+/// and what was printed.
 fn train(folder: &Path, extra: &[&str]) -> (Vec<u8>, Vec<serde_json::Value>) {
     let (head, cache) = (folder.join("head.postcard"), folder.join("cache"));
     let mut command = host();
@@ -24,7 +25,11 @@ fn variants_are_trained_on_and_are_the_same_again() {
     let folder = tempfile::tempdir().unwrap();
     let (plain, _) = train(folder.path(), &[]);
     let (augmented, lines) = train(folder.path(), &["--augment", "--threads", "2"]);
-    assert_eq!(train(folder.path(), &["--augment", "--threads", "1"]).0, augmented, "threads change the head");
+    assert_eq!(
+        train(folder.path(), &["--augment", "--threads", "1"]).0,
+        augmented,
+        "threads change the head"
+    );
     assert_ne!(augmented, plain);
     assert_ne!(train(folder.path(), &["--augment", "--seed", "1"]).0, augmented);
     let result = lines.last().unwrap();
@@ -32,14 +37,20 @@ fn variants_are_trained_on_and_are_the_same_again() {
     let words = "augmented (rotation 40, width shift 0.2, height shift 0.2, shear 0.2, zoom 0.2, horizontal flip, fill nearest) anew in each epoch";
     assert!(settings.ends_with(words), "{settings}");
     // Pictures to validate on are as they were: the cache held all of them.
-    assert_eq!(result["cached"].as_u64().unwrap(), result["train"].as_u64().unwrap() + result["val"].as_u64().unwrap());
+    assert_eq!(
+        result["cached"].as_u64().unwrap(),
+        result["train"].as_u64().unwrap() + result["val"].as_u64().unwrap()
+    );
 
     // One flag beside the set changes that part only.
-    let (other, lines) =
-        train(folder.path(), &["--augment", "--rotation", "0", "--horizontal-flip=false", "--fill", "wrap"]);
+    let (other, lines) = train(
+        folder.path(),
+        &["--augment", "--rotation", "0", "--horizontal-flip=false", "--fill", "wrap"],
+    );
     assert_ne!(other, augmented);
     let settings = lines.last().unwrap()["settings"].as_str().unwrap();
-    let words = "augmented (width shift 0.2, height shift 0.2, shear 0.2, zoom 0.2, fill wrap) anew";
+    let words =
+        "augmented (width shift 0.2, height shift 0.2, shear 0.2, zoom 0.2, fill wrap) anew";
     assert!(settings.contains(words), "{settings}");
 
     // What does nothing changes nothing but the record.
@@ -63,7 +74,11 @@ fn a_few_variants_take_turns() {
     // Only the second and third epochs make variants.
     let mut command = host();
     command.args(["train", SAMPLES, "--size", "32", "--units", "16"]).args(five);
-    let output = run(command.arg("--cache").arg(folder.path().join("cache")).arg("-o").arg(folder.path().join("head")));
+    let output = run(command
+        .arg("--cache")
+        .arg(folder.path().join("cache"))
+        .arg("-o")
+        .arg(folder.path().join("head")));
     let words = String::from_utf8(output.stderr).unwrap();
     let made: Vec<&str> = words.lines().filter(|line| line.contains(" variants in ")).collect();
     assert_eq!(made.len(), 2, "{words}");
@@ -95,10 +110,15 @@ fn an_interrupted_training_goes_on_with_the_same_variants() {
     };
     let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
     let whole_lines = succeed(&mut command(&whole, &[]));
-    let mut child = command(&parts, &[]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        command(&parts, &[]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // Ctrl-C while the second epoch's variants are made.
     let mut line = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.as_mut().unwrap()), &mut line).unwrap();
+    std::io::BufRead::read_line(
+        &mut std::io::BufReader::new(child.stdout.as_mut().unwrap()),
+        &mut line,
+    )
+    .unwrap();
     succeed(std::process::Command::new("kill").args(["-INT", &child.id().to_string()]));
     let output = child.wait_with_output().unwrap();
     let words = String::from_utf8(output.stderr).unwrap();
@@ -126,13 +146,20 @@ fn what_makes_no_sense_is_refused() {
         (&["--brightness", "1.2,0.8"], "LOW,HIGH"),
         (&["--fill", "reflect"], "nothing is left to augment with"),
         (&["--augment", "--fill-value", "3"], "--fill constant"),
-        (&["--augment", "--fill", "constant", "--fill-value", "256"], "--fill-value must be from 0 to 255"),
+        (
+            &["--augment", "--fill", "constant", "--fill-value", "256"],
+            "--fill-value must be from 0 to 255",
+        ),
         (&["--variants", "2"], "--variants"),
         (&["--augment", "--fine-tune", "block5"], "--fine-tune"),
     ] {
         fail(host().args(["train", SAMPLES, "-o", "x"]).args(flags), 2, words);
     }
-    fail(host().args(["train", SAMPLES, "-o", "x", "--augment", "--variants", "0"]), 2, "--variants");
+    fail(
+        host().args(["train", SAMPLES, "-o", "x", "--augment", "--variants", "0"]),
+        2,
+        "--variants",
+    );
     fail(host().args(["augment", "none.jpg", "-o", "x.png"]), 1, "none.jpg");
     fail(host().args(["augment", "a.png", "-o", "a.png"]), 2, "replace the picture");
     assert!(!root().join("x").exists() && !root().join("x.png").exists());
@@ -144,13 +171,23 @@ fn a_sheet_shows_the_picture_and_its_variants() {
     let picture = root().join(SAMPLES).join("val/brick/003.jpg");
     let sheet = |name: &str, extra: &[&str]| {
         let path = folder.path().join(name);
-        succeed(host().arg("augment").arg(&picture).arg("-o").arg(&path).args(["--size", "32"]).args(extra));
+        succeed(
+            host()
+                .arg("augment")
+                .arg(&picture)
+                .arg("-o")
+                .arg(&path)
+                .args(["--size", "32"])
+                .args(extra),
+        );
         image::open(path).unwrap().to_rgb8()
     };
     let drawn = sheet("a.png", &[]);
     assert_eq!(drawn.dimensions(), (148, 148));
     assert!(sheet("b.png", &["--augment"]) == drawn && sheet("c.png", &["--seed", "1"]) != drawn);
-    let tile = |n: u32| image::imageops::crop_imm(&drawn, 4 + n % 4 * 36, 4 + n / 4 * 36, 32, 32).to_image();
+    let tile = |n: u32| {
+        image::imageops::crop_imm(&drawn, 4 + n % 4 * 36, 4 + n / 4 * 36, 32, 32).to_image()
+    };
     for a in 0..16 {
         assert!((0..a).all(|b| tile(a) != tile(b)), "{a}");
     }

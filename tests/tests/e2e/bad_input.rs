@@ -5,12 +5,19 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use image::{DynamicImage, ImageFormat};
-use tests::{Device, base, data_folder, encode, fail, host, names, ndjson, picture, root, run, small_head, succeed};
+use tests::{
+    Device, base, data_folder, encode, fail, host, names, ndjson, picture, root, run, small_head,
+    succeed,
+};
 
 /// A training command on `data` that is quick.
 fn train(data: &Path, head: &Path) -> std::process::Command {
     let mut command = host();
-    command.args(["train", "--size", "32", "--units", "8", "--epochs", "2"]).arg(data).arg("-o").arg(head);
+    command
+        .args(["train", "--size", "32", "--units", "8", "--epochs", "2"])
+        .arg(data)
+        .arg("-o")
+        .arg(head);
     command
 }
 
@@ -52,7 +59,10 @@ fn damaged_pictures_are_left_out_and_counted_or_fatal_when_strict() {
         ("truncated.jpeg", "ends early"),
         ("empty.png", "empty"),
     ] {
-        let line = errors.lines().find(|line| line.contains(name)).unwrap_or_else(|| panic!("{name}: {errors}"));
+        let line = errors
+            .lines()
+            .find(|line| line.contains(name))
+            .unwrap_or_else(|| panic!("{name}: {errors}"));
         assert!(line.contains("left out") && line.contains(words), "{line}");
     }
     let out = String::from_utf8(output.stdout).unwrap();
@@ -75,19 +85,29 @@ fn a_class_of_which_nothing_can_be_read() {
 fn the_smallest_and_a_huge_picture_are_classified() {
     let dir = tempfile::tempdir().unwrap();
     let small = dir.path().join("1x1.png");
-    fs::write(&small, encode(&DynamicImage::ImageRgb8(picture(1, 1, 1)), ImageFormat::Png)).unwrap();
+    fs::write(&small, encode(&DynamicImage::ImageRgb8(picture(1, 1, 1)), ImageFormat::Png))
+        .unwrap();
     let huge = dir.path().join("huge.png");
     let grey = DynamicImage::ImageLuma8(image::GrayImage::from_fn(10_000, 10_000, |x, y| {
         image::Luma([(x / 40 + y / 40) as u8])
     }));
     fs::write(&huge, encode(&grey, ImageFormat::Png)).unwrap();
-    let out =
-        succeed(Device::Native.edge().args(["classify", "--json", "--head"]).arg(small_head()).args([&small, &huge]));
+    let out = succeed(
+        Device::Native
+            .edge()
+            .args(["classify", "--json", "--head"])
+            .arg(small_head())
+            .args([&small, &huge]),
+    );
     assert_eq!(ndjson(&out).len(), 2);
     // Larger than any camera: refused by its header.
     let bomb = dir.path().join("bomb.pgm");
     fs::write(&bomb, "P5 60000 60000 255\n").unwrap();
-    fail(Device::Native.edge().args(["classify", "--head"]).arg(small_head()).arg(&bomb), 1, "too large");
+    fail(
+        Device::Native.edge().args(["classify", "--head"]).arg(small_head()).arg(&bomb),
+        1,
+        "too large",
+    );
 }
 
 #[test]
@@ -102,7 +122,10 @@ fn one_bad_file_does_not_stop_the_others() {
         assert_eq!(output.status.code(), Some(1));
         assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), 1);
         let errors = String::from_utf8(output.stderr).unwrap();
-        assert!(errors.contains("/nonexistent.jpg: cannot read") && errors.contains("2 of 3 files"), "{errors}");
+        assert!(
+            errors.contains("/nonexistent.jpg: cannot read") && errors.contains("2 of 3 files"),
+            "{errors}"
+        );
     }
 }
 
@@ -167,7 +190,11 @@ fn heads_that_are_missing_or_damaged() {
     old[8] = 99;
     check(&old, "format 99");
     let missing = dir.path().join("none");
-    fail(Device::Native.edge().args(["classify", "--head"]).arg(missing).arg(&picture), 1, "none: cannot read");
+    fail(
+        Device::Native.edge().args(["classify", "--head"]).arg(missing).arg(&picture),
+        1,
+        "none: cannot read",
+    );
 }
 
 #[test]
@@ -176,18 +203,30 @@ fn a_full_disk_leaves_the_old_head() {
     let (data, head) = (dir.path().join("data"), dir.path().join("head.postcard"));
     data_folder(&data, &[("a", 3), ("b", 3)]);
     fs::write(&head, "old").unwrap();
-    // A file size limit of 8 KiB stands in for the full disk: the same write fails, with another number.
+    // A file size limit of 8 KiB stands in for the full disk: the same write fails, with another
+    // number.
     let host_path = host().get_program().to_owned();
     let mut limited = std::process::Command::new("bash");
-    limited.current_dir(root()).args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$@\"", "bash"]).arg(&host_path);
-    limited.args(["train", "--size", "32", "--units", "64", "--epochs", "1"]).arg(&data).arg("-o").arg(&head);
+    limited
+        .current_dir(root())
+        .args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$@\"", "bash"])
+        .arg(&host_path);
+    limited
+        .args(["train", "--size", "32", "--units", "64", "--epochs", "1"])
+        .arg(&data)
+        .arg("-o")
+        .arg(&head);
     fail(&mut limited, 1, "head.postcard: cannot write");
     assert_eq!(fs::read(&head).unwrap(), b"old");
     assert_eq!(names(dir.path()), ["data", "head.postcard"]);
     // A device or a pipe is not replaced by a file.
     let socket = dir.path().join("socket");
     let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
-    fail(host().args(["extract", "--size", "32"]).arg(&data).arg("-o").arg(&socket), 1, "not a regular file");
+    fail(
+        host().args(["extract", "--size", "32"]).arg(&data).arg("-o").arg(&socket),
+        1,
+        "not a regular file",
+    );
     fail(&mut train(&data, &socket), 1, "not a regular file");
     fail(&mut train(&data, Path::new("/nonexistent/head")), 1, "cannot write");
     fail(&mut train(&data, dir.path()), 1, "it is a folder");
@@ -196,7 +235,11 @@ fn a_full_disk_leaves_the_old_head() {
 #[test]
 fn sizes_and_kernels_that_do_not_exist() {
     let samples = root().join("samples/surfaces");
-    fail(host().args(["train", "--size", "50", "-o", "/tmp/never"]).arg(&samples), 1, "multiple of 32");
+    fail(
+        host().args(["train", "--size", "50", "-o", "/tmp/never"]).arg(&samples),
+        1,
+        "multiple of 32",
+    );
     fail(Device::Native.edge().args(["bench", "--kernel", "magic"]), 1, "no kernel is called");
     fail(Device::Native.edge().args(["bench", "--kernel", "neon"]), 1, "cannot run the kernel");
     fail(Device::Native.edge().arg("info").env("VGG_EDGE_KERNEL", "magic"), 1, "VGG_EDGE_KERNEL");

@@ -8,17 +8,27 @@ use std::sync::mpsc;
 
 use image::{DynamicImage, ImageFormat};
 use sha2::{Digest, Sha256};
-use tests::{Device, base, data_folder, encode, fail, host, ndjson, picture, python, root, succeed, weights};
+use tests::{
+    Device, base, data_folder, encode, fail, host, ndjson, picture, python, root, succeed, weights,
+};
 
 #[test]
 fn foreign_weights_become_a_base_that_both_programs_run() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     weights(&at("vgg16.safetensors"));
-    let out =
-        succeed(host().args(["base", "import", "--json"]).arg(at("vgg16.safetensors")).arg("-o").arg(at("f32.onnx")));
+    let out = succeed(
+        host()
+            .args(["base", "import", "--json"])
+            .arg(at("vgg16.safetensors"))
+            .arg("-o")
+            .arg(at("f32.onnx")),
+    );
     let report = &ndjson(&out)[0];
-    assert_eq!((report["parameters"].as_u64(), report["canonical"].as_bool()), (Some(14_714_688), Some(false)));
+    assert_eq!(
+        (report["parameters"].as_u64(), report["canonical"].as_bool()),
+        (Some(14_714_688), Some(false))
+    );
     assert_eq!(report["channel_order"], "RGB");
 
     let data = at("data");
@@ -37,7 +47,15 @@ fn foreign_weights_become_a_base_that_both_programs_run() {
             "--threads",
             threads,
         ]);
-        succeed(command.arg(at("f32.onnx")).arg("--calibrate").arg(&data).arg("-o").arg(output).arg("--json"))
+        succeed(
+            command
+                .arg(at("f32.onnx"))
+                .arg("--calibrate")
+                .arg(&data)
+                .arg("-o")
+                .arg(output)
+                .arg("--json"),
+        )
     };
     let report = ndjson(&quantize(&at("one.onnx"), "1"));
     quantize(&at("two.onnx"), "2");
@@ -56,13 +74,25 @@ fn foreign_weights_become_a_base_that_both_programs_run() {
     let words = fail(
         host().args(["base", "import"]).arg(at("one.onnx")).arg("-o").arg(at("again.onnx")),
         1,
-        "quantised already",
+        "quantized already",
     );
     assert!(!at("again.onnx").exists(), "{words}");
 
     let mut compare = host();
-    compare.args(["base", "compare", "--size", "32", "--pictures", "4", "--seeds", "1", "--json", "--html"]);
-    let out = succeed(compare.arg(at("page.html")).arg(at("f32.onnx")).arg(at("one.onnx")).arg(&data));
+    compare.args([
+        "base",
+        "compare",
+        "--size",
+        "32",
+        "--pictures",
+        "4",
+        "--seeds",
+        "1",
+        "--json",
+        "--html",
+    ]);
+    let out =
+        succeed(compare.arg(at("page.html")).arg(at("f32.onnx")).arg(at("one.onnx")).arg(&data));
     let report = &ndjson(&out)[0];
     let last = &report["layers"][12];
     assert_eq!(last["name"], "block5_conv3");
@@ -97,7 +127,8 @@ fn foreign_weights_become_a_base_that_both_programs_run() {
 fn the_shipped_base_equals_onnx_runtime() {
     let folder = tempfile::tempdir().unwrap();
     let mut files: Vec<PathBuf> = Vec::new();
-    // Pictures of the input's size in a format without loss: nothing is resized, so inputs can be made here from the contract.
+    // Pictures of the input's size in a format without loss: nothing is resized, so inputs can be
+    // made here from the contract.
     let (scale, zero, mean) = (274.741f32 / 255.0, 115.0f32, [103.939f32, 116.779, 123.68]);
     let mut inputs = Vec::new();
     for index in 0..40 {
@@ -121,19 +152,25 @@ fn check_against_onnx_runtime(folder: &Path, files: &[PathBuf], inputs: &[u8]) {
     for class in ["a", "b"] {
         std::fs::create_dir_all(data.join(class)).unwrap();
     }
-    // In two classes, since a data set has at least two; sorted by class and name they keep their order.
+    // In two classes, since a data set has at least two; sorted by class and name they keep their
+    // order.
     for (index, file) in files.iter().enumerate() {
         let class = if index < files.len() / 2 { "a" } else { "b" };
         std::fs::rename(file, data.join(class).join(file.file_name().unwrap())).unwrap();
     }
     let archive = folder.join("features.npz");
-    succeed(host().args(["extract", "--quantised", "--size", "64", "-o"]).arg(&archive).arg(&data));
+    succeed(host().args(["extract", "--quantized", "--size", "64", "-o"]).arg(&archive).arg(&data));
     let (raw_inputs, raw_features) = (folder.join("inputs"), folder.join("features"));
     std::fs::write(&raw_inputs, inputs).unwrap();
     let unpack = "import numpy,sys; numpy.load(sys.argv[1])['features'].tofile(sys.argv[2])";
     succeed(Command::new(python()).args(["-c", unpack]).arg(&archive).arg(&raw_features));
     let mut check = Command::new(python());
-    check.arg(root().join("tests/ort_check.py")).arg(base()).arg(raw_inputs).arg(raw_features).arg("64");
+    check
+        .arg(root().join("tests/ort_check.py"))
+        .arg(base())
+        .arg(raw_inputs)
+        .arg(raw_features)
+        .arg("64");
     let words = succeed(&mut check);
     assert!(words.starts_with(&format!("{0} of {0} pictures equal", files.len())), "{words}");
     println!("{words}");
@@ -161,7 +198,11 @@ fn serve(content: Vec<u8>, answers: Vec<Answer>) -> (String, mpsc::Receiver<Opti
         for answer in answers {
             let (mut stream, _) = listener.accept().unwrap();
             let mut start = None;
-            for line in BufReader::new(&stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty()) {
+            for line in BufReader::new(&stream)
+                .lines()
+                .map_while(Result::ok)
+                .take_while(|line| !line.is_empty())
+            {
                 if let Some(range) = line.to_ascii_lowercase().strip_prefix("range: bytes=") {
                     start = range.trim_end_matches('-').parse::<usize>().ok();
                 }
@@ -173,7 +214,9 @@ fn serve(content: Vec<u8>, answers: Vec<Answer>) -> (String, mpsc::Receiver<Opti
             };
             let head = match answer {
                 Answer::Status(code) => format!("HTTP/1.1 {code} Trouble\r\nContent-Length: 0\r\n"),
-                _ if from >= content.len() => "HTTP/1.1 416 Range Not Satisfiable\r\nContent-Length: 0\r\n".into(),
+                _ if from >= content.len() => {
+                    "HTTP/1.1 416 Range Not Satisfiable\r\nContent-Length: 0\r\n".into()
+                }
                 _ if from > 0 => format!(
                     "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {from}-{}/{}\r\nContent-Length: {}\r\n",
                     content.len() - 1,
@@ -199,27 +242,35 @@ fn serve(content: Vec<u8>, answers: Vec<Answer>) -> (String, mpsc::Receiver<Opti
 fn fetch(url: &str, sha256: &str, output: &Path) -> Command {
     let mut command = host();
     // A proxy of the environment does not lead to this machine.
-    for name in ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
+    for name in ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"]
+    {
         command.env_remove(name);
     }
-    command.args(["base", "fetch", "--tries", "2", "--url", url, "--sha256", sha256, "-o"]).arg(output);
+    command
+        .args(["base", "fetch", "--tries", "2", "--url", url, "--sha256", sha256, "-o"])
+        .arg(output);
     command
 }
 
 #[test]
 fn fetching_survives_cut_connections_and_resumes() {
     let folder = tempfile::tempdir().unwrap();
-    let content: Vec<u8> = (0..400_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let content: Vec<u8> =
+        (0..400_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let hash: String = Sha256::digest(&content).iter().map(|b| format!("{b:02x}")).collect();
     let output = folder.path().join("w.h5");
     let part = folder.path().join("w.h5.part");
 
     // Cut twice, busy once; each request goes on where the last one ended.
-    let answers = vec![Answer::Cut(100_000), Answer::Status(503), Answer::Cut(50_000), Answer::Whole];
+    let answers =
+        vec![Answer::Cut(100_000), Answer::Status(503), Answer::Cut(50_000), Answer::Whole];
     let (url, asked) = serve(content.clone(), answers);
     succeed(&mut fetch(&url, &hash, &output));
     assert!(std::fs::read(&output).unwrap() == content && !part.exists());
-    assert_eq!(asked.iter().take(4).collect::<Vec<_>>(), [None, Some(100_000), Some(100_000), Some(150_000)]);
+    assert_eq!(
+        asked.iter().take(4).collect::<Vec<_>>(),
+        [None, Some(100_000), Some(100_000), Some(150_000)]
+    );
     // What is there and right is not fetched again; what is there and wrong is not touched.
     let (url, _asked) = serve(content.clone(), vec![]);
     succeed(&mut fetch(&url, &hash, &output));
@@ -228,7 +279,8 @@ fn fetching_survives_cut_connections_and_resumes() {
 
     // A run that failed leaves its part to the next one.
     std::fs::remove_file(&output).unwrap();
-    let (url, _asked) = serve(content.clone(), vec![Answer::Cut(7_000), Answer::Status(500), Answer::Status(500)]);
+    let (url, _asked) =
+        serve(content.clone(), vec![Answer::Cut(7_000), Answer::Status(500), Answer::Status(500)]);
     let words = fail(&mut fetch(&url, &hash, &output), 1, "By hand");
     assert!(words.contains("7000 bytes are kept"), "{words}");
     let (url, asked) = serve(content.clone(), vec![Answer::Whole]);
@@ -262,7 +314,8 @@ fn fetching_survives_cut_connections_and_resumes() {
     let (url, _asked) = serve(content, vec![Answer::Status(404)]);
     fail(&mut fetch(&url, &hash, &output), 1, "status 404");
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let words = fail(&mut fetch(&format!("http://{port}/w.h5"), &hash, &output), 1, "cannot download");
+    let words =
+        fail(&mut fetch(&format!("http://{port}/w.h5"), &hash, &output), 1, "cannot download");
     assert!(words.contains("By hand"), "{words}");
     fail(&mut fetch(&url, "abc", &output), 2, "64 hexadecimal digits");
 }
@@ -284,7 +337,7 @@ fn bad_calibration_is_one_line_and_writes_nothing() {
     };
     fail(&mut run(&at("empty"), &[]), 1, "no pictures");
     fail(&mut run(&at("missing"), &[]), 1, "missing");
-    fail(&mut run(&at("black"), &[]), 1, "of a single colour");
+    fail(&mut run(&at("black"), &[]), 1, "of a single color");
     let some = root().join("tests/fixtures/jpeg");
     fail(&mut run(&some, &["--method", "percentile", "--percentile", "0"]), 2, "--percentile");
     fail(&mut run(&some, &["--equalize", "0.5"]), 2, "--equalize");

@@ -1,4 +1,5 @@
-//! What is built: the dependency tree of the device, its licences, the code paths of the decoder, the size of the program, `unsafe`.
+//! What is built: the dependency tree of the device, its licenses, the code paths of the decoder,
+//! the size of the program, `unsafe`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,9 @@ fn tree(args: &[&str]) -> String {
 
 #[test]
 fn the_device_carries_no_training_framework() {
-    for target in ["x86_64-unknown-linux-gnu", "aarch64-unknown-linux-musl", "armv7-unknown-linux-gnueabihf"] {
+    for target in
+        ["x86_64-unknown-linux-gnu", "aarch64-unknown-linux-musl", "armv7-unknown-linux-gnueabihf"]
+    {
         let crates = tree(&["-p", "edge", "-e", "normal", "--target", target]);
         assert!(crates.contains("tract-onnx"));
         for unwanted in ["burn", "gemm", "indicatif", "npyz", "reqwest", "hdf5"] {
@@ -25,7 +28,9 @@ fn the_device_carries_no_training_framework() {
 fn one_scalar_code_path_decodes_jpeg() {
     let features = tree(&["--workspace", "-e", "features", "-i", "zune-jpeg", "--target", "all"]);
     assert!(features.contains("zune-jpeg feature \"std\""), "{features}");
-    for unwanted in ["zune-jpeg feature \"x86\"", "zune-jpeg feature \"neon\"", "zune-jpeg feature \"default\""] {
+    for unwanted in
+        ["zune-jpeg feature \"x86\"", "zune-jpeg feature \"neon\"", "zune-jpeg feature \"default\""]
+    {
         assert!(!features.contains(unwanted), "{unwanted} is on: bits would depend on the CPU");
     }
 }
@@ -37,31 +42,58 @@ fn the_program_for_the_pi_is_small_and_static() {
         let bytes = std::fs::read(&path).unwrap();
         assert!(bytes.len() <= 12 << 20, "{}: {} bytes", path.display(), bytes.len());
         // An interpreter would be named in a program header; a static program has none.
-        assert!(!bytes.windows(7).any(|window| window == b"/lib/ld"), "{} is not static", path.display());
+        assert!(
+            !bytes.windows(7).any(|window| window == b"/lib/ld"),
+            "{} is not static",
+            path.display()
+        );
     }
 }
 
-/// What `cargo deny check licenses sources` asks for (`deny.toml`), without that program, which takes longer to build than all of this.
+/// What `cargo deny check licenses sources` asks for (`deny.toml`), without that program, which
+/// takes longer to build than all of this.
 #[test]
-fn licences_and_sources_are_those_of_deny_toml() {
+fn licenses_and_sources_are_those_of_deny_toml() {
     let rules = std::fs::read_to_string(root().join("deny.toml")).unwrap();
-    let allowed =
-        rules.split("\nallow = [").nth(1).and_then(|rest| rest.split(']').next()).expect("a list of licences");
+    let allowed = rules
+        .split("\nallow = [")
+        .nth(1)
+        .and_then(|rest| rest.split(']').next())
+        .expect("a list of licenses");
     let allowed: Vec<&str> = allowed.split('"').skip(1).step_by(2).collect();
     assert!(allowed.contains(&"MIT") && !allowed.contains(&"GPL-3.0"));
     // An expression of SPDX, without brackets within brackets.
     let is_free = |expression: &str| {
-        let known = |licence: &str| allowed.contains(&licence.trim());
-        let one_of = |part: &str| part.trim_matches(['(', ')']).replace('/', " OR ").split(" OR ").any(known);
+        let known = |license: &str| allowed.contains(&license.trim());
+        let one_of = |part: &str| {
+            part.trim_matches(['(', ')']).replace('/', " OR ").split(" OR ").any(known)
+        };
         expression.split(" AND ").all(one_of)
     };
-    assert!(is_free("(MIT OR GPL-3.0) AND ISC") && is_free("GPL-3.0/MIT") && !is_free("MIT AND GPL-3.0"));
-    for target in ["x86_64-unknown-linux-gnu", "aarch64-unknown-linux-musl", "armv7-unknown-linux-gnueabihf"] {
-        let crates = tree(&["-p", "edge", "-p", "host", "-e", "normal,build", "--target", target, "-f", "{l}|{p}"]);
+    assert!(
+        is_free("(MIT OR GPL-3.0) AND ISC")
+            && is_free("GPL-3.0/MIT")
+            && !is_free("MIT AND GPL-3.0")
+    );
+    for target in
+        ["x86_64-unknown-linux-gnu", "aarch64-unknown-linux-musl", "armv7-unknown-linux-gnueabihf"]
+    {
+        let crates = tree(&[
+            "-p",
+            "edge",
+            "-p",
+            "host",
+            "-e",
+            "normal,build",
+            "--target",
+            target,
+            "-f",
+            "{l}|{p}",
+        ]);
         let mut seen = 0;
         for line in crates.lines().filter(|line| !line.is_empty()) {
-            let (licence, package) = line.split_once('|').expect("a licence and a package");
-            assert!(is_free(licence), "{package}: {licence:?} is not in deny.toml");
+            let (license, package) = line.split_once('|').expect("a license and a package");
+            assert!(is_free(license), "{package}: {license:?} is not in deny.toml");
             // A crate of a registry has no place behind its version; git and folders have.
             let place = package.split_once('(').map_or("", |(_, place)| place);
             let ours = place.starts_with(root().to_str().unwrap())
@@ -87,7 +119,8 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Every `unsafe` is on the list in RELIABILITY.md, which gives each file its number and its reason.
+/// Every `unsafe` is on the list in RELIABILITY.md, which gives each file its number and its
+/// reason.
 #[test]
 fn unsafe_code_is_listed() {
     let text = std::fs::read_to_string(root().join("RELIABILITY.md")).unwrap();

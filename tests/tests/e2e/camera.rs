@@ -1,4 +1,5 @@
-//! `edge run --device` on an emulated machine with virtual cameras: the bits of the pictures, and what cameras do wrong.
+//! `edge run --device` on an emulated machine with virtual cameras: the bits of the pictures, and
+//! what cameras do wrong.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -51,16 +52,28 @@ impl Files {
     fn pictures(&mut self, format: &'static str, size: &'static str, count: u32) -> Pictures {
         let (width, height) = size.split_once('x').unwrap();
         let (width, height) = (width.parse().unwrap(), height.parse().unwrap());
-        let names: Vec<String> = (0..count).map(|number| format!("{size}-{number}.{}", extension(format))).collect();
+        let names: Vec<String> =
+            (0..count).map(|number| format!("{size}-{number}.{}", extension(format))).collect();
         let paths: Vec<PathBuf> = names
             .iter()
             .enumerate()
-            .map(|(number, name)| self.add(name, &frame(format, &picture(width, height, 1000 + number as u32))))
+            .map(|(number, name)| {
+                self.add(name, &frame(format, &picture(width, height, 1000 + number as u32)))
+            })
             .collect();
         let expected = expected(format, size, &paths);
         let distinct: BTreeSet<String> = expected.iter().map(Value::to_string).collect();
-        assert_eq!(distinct.len(), count as usize, "pictures that give the same features prove little");
-        Pictures { format, size, files: names.iter().map(|name| format!("/{name}")).collect(), expected }
+        assert_eq!(
+            distinct.len(),
+            count as usize,
+            "pictures that give the same features prove little"
+        );
+        Pictures {
+            format,
+            size,
+            files: names.iter().map(|name| format!("/{name}")).collect(),
+            expected,
+        }
     }
 }
 
@@ -69,7 +82,8 @@ fn extension(format: &str) -> String {
     if format == "MJPG" { "jpg".to_owned() } else { format.to_lowercase() }
 }
 
-/// A picture as a camera gives it. How exactly colours become samples does not matter here: both sides read the same ones.
+/// A picture as a camera gives it. How exactly colors become samples does not matter here: both
+/// sides read the same ones.
 fn frame(format: &str, picture: &RgbImage) -> Vec<u8> {
     let (width, height) = picture.dimensions();
     let ycc = |x: u32, y: u32| {
@@ -97,7 +111,9 @@ fn frame(format: &str, picture: &RgbImage) -> Vec<u8> {
             .collect(),
         "NV12" => luma()
             .chain(
-                rows(2).flat_map(|y| columns(2).map(move |x| (x, y))).flat_map(|(x, y)| [ycc(x, y)[1], ycc(x, y)[2]]),
+                rows(2)
+                    .flat_map(|y| columns(2).map(move |x| (x, y)))
+                    .flat_map(|(x, y)| [ycc(x, y)[1], ycc(x, y)[2]]),
             )
             .collect(),
         _ => panic!("no pictures are made in {format}"),
@@ -159,7 +175,8 @@ impl Edge {
         }
     }
 
-    /// A picture that was taken after now. Of those that come from now on, one may be looked at already and one may wait; the third is new.
+    /// A picture that was taken after now. Of those that come from now on, one may be looked at
+    /// already and one may wait; the third is new.
     fn fresh(&mut self, machine: &mut Machine, mut check: impl FnMut(&Value)) {
         for line in machine.pending(self.program) {
             if line["event"].is_null() { check(&answer(&line)) } else { self.states.push(line) }
@@ -167,10 +184,20 @@ impl Edge {
         (0..3).for_each(|_| check(&self.frame(machine)));
     }
 
-    /// Waits until it tells a state; gives the state's words. Pictures before it must be as they should.
-    fn state(&mut self, machine: &mut Machine, state: &str, mut check: impl FnMut(&Value)) -> String {
+    /// Waits until it tells a state; gives the state's words. Pictures before it must be as they
+    /// should.
+    fn state(
+        &mut self,
+        machine: &mut Machine,
+        state: &str,
+        mut check: impl FnMut(&Value),
+    ) -> String {
         loop {
-            let line = if self.states.is_empty() { machine.result(self.program) } else { self.states.remove(0) };
+            let line = if self.states.is_empty() {
+                machine.result(self.program)
+            } else {
+                self.states.remove(0)
+            };
             if line["event"].is_null() {
                 check(&answer(&line));
             } else if line["state"] == state {
@@ -194,7 +221,8 @@ impl Edge {
     }
 }
 
-/// Leads vivid's output to its camera, in the size and rate 640x480p60. A loop that scales would crash the kernel.
+/// Leads vivid's output to its camera, in the size and rate 640x480p60. A loop that scales would
+/// crash the kernel.
 fn plug_cable(machine: &mut Machine) {
     machine.call(&["input", CAMERA, "1"]);
     machine.call(&["timings", CAMERA]);
@@ -208,22 +236,26 @@ fn plug_cable(machine: &mut Machine) {
     machine.control(CAMERA, "Percentage of Dropped Buffers", 60);
 }
 
-/// Shows pictures one after the other; edge must see each, in the order in which they are shown, to the bit, and nothing else.
+/// Shows pictures one after the other; edge must see each, in the order in which they are shown, to
+/// the bit, and nothing else.
 ///
-/// The next picture is shown with each result that comes, while edge looks at the one before. Should edge have been too slow
-/// to see one, it is shown again.
+/// The next picture is shown with each result that comes, while edge looks at the one before.
+/// Should edge have been too slow to see one, it is shown again.
 fn check_pictures(machine: &mut Machine, source: &str, camera: &str, pictures: &Pictures) {
     let Pictures { format, size, files, expected } = pictures;
     let feeder = machine.feed(source, format, size, files);
     let mut edge = Edge::run(machine, camera, &["--format", format, "--capture", SIZE]);
-    let detail = edge.state(machine, "streaming", |found| assert_eq!(*found, expected[0], "{format}"));
+    let detail =
+        edge.state(machine, "streaming", |found| assert_eq!(*found, expected[0], "{format}"));
     assert!(detail.contains(format) && detail.contains(size), "{detail}");
     // What has been shown, and where in it edge is.
     let (mut shown, mut at) = (vec![0], 0);
     let mut unseen: BTreeSet<usize> = (0..expected.len()).collect();
     let mut check = |shown: &[usize], found: &Value| {
         let ahead = shown[at..].iter().position(|&index| expected[index] == *found);
-        at += ahead.unwrap_or_else(|| panic!("{format}, after {:?}: {found} is none of {expected:#?}", &shown[at..]));
+        at += ahead.unwrap_or_else(|| {
+            panic!("{format}, after {:?}: {found} is none of {expected:#?}", &shown[at..])
+        });
         shown[at]
     };
     loop {
@@ -244,7 +276,12 @@ fn check_pictures(machine: &mut Machine, source: &str, camera: &str, pictures: &
 /// A figure in the last words of `edge run`, such as "12 frames, 3 corrupt".
 fn count(words: &str, what: &str) -> u32 {
     let before = words.split(&format!(" {what}")).next().unwrap();
-    before.rsplit(' ').next().unwrap().parse().unwrap_or_else(|_| panic!("no count of {what} in {words:?}"))
+    before
+        .rsplit(' ')
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap_or_else(|_| panic!("no count of {what} in {words:?}"))
 }
 
 #[test]
@@ -276,7 +313,8 @@ fn rebinds() -> u32 {
     std::env::var("VGG_EDGE_TEST_REBINDS").map_or(20, |count| count.parse().unwrap())
 }
 
-/// A camera that fails in every way which vivid can imitate. Its picture never changes, so each result is known.
+/// A camera that fails in every way which vivid can imitate. Its picture never changes, so each
+/// result is known.
 #[test]
 fn a_camera_that_fails_is_survived() {
     const ERROR: &str = "Inject V4L2_BUF_FLAG_ERROR";
@@ -305,15 +343,18 @@ fn a_camera_that_fails_is_survived() {
     same(&edge.frame(machine));
     machine.control(CAMERA, "Percentage of Dropped Buffers", 0);
     same(&edge.frame(machine));
-    // Damaged pictures, each before a whole one: two orders would be one to a camera that is asked for its next picture.
+    // Damaged pictures, each before a whole one: two orders would be one to a camera that is asked
+    // for its next picture.
     for _ in 0..5 {
         machine.control(CAMERA, ERROR, 1);
         edge.fresh(machine, same);
     }
-    // The stream breaks, and what was to start it again fails too; meanwhile somebody else changes the format.
+    // The stream breaks, and what was to start it again fails too; meanwhile somebody else changes
+    // the format.
     for error in ["VIDIOC_REQBUFS", "VIDIOC_QBUF", "VIDIOC_STREAMON"] {
         machine.control(CAMERA, &format!("Inject {error} Error"), 1);
-        // QBUF may fail, and the stream with it, before we break it: then there is nothing to break.
+        // QBUF may fail, and the stream with it, before we break it: then there is nothing to
+        // break.
         let _ = machine.attempt(&["control", CAMERA, "Inject Fatal Streaming Error", "1"]);
         edge.state(machine, "lost", same);
         let _ = machine.attempt(&["format", CAMERA, "NV12", "1280x720"]);
@@ -345,7 +386,8 @@ fn a_camera_that_fails_is_survived() {
     ];
     let mut edge = Edge::run(machine, CAMERA, &[&options[..], &all].concat());
     same(&edge.frame(machine));
-    // Debian's kernel has both; its landlock may be older than what edge asks for, which edge says then.
+    // Debian's kernel has both; its landlock may be older than what edge asks for, which edge says
+    // then.
     assert_eq!(machine.fence(edge.program), "NoNewPrivs: 1 Seccomp: 2");
     same(&edge.frame(machine));
     let words = edge.words(machine);
@@ -387,7 +429,8 @@ fn a_camera_that_fails_is_survived() {
     edge.state(machine, "lost", |_| ());
     machine.call(&["write", "/sys/bus/platform/drivers/vivid/bind", "vivid.0"]);
     let words = edge.state(machine, "streaming", |_| ());
-    let (_, node) = words.split_once("now at ").unwrap_or_else(|| panic!("no other node in {words:?}"));
+    let (_, node) =
+        words.split_once("now at ").unwrap_or_else(|| panic!("no other node in {words:?}"));
     assert!(node.starts_with("/dev/video") && node != CAMERA, "{words}");
     edge.frame(machine);
     machine.release(held);
@@ -398,7 +441,8 @@ fn a_camera_that_fails_is_survived() {
 fn check_devices(machine: &mut Machine) {
     let program = machine.spawn(&["/edge", "devices", "--json"]);
     let (devices, errors) = machine.finish(program);
-    let nodes: Vec<&str> = devices.iter().map(|device| device["device"].as_str().unwrap()).collect();
+    let nodes: Vec<&str> =
+        devices.iter().map(|device| device["device"].as_str().unwrap()).collect();
     assert!(nodes.contains(&CAMERA) && !nodes.contains(&CABLE), "{nodes:?}, {errors:?}");
     let camera = devices.iter().find(|device| device["device"] == CAMERA).unwrap();
     assert_eq!((&camera["driver"], &camera["card"]), (&json!("vivid"), &json!("vivid")));
@@ -408,7 +452,10 @@ fn check_devices(machine: &mut Machine) {
     assert_eq!(yuyv["understood"], true);
     let size = yuyv["sizes"].as_array().unwrap().iter().find(|size| size["size"] == SIZE).unwrap();
     assert!(size["fps"].as_array().unwrap().contains(&json!(25.0)), "{size}");
-    assert!(formats.iter().any(|format| format["understood"] == false), "it has formats that nobody reads");
+    assert!(
+        formats.iter().any(|format| format["understood"] == false),
+        "it has formats that nobody reads"
+    );
 }
 
 /// A camera that sends what is no picture, and JPEG without the tables that every decoder knows.
@@ -441,7 +488,8 @@ fn damaged_jpegs_are_counted_and_left_out() {
     machine.play(&feeder, 100);
     machine.show(&feeder, 2);
     machine.play(&feeder, 50);
-    let told: Vec<Value> = machine.pending(edge.program).into_iter().filter(|line| !line["event"].is_null()).collect();
+    let told: Vec<Value> =
+        machine.pending(edge.program).into_iter().filter(|line| !line["event"].is_null()).collect();
     assert!(told.len() <= 1 && told.iter().all(|line| line["state"] == "stalled"), "{told:?}");
     machine.show(&feeder, 3);
     edge.state(machine, "streaming", whole);
@@ -452,12 +500,14 @@ fn damaged_jpegs_are_counted_and_left_out() {
     machine.end(feeder);
 }
 
-/// A JPEG file as cameras make them that leave out the Huffman tables: marked `AVI1`, the usual tables go without saying.
+/// A JPEG file as cameras make them that leave out the Huffman tables: marked `AVI1`, the usual
+/// tables go without saying.
 fn without_tables(jpeg: &[u8]) -> Vec<u8> {
     let mut bytes = [&jpeg[..2], b"\xff\xe0\x00\x10AVI1\0\0\0\0\0\0\0\0\0\0"].concat();
     let mut at = 2;
     loop {
-        let (marker, length) = (jpeg[at + 1], usize::from(u16::from_be_bytes([jpeg[at + 2], jpeg[at + 3]])));
+        let (marker, length) =
+            (jpeg[at + 1], usize::from(u16::from_be_bytes([jpeg[at + 2], jpeg[at + 3]])));
         match marker {
             // Start of scan: the rest is the picture.
             0xda => {

@@ -6,7 +6,8 @@ use std::process::Command;
 use image::{DynamicImage, ImageFormat};
 use tests::{Device, cargo, encode, host, ndjson, picture, root, small_head, succeed};
 
-/// Pictures of many sizes and formats: PNG in four colour types, BMP, PNM, WebP, and JPEG of every kind in `fixtures/`.
+/// Pictures of many sizes and formats: PNG in four color types, BMP, PNM, WebP, and JPEG of every
+/// kind in `fixtures/`.
 fn pictures(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let mut add = |name: String, bytes: Vec<u8>| {
@@ -21,17 +22,27 @@ fn pictures(folder: &Path) -> Vec<PathBuf> {
     {
         let rgb = DynamicImage::ImageRgb8(picture(width, height, index as u32));
         add(format!("{index}-rgb.png"), encode(&rgb, ImageFormat::Png));
-        add(format!("{index}-grey.png"), encode(&DynamicImage::ImageLuma8(rgb.to_luma8()), ImageFormat::Png));
+        add(
+            format!("{index}-grey.png"),
+            encode(&DynamicImage::ImageLuma8(rgb.to_luma8()), ImageFormat::Png),
+        );
         add(format!("{index}.bmp"), encode(&rgb, ImageFormat::Bmp));
         if index % 2 == 0 {
-            add(format!("{index}-alpha.png"), encode(&DynamicImage::ImageRgba8(rgb.to_rgba8()), ImageFormat::Png));
-            add(format!("{index}-16.png"), encode(&DynamicImage::ImageRgb16(rgb.to_rgb16()), ImageFormat::Png));
+            add(
+                format!("{index}-alpha.png"),
+                encode(&DynamicImage::ImageRgba8(rgb.to_rgba8()), ImageFormat::Png),
+            );
+            add(
+                format!("{index}-16.png"),
+                encode(&DynamicImage::ImageRgb16(rgb.to_rgb16()), ImageFormat::Png),
+            );
             add(format!("{index}.ppm"), encode(&rgb, ImageFormat::Pnm));
             add(format!("{index}.webp"), encode(&rgb, ImageFormat::WebP));
         }
     }
     let fixtures = root().join("tests/fixtures/jpeg");
-    let mut jpegs: Vec<PathBuf> = std::fs::read_dir(&fixtures).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut jpegs: Vec<PathBuf> =
+        std::fs::read_dir(&fixtures).unwrap().map(|entry| entry.unwrap().path()).collect();
     jpegs.retain(|path| path.extension().is_some_and(|e| e == "jpg"));
     assert!(jpegs.len() >= 20, "{} holds {} pictures", fixtures.display(), jpegs.len());
     jpegs.sort();
@@ -42,13 +53,21 @@ fn pictures(folder: &Path) -> Vec<PathBuf> {
 
 /// What must not differ: the digest of the features, the label, and the scores to the last digit.
 fn answers(command: &mut Command, options: &[&str], files: &[PathBuf]) -> Vec<String> {
-    let out =
-        succeed(command.args(["classify", "--json", "--digest", "--head"]).arg(small_head()).args(options).args(files));
+    let out = succeed(
+        command
+            .args(["classify", "--json", "--digest", "--head"])
+            .arg(small_head())
+            .args(options)
+            .args(files),
+    );
     let lines: Vec<String> = ndjson(&out)
         .into_iter()
         .map(|line| {
             assert_eq!(line["features_sha256"].as_str().unwrap().len(), 64);
-            format!("{} {} {} {}", line["source"], line["features_sha256"], line["label"], line["scores"])
+            format!(
+                "{} {} {} {}",
+                line["source"], line["features_sha256"], line["label"], line["scores"]
+            )
         })
         .collect();
     assert_eq!(lines.len(), files.len());
@@ -61,7 +80,8 @@ fn host_and_every_device_agree_to_the_bit() {
     let files = pictures(folder.path());
     let expected = answers(&mut host(), &[], &files);
     // The digests tell the pictures apart, so that equality means something.
-    let mut distinct: Vec<&str> = expected.iter().map(|line| line.split(' ').nth(1).unwrap()).collect();
+    let mut distinct: Vec<&str> =
+        expected.iter().map(|line| line.split(' ').nth(1).unwrap()).collect();
     distinct.sort_unstable();
     distinct.dedup();
     assert!(distinct.len() * 4 > files.len(), "only {} different feature maps", distinct.len());
@@ -85,7 +105,11 @@ fn every_kernel_and_thread_count_agrees() {
         for threads in ["1", "3"] {
             let mut edge = Device::Native.edge();
             edge.env("VGG_EDGE_KERNEL", kernel.as_str().unwrap());
-            assert_eq!(answers(&mut edge, &["--threads", threads], &few), expected, "{kernel} on {threads} threads");
+            assert_eq!(
+                answers(&mut edge, &["--threads", threads], &few),
+                expected,
+                "{kernel} on {threads} threads"
+            );
         }
     }
     // The emulated CPUs have all that they may have.
@@ -109,13 +133,25 @@ fn every_kernel_and_thread_count_agrees() {
 /// The unit tests of `shared`, with every kernel's suite, and of `edge` run on ARM too.
 #[test]
 fn unit_tests_pass_on_arm() {
-    for (target, emulator) in
-        [("aarch64-unknown-linux-musl", "qemu-aarch64-static"), ("armv7-unknown-linux-gnueabihf", "qemu-arm-static")]
-    {
+    for (target, emulator) in [
+        ("aarch64-unknown-linux-musl", "qemu-aarch64-static"),
+        ("armv7-unknown-linux-gnueabihf", "qemu-arm-static"),
+    ] {
         let runner = format!("CARGO_TARGET_{}_RUNNER", target.to_uppercase().replace('-', "_"));
         let out = succeed(
             cargo()
-                .args(["test", "--quiet", "--locked", "--release", "-p", "shared", "-p", "edge", "--target", target])
+                .args([
+                    "test",
+                    "--quiet",
+                    "--locked",
+                    "--release",
+                    "-p",
+                    "shared",
+                    "-p",
+                    "edge",
+                    "--target",
+                    target,
+                ])
                 .env(runner, emulator)
                 .env("PROPTEST_CASES", "32"),
         );

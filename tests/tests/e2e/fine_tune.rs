@@ -5,16 +5,23 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
-use shared::conv::Kernel;
-use shared::{Base, Fingerprint};
 use tests::{Device, base, fail, host, ndjson, root, run, succeed};
+use vgg_edge::kernels::Kernel;
+use vgg_edge::{Backbone, Fingerprint};
 
-/// Trains on the samples, then their last layer too. Few pictures and a high rate, so that it is quick and changes something.
+/// Trains on the samples, then their last layer too. Few pictures and a high rate, so that it is
+/// quick and changes something.
 fn train(head: &Path, options: &str) -> Command {
     let mut host = host();
     // A head that has learnt nothing, so that there is much to gain on every machine.
-    host.args(["train", "--json", "--size", "32", "--units", "64", "--epochs", "1", "--lr", "1e-7"]);
-    for (flag, value) in [("--fine-tune", "block5_conv3"), ("--fine-tune-lr", "0.00005"), ("--fine-tune-epochs", "3")] {
+    host.args([
+        "train", "--json", "--size", "32", "--units", "64", "--epochs", "1", "--lr", "1e-7",
+    ]);
+    for (flag, value) in [
+        ("--fine-tune", "block5_conv3"),
+        ("--fine-tune-lr", "0.00005"),
+        ("--fine-tune-epochs", "3"),
+    ] {
         if !options.contains(&format!("{flag} ")) {
             host.args([flag, value]);
         }
@@ -24,15 +31,17 @@ fn train(head: &Path, options: &str) -> Command {
     host
 }
 
-fn load(path: &Path) -> Base {
-    Base::load(path, Kernel::detect().unwrap()).unwrap()
+fn load(path: &Path) -> Backbone {
+    Backbone::load(path, Kernel::detect().unwrap()).unwrap()
 }
 
 /// What a program says of some samples, less what depends on the clock.
 fn answers(program: &mut Command, head: &Path, base: &Path) -> Vec<Value> {
-    let pictures = ["brick/000", "grass/001", "gravel/002"].map(|name| format!("samples/surfaces/val/{name}.jpg"));
+    let pictures = ["brick/000", "grass/001", "gravel/002"]
+        .map(|name| format!("samples/surfaces/val/{name}.jpg"));
     let fixed = ["classify", "--json", "--digest", "--head"];
-    let mut lines = ndjson(&succeed(program.args(fixed).arg(head).arg("--base").arg(base).args(pictures)));
+    let mut lines =
+        ndjson(&succeed(program.args(fixed).arg(head).arg("--base").arg(base).args(pictures)));
     for line in &mut lines {
         for field in ["time", "latency_ms"] {
             line.as_object_mut().unwrap().remove(field);
@@ -50,22 +59,27 @@ fn a_tuned_base_and_its_head_belong_together() {
     let stage = |line: &&Value| line["fine_tune"] == true;
     assert_eq!(lines.iter().filter(stage).count(), 4, "the state before and three epochs");
     let result = lines.last().unwrap();
-    assert!(result["settings"].as_str().unwrap().contains("fine-tuned from block5_conv3"), "{result}");
+    assert!(
+        result["settings"].as_str().unwrap().contains("fine-tuned from block5_conv3"),
+        "{result}"
+    );
     assert!(result["val_accuracy"].as_f64().unwrap() > 0.6, "{result}");
 
     // The layers before are the same, in their integers and in what they give.
     let (old, new) = (load(&base()), load(&tuned));
     assert_ne!(old.fingerprint(), new.fingerprint());
     assert_eq!(new.metadata()["vgg_edge.fine_tuned_from"], old.fingerprint().to_string());
-    let same = |(a, b): (&shared::conv::ConvLayer, &shared::conv::ConvLayer)| {
+    let same = |(a, b): (&vgg_edge::kernels::ConvLayer, &vgg_edge::kernels::ConvLayer)| {
         (&a.weights, &a.bias, &a.multipliers) == (&b.weights, &b.bias, &b.multipliers)
     };
     let (before, after) = (old.unpacked_layers(), new.unpacked_layers());
     let layers: Vec<bool> = before.iter().zip(&after).map(same).collect();
     assert_eq!(layers, [vec![true; 12], vec![false]].concat());
-    let input: Vec<u8> = (0..3 * 32 * 32u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-    let frozen = |base: &Base| base.truncated(12).runner(None).unwrap().features(&input, 32).unwrap();
-    let whole = |base: &Base| base.runner(None).unwrap().features(&input, 32).unwrap();
+    let input: Vec<u8> =
+        (0..3 * 32 * 32u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let frozen =
+        |base: &Backbone| base.truncated(12).runner(None).unwrap().features(&input, 32).unwrap();
+    let whole = |base: &Backbone| base.runner(None).unwrap().features(&input, 32).unwrap();
     assert_eq!(frozen(&old), frozen(&new));
     assert_ne!(whole(&old), whole(&new));
 
@@ -73,7 +87,14 @@ fn a_tuned_base_and_its_head_belong_together() {
     let found = answers(&mut host(), &head, &tuned);
     assert_eq!(found, answers(&mut Device::Native.edge(), &head, &tuned));
     for program in [&mut host(), &mut Device::Native.edge()] {
-        fail(program.args(["classify", "--head"]).arg(&head).arg("samples/surfaces/val/brick/000.jpg"), 1, "base");
+        fail(
+            program
+                .args(["classify", "--head"])
+                .arg(&head)
+                .arg("samples/surfaces/val/brick/000.jpg"),
+            1,
+            "base",
+        );
     }
 
     // The same again, whatever the number of threads.
@@ -82,7 +103,8 @@ fn a_tuned_base_and_its_head_belong_together() {
     let bytes = |path: &Path| Fingerprint::of(&std::fs::read(path).unwrap());
     assert_eq!(bytes(&tuned), bytes(&folder.path().join("again.onnx")));
     assert_eq!(bytes(&head), bytes(&again));
-    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let left: Vec<_> =
+        std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left.len(), 4, "{left:?}");
 }
 
@@ -98,16 +120,25 @@ fn interrupted_fine_tuning_goes_on_to_the_same_bytes() {
         ["postcard", "onnx"].map(|ending| Fingerprint::of(&read(ending)))
     };
 
-    // Ctrl-C while the outputs of the frozen part are computed, while the block is trained, and while it is quantised.
-    let tuned = |epoch: u64| move |line: &Value| line["fine_tune"] == true && line["epoch"] == epoch;
+    // Ctrl-C while the outputs of the frozen part are computed, while the block is trained, and
+    // while it is quantized.
+    let tuned =
+        |epoch: u64| move |line: &Value| line["fine_tune"] == true && line["epoch"] == epoch;
     type HasCome<'a> = &'a dyn Fn(&Value) -> bool;
-    let moments: [(&str, HasCome); 3] =
-        [("frozen", &|line: &Value| line["head"].is_string()), ("tuning", &tuned(2)), ("quantised", &tuned(4))];
+    let moments: [(&str, HasCome); 3] = [
+        ("frozen", &|line: &Value| line["head"].is_string()),
+        ("tuning", &tuned(2)),
+        ("quantized", &tuned(4)),
+    ];
     for (step, has_come) in moments {
         let head = folder.path().join(format!("{step}.postcard"));
-        let mut child = train(&head, OPTIONS).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child =
+            train(&head, OPTIONS).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut seen = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-        assert!(seen.by_ref().any(|line| has_come(&serde_json::from_str(&line).unwrap())), "{step} does not come");
+        assert!(
+            seen.by_ref().any(|line| has_come(&serde_json::from_str(&line).unwrap())),
+            "{step} does not come"
+        );
         succeed(Command::new("kill").args(["-INT", &child.id().to_string()]));
         seen.for_each(drop);
         let output = child.wait_with_output().unwrap();
@@ -128,11 +159,16 @@ fn interrupted_fine_tuning_goes_on_to_the_same_bytes() {
         let tuned: Vec<&Value> = rest.iter().filter(|line| is_tuned(line)).collect();
         let all: Vec<&Value> = lines.iter().filter(|line| is_tuned(line)).collect();
         assert!(all.ends_with(&tuned), "{step}: {tuned:?}");
-        assert!(step != "quantised" || tuned.is_empty(), "epochs are done again: {tuned:?}");
+        assert!(step != "quantized" || tuned.is_empty(), "epochs are done again: {tuned:?}");
         assert_eq!(bytes(&whole), bytes(&head), "{step}");
     }
-    let left = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
-    assert!(!left.into_iter().any(|name| name.contains("checkpoint")), "a checkpoint of what is done stays");
+    let left = std::fs::read_dir(folder.path())
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap());
+    assert!(
+        !left.into_iter().any(|name| name.contains("checkpoint")),
+        "a checkpoint of what is done stays"
+    );
 }
 
 #[test]

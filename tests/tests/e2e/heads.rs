@@ -1,4 +1,5 @@
-//! Choices of the head, from end to end: each trains on the samples at 32 px, and host and device agree on the result.
+//! Choices of the head, from end to end: each trains on the samples at 32 px, and host and device
+//! agree on the result.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -37,8 +38,10 @@ fn inspect(head: &Path) -> Value {
 
 /// What host and edge say of some samples, less what depends on the clock.
 fn answers(program: &mut Command, head: &Path) -> Vec<Value> {
-    let pictures = ["brick/000", "grass/001", "gravel/002"].map(|name| format!("samples/surfaces/val/{name}.jpg"));
-    let mut lines = ndjson(&succeed(program.args(["classify", "--json", "--head"]).arg(head).args(pictures)));
+    let pictures = ["brick/000", "grass/001", "gravel/002"]
+        .map(|name| format!("samples/surfaces/val/{name}.jpg"));
+    let mut lines =
+        ndjson(&succeed(program.args(["classify", "--json", "--head"]).arg(head).args(pictures)));
     for line in &mut lines {
         for field in ["time", "latency_ms"] {
             line.as_object_mut().unwrap().remove(field);
@@ -67,16 +70,26 @@ fn each_choice_trains_and_says_the_same_on_the_device() {
     for (options, words, least) in cases {
         let (epochs, result) = train(&head, options);
         assert!(result["val_accuracy"].as_f64().unwrap() >= least, "{options}: {result}");
-        assert!(epochs.iter().all(|epoch| epoch["lr"].as_f64().is_some_and(|lr| lr > 0.0)), "{options}");
+        assert!(
+            epochs.iter().all(|epoch| epoch["lr"].as_f64().is_some_and(|lr| lr > 0.0)),
+            "{options}"
+        );
         let settings = result["settings"].as_str().unwrap();
         assert!(settings.contains(words), "{words:?} is not in {settings}");
         let inspected = inspect(&head);
         assert_eq!(inspected["format"], 3);
         assert_eq!(inspected["training"]["settings"], settings);
-        assert_eq!(answers(&mut host(), &head), answers(&mut Device::Native.edge(), &head), "{options}");
+        assert_eq!(
+            answers(&mut host(), &head),
+            answers(&mut Device::Native.edge(), &head),
+            "{options}"
+        );
         let bytes = std::fs::read(&head).unwrap();
         train(&head, &format!("{options} --threads 1"));
-        assert!(std::fs::read(&head).unwrap() == bytes, "{options}: other bytes with another number of threads");
+        assert!(
+            std::fs::read(&head).unwrap() == bytes,
+            "{options}: other bytes with another number of threads"
+        );
     }
 }
 
@@ -88,7 +101,8 @@ fn a_pooled_head_sees_a_value_a_channel() {
         let options = format!("--size 64 --units 16 --epochs 6 --no-calibration --pool {pool}");
         let (epochs, result) = train(&head, &options);
         assert_eq!(result["pool"], pool);
-        // What the trainer saw is what the device sees: the first is measured by the trainer, the second by the head's own code.
+        // What the trainer saw is what the device sees: the first is measured by the trainer, the
+        // second by the head's own code.
         let best = &epochs[result["best_epoch"].as_u64().unwrap() as usize - 1];
         assert_eq!(best["val_accuracy"], result["val_accuracy"]);
         let losses = [&best["val_loss"], &result["val_loss"]].map(|loss| loss.as_f64().unwrap());
@@ -120,9 +134,12 @@ fn rates_follow_the_schedule() {
 fn a_head_of_the_format_before_is_still_read() {
     let head = root().join("shared/src/head/format2.postcard");
     assert_eq!(inspect(&head)["format"], 2);
-    let pictures = ["brick", "grass", "gravel"].map(|name| format!("samples/surfaces/val/{name}/000.jpg"));
+    let pictures =
+        ["brick", "grass", "gravel"].map(|name| format!("samples/surfaces/val/{name}/000.jpg"));
     for program in [&mut host(), &mut Device::Native.edge()] {
-        let out = ndjson(&succeed(program.args(["classify", "--json", "--head"]).arg(&head).args(&pictures)));
+        let out = ndjson(&succeed(
+            program.args(["classify", "--json", "--head"]).arg(&head).args(&pictures),
+        ));
         // As `host classify` of the version that wrote it said.
         let scores: Vec<f64> = out.iter().map(|line| line["score"].as_f64().unwrap()).collect();
         assert_eq!(scores, [0.9993174, 0.9997278, 0.8948363]);
@@ -138,11 +155,19 @@ fn folds_come_before_a_head_of_everything() {
     let folds: Vec<&Value> = lines.iter().filter(|line| line["fold_accuracy"].is_f64()).collect();
     assert_eq!(folds.len(), 3);
     assert_eq!(folds.iter().map(|fold| fold["val"].as_u64().unwrap()).sum::<u64>(), 174);
-    assert!(folds.iter().all(|fold| fold["train"].as_u64().unwrap() + fold["val"].as_u64().unwrap() == 174));
-    let accuracies: Vec<f64> = folds.iter().map(|fold| fold["fold_accuracy"].as_f64().unwrap()).collect();
+    assert!(
+        folds
+            .iter()
+            .all(|fold| fold["train"].as_u64().unwrap() + fold["val"].as_u64().unwrap() == 174)
+    );
+    let accuracies: Vec<f64> =
+        folds.iter().map(|fold| fold["fold_accuracy"].as_f64().unwrap()).collect();
     let mean = accuracies.iter().sum::<f64>() / 3.0;
     let deviation = (accuracies.iter().map(|a| (a - mean).powi(2)).sum::<f64>() / 2.0).sqrt();
-    assert!((result["folds_accuracy"].as_f64().unwrap() - mean).abs() < 1e-12 && mean > 0.8, "{result}");
+    assert!(
+        (result["folds_accuracy"].as_f64().unwrap() - mean).abs() < 1e-12 && mean > 0.8,
+        "{result}"
+    );
     assert!((result["folds_accuracy_deviation"].as_f64().unwrap() - deviation).abs() < 1e-12);
     let best = folds.iter().map(|fold| fold["best_epoch"].as_f64().unwrap()).sum::<f64>() / 3.0;
     assert_eq!(result["best_epoch"].as_f64().unwrap(), best.round());
@@ -150,7 +175,10 @@ fn folds_come_before_a_head_of_everything() {
     assert_eq!((&result["train"], &result["val"]), (&174.into(), &0.into()));
     assert!(result["val_accuracy"].is_null() && result["temperature"] != 1.0);
     let inspected = inspect(&head);
-    assert!(inspected["training"]["settings"].as_str().unwrap().contains("without a validation set"), "{inspected}");
+    assert!(
+        inspected["training"]["settings"].as_str().unwrap().contains("without a validation set"),
+        "{inspected}"
+    );
     assert_eq!(inspected["training"]["train_counts"], serde_json::json!([58, 58, 58]));
 
     let bytes = std::fs::read(&head).unwrap();
@@ -175,7 +203,11 @@ fn an_interrupted_cross_validation_goes_on_after_the_last_whole_fold() {
     let (lines, result) = train(&whole, OPTIONS);
 
     fail(&mut command(&samples, &head, &format!("{OPTIONS} --resume")), 1, "--resume");
-    let mut child = command(&samples, &head, OPTIONS).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command(&samples, &head, OPTIONS)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut seen = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
     assert!(seen.by_ref().any(|line| line.contains("\"fold\":2")));
     succeed(Command::new("kill").args(["-INT", &child.id().to_string()]));
@@ -186,12 +218,23 @@ fn an_interrupted_cross_validation_goes_on_after_the_last_whole_fold() {
     assert!(words.contains("there is no head yet; --resume goes on from"), "{words}");
     assert!(!head.exists());
 
-    fail(&mut command(&samples, &head, &format!("{OPTIONS} --resume").replace("40", "41")), 1, "other settings");
+    fail(
+        &mut command(&samples, &head, &format!("{OPTIONS} --resume").replace("40", "41")),
+        1,
+        "other settings",
+    );
     let (rest, resumed) = train(&head, &format!("{OPTIONS} --resume"));
     assert!(rest.len() < lines.len() && lines.ends_with(&rest), "{rest:?}");
     assert_eq!(resumed["folds_accuracy"], result["folds_accuracy"]);
-    assert!(std::fs::read(&head).unwrap() == std::fs::read(&whole).unwrap(), "going on gives other bytes");
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "a checkpoint of what is done stays");
+    assert!(
+        std::fs::read(&head).unwrap() == std::fs::read(&whole).unwrap(),
+        "going on gives other bytes"
+    );
+    assert_eq!(
+        std::fs::read_dir(folder.path()).unwrap().count(),
+        2,
+        "a checkpoint of what is done stays"
+    );
 }
 
 /// Starts training, interrupts it after some epochs, and gives all of its lines.
@@ -204,13 +247,17 @@ fn interrupted(mut train: Command, epochs: usize) -> Vec<Value> {
     let output = child.wait_with_output().unwrap();
     let errors = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{errors}");
-    assert!(errors.contains("wrote the best head so far") && errors.contains("--resume"), "{errors}");
+    assert!(
+        errors.contains("wrote the best head so far") && errors.contains("--resume"),
+        "{errors}"
+    );
     ndjson(&seen.join("\n"))
 }
 
 #[test]
 fn an_interrupted_training_goes_on_to_the_same_bytes() {
-    const OPTIONS: &str = "--units 512,256 --batch-norm --lr-schedule cosine --l2 0.0001 --epochs 80 --patience 0";
+    const OPTIONS: &str =
+        "--units 512,256 --batch-norm --lr-schedule cosine --l2 0.0001 --epochs 80 --patience 0";
     let folder = tempfile::tempdir().unwrap();
     let samples = root().join("samples/surfaces");
     let (whole, head) = (folder.path().join("whole"), folder.path().join("head"));
@@ -224,7 +271,12 @@ fn an_interrupted_training_goes_on_to_the_same_bytes() {
     assert_eq!((&partial["interrupted"], &partial["epochs"]), (&true.into(), &lines.len().into()));
     // What is there is a whole head: the best so far.
     assert_eq!(answers(&mut host(), &head).len(), 3);
-    assert!(inspect(&head)["training"]["settings"].as_str().unwrap().contains("interrupted after epoch"));
+    assert!(
+        inspect(&head)["training"]["settings"]
+            .as_str()
+            .unwrap()
+            .contains("interrupted after epoch")
+    );
     assert!(checkpoint.exists());
 
     // It belongs to this training only.
@@ -244,14 +296,18 @@ fn an_interrupted_training_goes_on_to_the_same_bytes() {
     std::fs::write(&checkpoint, &good).unwrap();
 
     // Interrupted once more, then left alone, on another number of threads.
-    let mut more = interrupted(command(&samples, &head, &format!("{OPTIONS} --resume --threads 1")), 2);
+    let mut more =
+        interrupted(command(&samples, &head, &format!("{OPTIONS} --resume --threads 1")), 2);
     more.pop();
     lines.extend(more);
     let (rest, resumed) = train(&head, &format!("{OPTIONS} --resume"));
     lines.extend(rest);
     assert_eq!(lines, epochs);
     assert_eq!(resumed["best_epoch"], result["best_epoch"]);
-    assert!(std::fs::read(&head).unwrap() == std::fs::read(&whole).unwrap(), "going on gives other bytes");
+    assert!(
+        std::fs::read(&head).unwrap() == std::fs::read(&whole).unwrap(),
+        "going on gives other bytes"
+    );
     assert!(!checkpoint.exists(), "the checkpoint of a training that is done stays");
 }
 
@@ -259,7 +315,8 @@ fn an_interrupted_training_goes_on_to_the_same_bytes() {
 fn checkpoints_are_written_on_the_way() {
     let folder = tempfile::tempdir().unwrap();
     let head = folder.path().join("head");
-    let mut train = command(&root().join("samples/surfaces"), &head, "--units 64 --epochs 4000 --patience 0");
+    let mut train =
+        command(&root().join("samples/surfaces"), &head, "--units 64 --epochs 4000 --patience 0");
     let mut child = train.args(["--checkpoint-every", "0"]).stdout(Stdio::piped()).spawn().unwrap();
     // The third epoch is told of after the checkpoint of the second.
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -269,7 +326,11 @@ fn checkpoints_are_written_on_the_way() {
     child.wait().unwrap();
     assert!(!head.exists() && folder.path().join("head.checkpoint").exists());
     let resumed = interrupted(
-        command(&root().join("samples/surfaces"), &head, "--units 64 --epochs 4000 --patience 0 --resume"),
+        command(
+            &root().join("samples/surfaces"),
+            &head,
+            "--units 64 --epochs 4000 --patience 0 --resume",
+        ),
         1,
     );
     assert!(resumed[0]["epoch"].as_u64().unwrap() > 2, "{}", resumed[0]);
@@ -292,18 +353,27 @@ fn background_classes_are_marked() {
         assert!(lines[1].get("background").is_none(), "{}", lines[1]);
     }
     let frames = ndjson(&succeed(
-        Device::Native.edge().args(["run", "--json", "--head"]).arg(&head).arg("--source").arg(data.join("None")),
+        Device::Native
+            .edge()
+            .args(["run", "--json", "--head"])
+            .arg(&head)
+            .arg("--source")
+            .arg(data.join("None")),
     ));
     assert_eq!(frames.len(), 6);
     for frame in frames {
         assert_eq!(frame.get("background").is_some(), frame["label"] == "None", "{frame}");
     }
 
-    // Something comes, goes, and comes again: what is collected and told is that it comes; that it goes is told as background.
+    // Something comes, goes, and comes again: what is collected and told is that it comes; that it
+    // goes is told as background.
     let film = folder.path().join("film");
     std::fs::create_dir(&film).unwrap();
-    for (number, name) in ["None/0", "thing/0", "thing/0", "None/0", "thing/0", "None/0"].iter().enumerate() {
-        std::fs::copy(data.join(format!("{name}.bmp")), film.join(format!("{number}.bmp"))).unwrap();
+    for (number, name) in
+        ["None/0", "thing/0", "thing/0", "None/0", "thing/0", "None/0"].iter().enumerate()
+    {
+        std::fs::copy(data.join(format!("{name}.bmp")), film.join(format!("{number}.bmp")))
+            .unwrap();
     }
     let kept = folder.path().join("kept");
     let mut edge = Device::Native.edge();
@@ -317,7 +387,10 @@ fn background_classes_are_marked() {
     assert_eq!(changes, [("thing", false), ("None", true), ("thing", false), ("None", true)]);
     let collected = ndjson(&std::fs::read_to_string(kept.join("frames.ndjson")).unwrap());
     assert_eq!(collected.len(), 2, "{collected:?}");
-    assert!(collected.iter().all(|frame| frame["label"] == "thing" && frame["reason"] == "changed"), "{collected:?}");
+    assert!(
+        collected.iter().all(|frame| frame["label"] == "thing" && frame["reason"] == "changed"),
+        "{collected:?}"
+    );
 }
 
 #[test]

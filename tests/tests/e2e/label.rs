@@ -1,4 +1,5 @@
-//! `host label`: from frames that edge has collected, by HTTP and by keyboard in Chromium, to a head.
+//! `host label`: from frames that edge has collected, by HTTP and by keyboard in Chromium, to a
+//! head.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Lines, Read, Write};
@@ -24,10 +25,15 @@ struct Label {
 impl Label {
     fn start(args: &[&str], dir: &Path) -> Self {
         let mut host = host();
-        host.args(["label", "--json"]).args(args).arg(dir).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        host.args(["label", "--json"])
+            .args(args)
+            .arg(dir)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit());
         let mut child = host.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let hello = serde_json::from_str(&lines.next().expect("host label has ended").unwrap()).unwrap();
+        let hello =
+            serde_json::from_str(&lines.next().expect("host label has ended").unwrap()).unwrap();
         let mut label = Self { child, lines, hello, token: String::new() };
         let page = label.ask("GET / HTTP/1.1", "", "");
         let token = page.1.split("name=\"token\" content=\"").nth(1).unwrap();
@@ -45,14 +51,24 @@ impl Label {
 
     /// Sends a request, by default under the right host; gives the head and the body of the answer.
     fn ask(&self, request: &str, headers: &str, body: &str) -> (String, String) {
-        let host = if headers.contains("Host:") { String::new() } else { format!("Host: {}\r\n", self.address()) };
+        let host = if headers.contains("Host:") {
+            String::new()
+        } else {
+            format!("Host: {}\r\n", self.address())
+        };
         let mut stream = TcpStream::connect(self.address()).unwrap();
-        let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
-        write!(stream, "{request}\r\n{host}{headers}{length}Connection: close\r\n\r\n{body}").unwrap();
+        let length = if body.is_empty() {
+            String::new()
+        } else {
+            format!("Content-Length: {}\r\n", body.len())
+        };
+        write!(stream, "{request}\r\n{host}{headers}{length}Connection: close\r\n\r\n{body}")
+            .unwrap();
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).unwrap();
         let answer = String::from_utf8_lossy(&bytes);
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{request}: {answer}"));
+        let (head, body) =
+            answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{request}: {answer}"));
         (head.to_owned(), body.to_owned())
     }
 
@@ -62,7 +78,8 @@ impl Label {
 
     /// Gives an order as the page does.
     fn order(&self, order: Value) -> Value {
-        let headers = format!("Content-Type: application/json\r\nX-Vgg-Edge-Token: {}\r\n", self.token);
+        let headers =
+            format!("Content-Type: application/json\r\nX-Vgg-Edge-Token: {}\r\n", self.token);
         let (head, body) = self.ask("POST /do HTTP/1.1", &headers, &order.to_string());
         assert!(head.starts_with("HTTP/1.1 200"), "{head} {body}");
         serde_json::from_str(&body).unwrap()
@@ -111,10 +128,15 @@ fn pictures(folder: &Path, count: u32) {
 fn collected_frames_are_sorted_by_keyboard_and_trained_on() {
     let folder = tempfile::tempdir().unwrap();
     let (head, dir) = (folder.path().join("head.postcard"), folder.path().join("collected"));
-    succeed(host().args(["train", "samples/surfaces", "--size", "32", "--epochs", "4", "-o"]).arg(&head));
+    succeed(
+        host()
+            .args(["train", "samples/surfaces", "--size", "32", "--epochs", "4", "-o"])
+            .arg(&head),
+    );
     let mut edge = Device::Native.edge();
     // Not live, so that no frame is dropped, however slow the disk.
-    edge.args(["run", "--source", "samples/surfaces.y4m", "--collect-below", "1", "--head"]).arg(&head);
+    edge.args(["run", "--source", "samples/surfaces.y4m", "--collect-below", "1", "--head"])
+        .arg(&head);
     succeed(edge.arg("--collect").arg(&dir));
     let collected = jpegs(&dir);
     assert!(collected.len() >= 7, "{collected:?}");
@@ -123,13 +145,15 @@ fn collected_frames_are_sorted_by_keyboard_and_trained_on() {
     let label = Label::start(&[], &dir);
     assert_eq!(label.hello["pictures"], collected.len());
     let state = label.state();
-    let classes: Vec<_> = state["classes"].as_array().unwrap().iter().map(|class| &class["name"]).collect();
+    let classes: Vec<_> =
+        state["classes"].as_array().unwrap().iter().map(|class| &class["name"]).collect();
     assert_eq!(classes, ["brick", "grass", "gravel"], "the labels that edge knew");
     let item = &state["item"];
     assert_eq!(item["suggestion"], item["label"]);
     // The first is the one of which edge was least sure.
     let margin = |scores: &Value| {
-        let mut scores: Vec<f64> = scores.as_object().unwrap().values().map(|v| v.as_f64().unwrap()).collect();
+        let mut scores: Vec<f64> =
+            scores.as_object().unwrap().values().map(|v| v.as_f64().unwrap()).collect();
         scores.sort_by(f64::total_cmp);
         scores[scores.len() - 1] - scores[scores.len() - 2]
     };
@@ -139,7 +163,9 @@ fn collected_frames_are_sorted_by_keyboard_and_trained_on() {
 
     let total = collected.len();
     let left = |count: usize| {
-        format!("until state && state.open + state.skipped === {count} && seen === (state.item?.id ?? null)")
+        format!(
+            "until state && state.open + state.skipped === {count} && seen === (state.item?.id ?? null)"
+        )
     };
     let mut steps = vec![left(total)];
     for (name, size) in [("phone", "390 844"), ("desktop", "1280 800")] {
@@ -150,7 +176,8 @@ fn collected_frames_are_sorted_by_keyboard_and_trained_on() {
         }
     }
     let mut add = |new: &[&str]| steps.extend(new.iter().map(|step| (*step).to_owned()));
-    // A class by its digit, the suggestion by space, undone and done again, a new class, one of no use, one put off.
+    // A class by its digit, the suggestion by space, undone and done again, a new class, one of no
+    // use, one put off.
     add(&["key 1", &left(total - 1), "key 2", &left(total - 2), "key Space", &left(total - 3)]);
     add(&["key u", &left(total - 2), "key Enter", &left(total - 3)]);
     add(&[
@@ -161,22 +188,46 @@ fn collected_frames_are_sorted_by_keyboard_and_trained_on() {
         "until $('wrong').textContent.includes('slashes')",
     ]);
     add(&["screenshot target/screenshots/label-new.png"]);
-    add(&["eval $('name').value = ''", "type wet sand", "key Enter", "until !$('dialog').open", &left(total - 4)]);
-    add(&["key x", &left(total - 5), "key s", "until state.skipped === 1", "click skip", "until state.skipped === 2"]);
+    add(&[
+        "eval $('name').value = ''",
+        "type wet sand",
+        "key Enter",
+        "until !$('dialog').open",
+        &left(total - 4),
+    ]);
+    add(&[
+        "key x",
+        &left(total - 5),
+        "key s",
+        "until state.skipped === 1",
+        "click skip",
+        "until state.skipped === 2",
+    ]);
     // After a click the space bar is not the button's.
-    add(&["eval document.activeElement === document.body", "until seen === (state.item?.id ?? null)", "key u"]);
+    add(&[
+        "eval document.activeElement === document.body",
+        "until seen === (state.item?.id ?? null)",
+        "key u",
+    ]);
     add(&["until state.skipped === 1", "until seen === state.item.id"]);
     for count in (0..total - 5).rev().filter(|&count| count > 0) {
         add(&["until seen === state.item.id", "key Space", &left(count)]);
     }
-    add(&["until !$('again').hidden", "screenshot target/screenshots/label-skipped.png", "key Enter"]);
+    add(&[
+        "until !$('again').hidden",
+        "screenshot target/screenshots/label-skipped.png",
+        "key Enter",
+    ]);
     add(&["until state.item && seen === state.item.id", "key 3", &left(0)]);
     add(&["size 390 844", "screenshot target/screenshots/label-done.png", "calm"]);
     let found = browse(label.url(), &steps);
     assert!(found.contains(&"true".to_owned()));
 
     let summary = label.stop();
-    assert_eq!((&summary["sorted"], &summary["rejected"], &summary["left"]), (&json!(total - 1), &json!(1), &json!(0)));
+    assert_eq!(
+        (&summary["sorted"], &summary["rejected"], &summary["left"]),
+        (&json!(total - 1), &json!(1), &json!(0))
+    );
     assert_eq!(summary["classes"]["wet sand"], 1);
     assert!(jpegs(&dir).is_empty());
     assert_eq!(std::fs::read(dir.join("frames.ndjson")).unwrap(), frames);
@@ -199,8 +250,10 @@ fn collected_frames_are_sorted_by_keyboard_and_trained_on() {
     // What was sorted is a data folder, whatever a class is called; `_rejected` is none of it.
     let again = folder.path().join("again.postcard");
     succeed(host().args(["train", "--size", "32", "--epochs", "1", "-o"]).arg(&again).arg(&sorted));
-    let inspected: Value = serde_json::from_str(&succeed(host().arg("inspect").arg(&again).arg("--json"))).unwrap();
-    let classes: BTreeSet<_> = inspected["labels"].as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect();
+    let inspected: Value =
+        serde_json::from_str(&succeed(host().arg("inspect").arg(&again).arg("--json"))).unwrap();
+    let classes: BTreeSet<_> =
+        inspected["labels"].as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect();
     assert_eq!(classes, names(&sorted).iter().map(String::as_str).collect());
     assert!(classes.contains("wet sand"));
 }
@@ -224,16 +277,26 @@ fn other_sites_and_other_files_are_out_of_reach() {
     assert_eq!(label.hello["pictures"], 4, "links are no pictures");
 
     // Names and numbers that are none.
-    for path in
-        ["/picture/4", "/picture/-1", "/picture/..%2fsecret.png", "/picture/../secret.png", "/../secret.png", "/in"]
-    {
+    for path in [
+        "/picture/4",
+        "/picture/-1",
+        "/picture/..%2fsecret.png",
+        "/picture/../secret.png",
+        "/../secret.png",
+        "/in",
+    ] {
         let (head, body) = label.get(path);
-        assert!(head.starts_with("HTTP/1.1 404") && !body.contains("secret\n") && body != "secret", "{path}: {head}");
+        assert!(
+            head.starts_with("HTTP/1.1 404") && !body.contains("secret\n") && body != "secret",
+            "{path}: {head}"
+        );
     }
     let (head, _) = label.get("/picture/0");
-    for line in
-        ["content-type: image/png", "x-content-type-options: nosniff", "cross-origin-resource-policy: same-origin"]
-    {
+    for line in [
+        "content-type: image/png",
+        "x-content-type-options: nosniff",
+        "cross-origin-resource-policy: same-origin",
+    ] {
         assert!(head.contains(line), "{head}");
     }
     assert!(label.get("/").0.contains("default-src 'none'"));
@@ -267,10 +330,17 @@ fn other_sites_and_other_files_are_out_of_reach() {
         let (head, _) = label.ask("POST /do HTTP/1.1", &headers, order);
         assert!(head.starts_with(&format!("HTTP/1.1 {code}")), "{headers}: {head}");
     }
-    let (head, _) =
-        label.ask("GET /picture/0 HTTP/1.1", "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\n", "");
+    let (head, _) = label.ask(
+        "GET /picture/0 HTTP/1.1",
+        "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\n",
+        "",
+    );
     assert!(head.starts_with("HTTP/1.1 403"), "{head}");
-    let (head, _) = label.ask("GET / HTTP/1.1", "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\n", "");
+    let (head, _) = label.ask(
+        "GET / HTTP/1.1",
+        "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\n",
+        "",
+    );
     assert!(head.starts_with("HTTP/1.1 200"), "a link may lead here: {head}");
     let (head, _) = label.ask("POST /do HTTP/1.1", &format!("{json}{token}"), &" ".repeat(5000));
     assert!(head.starts_with("HTTP/1.1 413"), "{head}");
@@ -309,22 +379,37 @@ fn what_goes_wrong_is_told_and_nothing_is_lost() {
     let dir = folder.path().join("in");
     pictures(&dir, 5);
     std::fs::write(dir.join("5.png"), "no picture").unwrap();
-    std::fs::write(dir.join("6.bmp"), encode(&DynamicImage::ImageRgb8(picture(9, 9, 1)), ImageFormat::Bmp)).unwrap();
+    std::fs::write(
+        dir.join("6.bmp"),
+        encode(&DynamicImage::ImageRgb8(picture(9, 9, 1)), ImageFormat::Bmp),
+    )
+    .unwrap();
     let data = folder.path().join("data");
     // A name that is taken by another picture, and one by the same.
     for (number, other) in [(0, 4), (1, 1)] {
         std::fs::create_dir_all(data.join("red")).unwrap();
-        std::fs::copy(dir.join(format!("{other}.png")), data.join(format!("red/{number}.png"))).unwrap();
+        std::fs::copy(dir.join(format!("{other}.png")), data.join(format!("red/{number}.png")))
+            .unwrap();
     }
     let before = std::fs::read(dir.join("0.png")).unwrap();
-    let label = Label::start(&["--to", data.to_str().unwrap(), "--head", small_head().to_str().unwrap()], &dir);
+    let label = Label::start(
+        &["--to", data.to_str().unwrap(), "--head", small_head().to_str().unwrap()],
+        &dir,
+    );
     let classes = label.state()["classes"].clone();
     assert_eq!(classes, json!([{ "name": "green", "count": 0 }, { "name": "red", "count": 2 }]));
     for id in [0, 1] {
-        assert_eq!(label.order(json!({ "sort": { "id": id, "class": "red" } }))["trouble"], Value::Null);
+        assert_eq!(
+            label.order(json!({ "sort": { "id": id, "class": "red" } }))["trouble"],
+            Value::Null
+        );
     }
     let red = names(&data.join("red"));
-    assert_eq!((red.len(), red.contains("0.png"), red.contains("1.png")), (3, true, true), "{red:?}");
+    assert_eq!(
+        (red.len(), red.contains("0.png"), red.contains("1.png")),
+        (3, true, true),
+        "{red:?}"
+    );
     let new = red.iter().find(|name| name.starts_with("0-")).unwrap();
     assert_eq!(std::fs::read(data.join("red").join(new)).unwrap(), before);
     // The same order again, as by a second window.
@@ -340,7 +425,10 @@ fn what_goes_wrong_is_told_and_nothing_is_lost() {
     std::fs::remove_file(dir.join("2.png")).unwrap();
     let answer = label.order(json!({ "sort": { "id": 2, "class": "green" } }));
     assert!(answer["trouble"].as_str().unwrap().contains("no longer"), "{answer}");
-    assert_eq!((&answer["state"]["gone"], &answer["state"]["item"]["file"]), (&json!(1), &json!("3.png")));
+    assert_eq!(
+        (&answer["state"]["gone"], &answer["state"]["item"]["file"]),
+        (&json!(1), &json!("3.png"))
+    );
 
     // A class folder that cannot be written to: for root, that is no folder at all.
     std::fs::write(data.join("green"), "").unwrap();
@@ -351,13 +439,19 @@ fn what_goes_wrong_is_told_and_nothing_is_lost() {
     std::fs::set_permissions(data.join("green"), PermissionsExt::from_mode(0o500)).unwrap();
     let answer = label.order(json!({ "sort": { "id": 3, "class": "green" } }));
     let refused = !dir.join("3.png").exists();
-    assert_eq!(refused, answer["trouble"].is_null(), "root may write anywhere, others may not: {answer}");
+    assert_eq!(
+        refused,
+        answer["trouble"].is_null(),
+        "root may write anywhere, others may not: {answer}"
+    );
     std::fs::set_permissions(data.join("green"), PermissionsExt::from_mode(0o700)).unwrap();
 
-    // No `calm` at the end: the browser complains of the picture that is none. The page says so too, and lets what cannot be shown be rejected.
+    // No `calm` at the end: the browser complains of the picture that is none. The page says so
+    // too, and lets what cannot be shown be rejected.
     std::fs::remove_file(dir.join("4.png")).unwrap();
-    let mut steps =
-        vec!["until state && !$('notice').hidden && $('notice').textContent.includes('4.png is no longer')"];
+    let mut steps = vec![
+        "until state && !$('notice').hidden && $('notice').textContent.includes('4.png is no longer')",
+    ];
     if !refused {
         steps.extend(["until seen === 3", "key 1"]);
     }
@@ -393,7 +487,11 @@ fn the_page_says_when_the_program_has_ended() {
     page.step("key 1");
     page.step("until $('notice').textContent.includes('cannot be reached')");
     page.close();
-    assert_eq!(names(folder.path()), BTreeSet::from(["0.png".to_owned(), "1.png".to_owned()]), "no folder is left");
+    assert_eq!(
+        names(folder.path()),
+        BTreeSet::from(["0.png".to_owned(), "1.png".to_owned()]),
+        "no folder is left"
+    );
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Files made to exhaust: with a gigabyte of address space and a minute of time, each gets its one clear line and exit code 1.
+//! Files made to exhaust: with a gigabyte of address space and a minute of time, each gets its one
+//! clear line and exit code 1.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -35,7 +36,9 @@ fn file(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {
 #[test]
 fn within_these_limits_good_files_are_read() {
     let (_folder, picture) = folder();
-    succeed(&mut limited(Device::Native.edge().args(["classify", "--head"]).arg(small_head()).arg(&picture)));
+    succeed(&mut limited(
+        Device::Native.edge().args(["classify", "--head"]).arg(small_head()).arg(&picture),
+    ));
     succeed(&mut limited(host().args(["classify", "--head"]).arg(small_head()).arg(&picture)));
 }
 
@@ -45,18 +48,26 @@ fn heads_that_declare_too_much() {
     let good = std::fs::read(small_head()).unwrap();
     let check = |path: &Path, words: &str| {
         for mut program in [host(), Device::Native.edge()] {
-            fail(&mut limited(program.args(["classify", "--head"]).arg(path).arg(&picture)), 1, words);
+            fail(
+                &mut limited(program.args(["classify", "--head"]).arg(path).arg(&picture)),
+                1,
+                words,
+            );
         }
     };
     let mut length = good.clone();
     length[12..20].copy_from_slice(&(1u64 << 62).to_le_bytes());
     check(&file(folder.path(), "length", &length), "limit");
-    // The weights of the first layer, 512 x 16 after a ReLU's mark, become 2^62; length and checksum are right.
+    // The weights of the first layer, 512 x 16 after a ReLU's mark, become 2^62; length and
+    // checksum are right.
     let mark = [0x80, 0x04, 0x10, 0x01, 0x80, 0x40];
     let at = 4 + good.windows(6).position(|window| window == mark).expect("the first layer");
-    let payload =
-        [&good[20..at], &[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x40], &good[at + 2..good.len() - 32]]
-            .concat();
+    let payload = [
+        &good[20..at],
+        &[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x40],
+        &good[at + 2..good.len() - 32],
+    ]
+    .concat();
     let mut many = [&good[..12], &(payload.len() as u64).to_le_bytes(), &payload].concat();
     let checksum = Sha256::digest(&many);
     many.extend_from_slice(&checksum);
@@ -93,8 +104,14 @@ fn onnx_node(op: &str, input: &[&str], output: &str, attributes: &[u8]) -> Vec<u
     let inputs: Vec<u8> = input.iter().flat_map(|name| field(1, name.as_bytes())).collect();
     field(
         1,
-        &[inputs, field(2, output.as_bytes()), field(3, op.as_bytes()), field(4, op.as_bytes()), attributes.to_vec()]
-            .concat(),
+        &[
+            inputs,
+            field(2, output.as_bytes()),
+            field(3, op.as_bytes()),
+            field(4, op.as_bytes()),
+            attributes.to_vec(),
+        ]
+        .concat(),
     )
 }
 
@@ -106,7 +123,8 @@ fn onnx_tensor(name: &str, dims: &[u64], kind: u64, data: &[u8]) -> Vec<u8> {
 /// `x`, u8 `[1, 3, size, size]`, as input and the named tensor as output.
 fn onnx_ends(size: u64, output: &str) -> Vec<u8> {
     let value = |name: &str, kind: u64| {
-        let dims: Vec<u8> = [1, 3, size, size].iter().flat_map(|&side| field(1, &number(1, side))).collect();
+        let dims: Vec<u8> =
+            [1, 3, size, size].iter().flat_map(|&side| field(1, &number(1, side))).collect();
         let tensor = field(1, &[number(1, kind), field(2, &dims)].concat());
         [field(1, name.as_bytes()), field(2, &tensor)].concat()
     };
@@ -118,7 +136,7 @@ fn onnx_files_that_declare_too_much() {
     let (folder, _) = folder();
     let conv = |op: &str, inputs: &[&str]| onnx_node(op, inputs, "y", &[]);
     let float = [&conv("Conv", &["x", "w", "b"])[..], &onnx_ends(64, "y")].concat();
-    let quantised = {
+    let quantized = {
         let pads = field(5, &[field(1, b"pads"), number(8, 1).repeat(4), number(20, 7)].concat());
         let inputs = ["x", "s", "z", "w", "ws", "wz", "s", "z"];
         let scalars = [
@@ -129,29 +147,44 @@ fn onnx_files_that_declare_too_much() {
         ];
         [onnx_node("QLinearConv", &inputs, "y", &pads), scalars.concat()].concat()
     };
-    let endless = quantised.clone();
-    let quantised = [quantised, onnx_ends(64, "y")].concat();
+    let endless = quantized.clone();
+    let quantized = [quantized, onnx_ends(64, "y")].concat();
     let whole = onnx_tensor("w", &[1, 3, 3, 3], 3, &[0; 27]);
     let mut nested = Vec::new();
     for _ in 0..5_000 {
         let attribute = [field(1, b"body"), field(6, &nested), number(20, 5)].concat();
         nested = onnx_node("Loop", &["x"], "y", &field(5, &attribute));
     }
-    let many: Vec<u8> =
-        (0..300_000).flat_map(|at| onnx_node("MaxPool", &[&format!("t{at}")], &format!("t{}", at + 1), &[])).collect();
+    let many: Vec<u8> = (0..300_000)
+        .flat_map(|at| onnx_node("MaxPool", &[&format!("t{at}")], &format!("t{}", at + 1), &[]))
+        .collect();
     let large = 1 << 31;
     for (name, graph) in [
         ("sides.f32", [&float[..], &onnx_tensor("w", &[large, large, 3, 3], 1, &[0; 36])].concat()),
         ("empty.f32", [&float[..], &onnx_tensor("w", &[large, 3, 3, 3], 1, &[])].concat()),
-        ("sides.int8", [&quantised[..], &onnx_tensor("w", &[large, large, 3, 3], 3, &[0; 36])].concat()),
-        ("product.int8", [&quantised[..], &onnx_tensor("w", &[1 << 40, 1 << 40, 3, 3], 3, &[0; 36])].concat()),
-        ("empty.int8", [&quantised[..], &onnx_tensor("w", &[large, 3, 3, 3], 3, &[])].concat()),
-        ("negative.int8", [&quantised[..], &onnx_tensor("w", &[u64::MAX, 3, 3, 3], 3, &[0; 27])].concat()),
+        (
+            "sides.int8",
+            [&quantized[..], &onnx_tensor("w", &[large, large, 3, 3], 3, &[0; 36])].concat(),
+        ),
+        (
+            "product.int8",
+            [&quantized[..], &onnx_tensor("w", &[1 << 40, 1 << 40, 3, 3], 3, &[0; 36])].concat(),
+        ),
+        ("empty.int8", [&quantized[..], &onnx_tensor("w", &[large, 3, 3, 3], 3, &[])].concat()),
+        (
+            "negative.int8",
+            [&quantized[..], &onnx_tensor("w", &[u64::MAX, 3, 3, 3], 3, &[0; 27])].concat(),
+        ),
         (
             "input.int8",
-            [&quantised[..], &onnx_ends(1 << 40, "y"), &onnx_tensor("w", &[1, 3, 3, 3], 3, &[0; 27])].concat(),
+            [
+                &quantized[..],
+                &onnx_ends(1 << 40, "y"),
+                &onnx_tensor("w", &[1, 3, 3, 3], 3, &[0; 27]),
+            ]
+            .concat(),
         ),
-        ("string.int8", [&quantised[..], &onnx_tensor("w", &[1, 3, 3, 3], 8, &[0; 27])].concat()),
+        ("string.int8", [&quantized[..], &onnx_tensor("w", &[1, 3, 3, 3], 8, &[0; 27])].concat()),
         ("unmade.int8", [&endless[..], &whole, &onnx_ends(64, "nobody makes it")].concat()),
         ("nested", [nested, onnx_ends(64, "y")].concat()),
         ("many", [many, onnx_ends(64, "y")].concat()),
@@ -167,9 +200,13 @@ fn onnx_files_that_declare_too_much() {
 #[test]
 fn weights_that_declare_too_much() {
     let (folder, _) = folder();
-    let corpus = |name: &str| std::fs::read(root().join("tests/hostile/corpus/import").join(name)).unwrap();
+    let corpus =
+        |name: &str| std::fs::read(root().join("tests/fuzz-targets/corpus/import").join(name)).unwrap();
     let patched = |bytes: &[u8], from: &[u8], to: &[u8]| {
-        let at = bytes.windows(from.len()).position(|window| window == from).expect("the place is there");
+        let at = bytes
+            .windows(from.len())
+            .position(|window| window == from)
+            .expect("the place is there");
         [&bytes[..at], to, &bytes[at + from.len()..]].concat()
     };
     let torch = corpus("torch.safetensors");
@@ -189,15 +226,20 @@ fn weights_that_declare_too_much() {
     }
     let endless = Path::new("/dev/zero");
     let out = folder.path().join("out.onnx");
-    fail(&mut limited(host().args(["base", "import"]).arg(endless).arg("-o").arg(out)), 1, "/dev/zero");
+    fail(
+        &mut limited(host().args(["base", "import"]).arg(endless).arg("-o").arg(out)),
+        1,
+        "/dev/zero",
+    );
 }
 
 #[test]
 fn pictures_that_declare_too_much() {
     let (folder, _) = folder();
-    let png = |width: u32, height: u32, depth: u8, colour: u8| {
+    let png = |width: u32, height: u32, depth: u8, color: u8| {
         let mut header =
-            [&b"IHDR"[..], &width.to_be_bytes(), &height.to_be_bytes(), &[depth, colour, 0, 0, 0]].concat();
+            [&b"IHDR"[..], &width.to_be_bytes(), &height.to_be_bytes(), &[depth, color, 0, 0, 0]]
+                .concat();
         let checksum = crc(&header);
         header.extend_from_slice(&checksum.to_be_bytes());
         let mut data = b"IDAT\x78\x9c\x63\x60".to_vec();
@@ -214,7 +256,8 @@ fn pictures_that_declare_too_much() {
     };
     let bmp = |width: i32, height: i32| {
         let sizes = [width.to_le_bytes(), height.to_le_bytes()].concat();
-        [&b"BM\0\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0"[..], &sizes, &[1, 0, 24, 0], &[0; 24], &[0; 30]].concat()
+        [&b"BM\0\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0"[..], &sizes, &[1, 0, 24, 0], &[0; 24], &[0; 30]]
+            .concat()
     };
     let webp = |width: u32, height: u32| {
         let canvas = [&(width - 1).to_le_bytes()[..3], &(height - 1).to_le_bytes()[..3]].concat();
@@ -256,7 +299,9 @@ fn pictures_that_declare_too_much() {
 /// CRC-32 (ISO 3309), as PNG has it.
 fn crc(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |crc, &byte| {
-        (0..8).fold(crc ^ u32::from(byte), |crc, _| crc >> 1 ^ if crc & 1 == 1 { 0xedb8_8320 } else { 0 })
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| {
+            crc >> 1 ^ if crc & 1 == 1 { 0xedb8_8320 } else { 0 }
+        })
     })
 }
 
@@ -283,8 +328,11 @@ fn streams_and_settings_that_do_not_end() {
 
     // One JPEG that never ends.
     let mut edge = run_on(Path::new("-"));
-    let mut child =
-        limited(edge.args(["--raw", "mjpeg"])).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = limited(edge.args(["--raw", "mjpeg"]))
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let feeder = std::thread::spawn(move || {
         let _ = stdin.write_all(&[0xff, 0xd8, 0xff, 0xda, 0, 2]);
@@ -298,11 +346,19 @@ fn streams_and_settings_that_do_not_end() {
     assert!(errors.contains("a JPEG of over"), "{errors}");
 
     let config = |path: &Path, code, words: &str| {
-        let errors = fail(&mut limited(Device::Native.edge().args(["run", "--config"]).arg(path)), code, words);
+        let errors = fail(
+            &mut limited(Device::Native.edge().args(["run", "--config"]).arg(path)),
+            code,
+            words,
+        );
         assert!(errors.len() < 1000, "{} bytes of words", errors.len());
     };
     config(Path::new("/dev/zero"), 1, "over the limit");
-    config(&file(folder.path(), "nested.toml", &[&b"head = "[..], &vec![b'['; 500_000]].concat()), 2, "nested.toml");
+    config(
+        &file(folder.path(), "nested.toml", &[&b"head = "[..], &vec![b'['; 500_000]].concat()),
+        2,
+        "nested.toml",
+    );
     config(
         &file(folder.path(), "tables.toml", format!("{}x = 1\n", "a.".repeat(200_000)).as_bytes()),
         2,

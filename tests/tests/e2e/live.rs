@@ -1,4 +1,5 @@
-//! `edge run` as a service: pipes, decisions, configuration, signals, the web server, collected frames.
+//! `edge run` as a service: pipes, decisions, configuration, signals, the web server, collected
+//! frames.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -22,7 +23,12 @@ fn edge_run() -> Command {
 
 /// Runs with bytes on standard input.
 fn piped(command: &mut Command, bytes: &[u8]) -> std::process::Output {
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let bytes = bytes.to_vec();
     let writer = std::thread::spawn(move || {
@@ -36,14 +42,18 @@ fn piped(command: &mut Command, bytes: &[u8]) -> std::process::Output {
 
 /// The lines that are results, not events.
 fn results(text: &str) -> Vec<Value> {
-    ndjson(text).into_iter().filter(|line| line.get("frame").is_some() && line.get("event").is_none()).collect()
+    ndjson(text)
+        .into_iter()
+        .filter(|line| line.get("frame").is_some() && line.get("event").is_none())
+        .collect()
 }
 
 fn answer(line: &Value) -> String {
     format!("{} {} {}", line["label"], line["scores"], line["features_sha256"])
 }
 
-/// A pipe of raw frames, as `rpicam-vid --codec yuv420 -o -` writes it, and one of JPEGs: what `host` says of the same bytes.
+/// A pipe of raw frames, as `rpicam-vid --codec yuv420 -o -` writes it, and one of JPEGs: what
+/// `host` says of the same bytes.
 #[test]
 fn pipes_give_what_host_says_of_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
@@ -51,12 +61,16 @@ fn pipes_give_what_host_says_of_the_same_bytes() {
     let mut jpegs = Vec::new();
     let (mut raw_files, mut jpeg_files) = (Vec::new(), Vec::new());
     let fixtures = root().join("tests/fixtures/jpeg");
-    let mut fixtures: Vec<_> = std::fs::read_dir(fixtures).unwrap().map(|e| e.unwrap().path()).collect();
+    let mut fixtures: Vec<_> =
+        std::fs::read_dir(fixtures).unwrap().map(|e| e.unwrap().path()).collect();
     // A crop needs more than the one pixel of one of them.
-    fixtures.retain(|path| path.extension().is_some_and(|e| e == "jpg") && !path.ends_with("one-pixel.jpg"));
+    fixtures.retain(|path| {
+        path.extension().is_some_and(|e| e == "jpg") && !path.ends_with("one-pixel.jpg")
+    });
     fixtures.sort();
     for number in 0..6u32 {
-        let frame: Vec<u8> = picture(96, 40, number).into_raw().into_iter().take(64 * 48 * 3 / 2).collect();
+        let frame: Vec<u8> =
+            picture(96, 40, number).into_raw().into_iter().take(64 * 48 * 3 / 2).collect();
         stream.extend_from_slice(&frame);
         let path = folder.path().join(format!("{number}.yuv"));
         std::fs::write(&path, frame).unwrap();
@@ -65,25 +79,37 @@ fn pipes_give_what_host_says_of_the_same_bytes() {
         jpegs.extend(std::fs::read(jpeg).unwrap());
         jpeg_files.push(jpeg.clone());
     }
-    for (layout, stream, files) in [("yuv420:64x48", &stream, &raw_files), ("mjpeg", &jpegs, &jpeg_files)] {
+    for (layout, stream, files) in
+        [("yuv420:64x48", &stream, &raw_files), ("mjpeg", &jpegs, &jpeg_files)]
+    {
         for view in [&[][..], &["--fit", "contain"], &["--crop", "3,5,21,17", "--fit", "cover"]] {
             let mut host = host();
             host.args(["classify", "--json", "--digest", "--head"]).arg(small_head()).args(view);
             if layout != "mjpeg" {
                 host.args(["--raw", layout]);
             }
-            let expected: Vec<String> = ndjson(&succeed(host.args(files))).iter().map(answer).collect();
-            assert_eq!(expected.iter().collect::<BTreeSet<_>>().len(), files.len(), "the pictures differ");
+            let expected: Vec<String> =
+                ndjson(&succeed(host.args(files))).iter().map(answer).collect();
+            assert_eq!(
+                expected.iter().collect::<BTreeSet<_>>().len(),
+                files.len(),
+                "the pictures differ"
+            );
             let mut edge = edge_run();
-            edge.args(["--source", "-", "--raw", layout, "--every-frame", "--json", "--digest"]).args(view);
+            edge.args(["--source", "-", "--raw", layout, "--every-frame", "--json", "--digest"])
+                .args(view);
             let output = piped(&mut edge, stream);
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            let found: Vec<String> = results(&String::from_utf8(output.stdout).unwrap()).iter().map(answer).collect();
+            let found: Vec<String> =
+                results(&String::from_utf8(output.stdout).unwrap()).iter().map(answer).collect();
             assert_eq!(found, expected, "{layout} {view:?}");
         }
     }
     let mut edge = edge_run();
-    let cut = piped(edge.args(["--source", "-", "--raw", "yuv420:64x48", "--every-frame"]), &stream[..6000]);
+    let cut = piped(
+        edge.args(["--source", "-", "--raw", "yuv420:64x48", "--every-frame"]),
+        &stream[..6000],
+    );
     assert_eq!(cut.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&cut.stderr).contains("ends within frame 1"));
 }
@@ -111,24 +137,38 @@ fn labels_change_once_and_still_scenes_are_skipped() {
     };
     let plain = with(&[]);
     let labels: Vec<&str> = plain.iter().map(|line| line["label"].as_str().unwrap()).collect();
-    assert_eq!(labels.iter().collect::<BTreeSet<_>>().len(), 2, "the head tells the scenes apart: {labels:?}");
+    assert_eq!(
+        labels.iter().collect::<BTreeSet<_>>().len(),
+        2,
+        "the head tells the scenes apart: {labels:?}"
+    );
     let changes = with(&["--events"]);
     assert_eq!(changes.len(), 1, "{changes:?}");
     assert_eq!((&changes[0]["from"], &changes[0]["to"]), (&plain[0]["label"], &plain[7]["label"]));
     assert_eq!(changes[0]["frame"], 4);
     assert_eq!(with(&["--events", "--hold", "3"])[0]["frame"], 6);
     assert!(with(&["--events", "--hold", "5"]).is_empty());
-    assert!(with(&["--threshold", "1"]).iter().all(|line| line["label"] == "unknown" || line["score"] == 1.0));
+    assert!(
+        with(&["--threshold", "1"])
+            .iter()
+            .all(|line| line["label"] == "unknown" || line["score"] == 1.0)
+    );
     // While nothing moves, the decision goes on to where the last answer leads.
-    for settings in [&["--hold", "3"][..], &["--smooth", "0.5"], &["--smooth", "0.5", "--hold", "2"]] {
+    for settings in
+        [&["--hold", "3"][..], &["--smooth", "0.5"], &["--smooth", "0.5", "--hold", "2"]]
+    {
         let changes = |gate: &[&str]| {
             let events = with(&[&["--events"][..], settings, gate].concat());
-            events.iter().map(|event| format!("{} {}", event["frame"], event["to"])).collect::<Vec<_>>()
+            events
+                .iter()
+                .map(|event| format!("{} {}", event["frame"], event["to"]))
+                .collect::<Vec<_>>()
         };
         assert_eq!(changes(&["--on-motion"]), changes(&[]), "{settings:?}");
         assert_eq!(changes(&[]).len(), 1, "{settings:?}");
     }
-    let still: Vec<bool> = with(&["--on-motion"]).iter().map(|line| line["still"] == true).collect();
+    let still: Vec<bool> =
+        with(&["--on-motion"]).iter().map(|line| line["still"] == true).collect();
     assert_eq!(still, [false, true, true, true, false, true, true, true]);
     with(&["--collect", collected.to_str().unwrap(), "--collect-below", "0"]);
     let lines = ndjson(&std::fs::read_to_string(collected.join("frames.ndjson")).unwrap());
@@ -138,7 +178,8 @@ fn labels_change_once_and_still_scenes_are_skipped() {
     succeed(host().args(["classify", "--head"]).arg(small_head()).arg(kept));
 }
 
-/// The folder stays within its bytes, says that it is full, and a live source does not fill it with what looks the same.
+/// The folder stays within its bytes, says that it is full, and a live source does not fill it with
+/// what looks the same.
 #[test]
 fn collected_frames_are_bounded_in_bytes_and_in_time() {
     let folder = tempfile::tempdir().unwrap();
@@ -146,17 +187,29 @@ fn collected_frames_are_bounded_in_bytes_and_in_time() {
     std::fs::create_dir(&scenes).unwrap();
     for number in 0..8 {
         let scene = DynamicImage::ImageRgb8(picture(640, 480, number));
-        std::fs::write(scenes.join(format!("{number}.bmp")), encode(&scene, ImageFormat::Bmp)).unwrap();
+        std::fs::write(scenes.join(format!("{number}.bmp")), encode(&scene, ImageFormat::Bmp))
+            .unwrap();
     }
     let collect = |name: &str, args: &[&str]| {
         let kept = folder.path().join(name);
         let mut edge = edge_run();
-        edge.arg("--source").arg(&scenes).arg("--collect").arg(&kept).args(["--collect-below", "1"]).args(args);
+        edge.arg("--source")
+            .arg(&scenes)
+            .arg("--collect")
+            .arg(&kept)
+            .args(["--collect-below", "1"])
+            .args(args);
         let output = run(&mut edge);
         assert!(output.status.success());
         let lines = ndjson(&std::fs::read_to_string(kept.join("frames.ndjson")).unwrap());
-        let bytes = |line: &Value| std::fs::metadata(kept.join(line["file"].as_str().unwrap())).unwrap().len();
-        (lines.len(), lines.iter().map(bytes).sum::<u64>(), String::from_utf8(output.stderr).unwrap())
+        let bytes = |line: &Value| {
+            std::fs::metadata(kept.join(line["file"].as_str().unwrap())).unwrap().len()
+        };
+        (
+            lines.len(),
+            lines.iter().map(bytes).sum::<u64>(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
     };
     let (count, bytes, words) = collect("all", &[]);
     assert_eq!(count, 8, "each picture of a folder: {words}");
@@ -164,8 +217,12 @@ fn collected_frames_are_bounded_in_bytes_and_in_time() {
     let (count, bytes, words) = collect("few", &["--collect-megabytes", "1"]);
     assert!((1..8).contains(&count) && bytes <= 1_000_000, "{count} pictures, {bytes} bytes");
     assert_eq!(words.matches("full (").count(), 1, "{words}");
-    let (count, ..) = collect("live", &["--fps", "100", "--loop", "--frames", "40", "--collect-every", "3600"]);
-    assert!((1..=2).contains(&count), "one that was unsure, and maybe one that changed the label: {count}");
+    let (count, ..) =
+        collect("live", &["--fps", "100", "--loop", "--frames", "40", "--collect-every", "3600"]);
+    assert!(
+        (1..=2).contains(&count),
+        "one that was unsure, and maybe one that changed the label: {count}"
+    );
 }
 
 /// Runs a command at a terminal. Its shell says its number first.
@@ -191,7 +248,11 @@ fn a_terminal_has_a_status_line_and_ends_it_by_hanging_up() {
     output.read_line(&mut id).unwrap();
     let mut seen = Vec::new();
     while !String::from_utf8_lossy(&seen).contains(" dropped") {
-        assert!(output.read_until(b'd', &mut seen).unwrap() > 0, "{}", String::from_utf8_lossy(&seen));
+        assert!(
+            output.read_until(b'd', &mut seen).unwrap() > 0,
+            "{}",
+            String::from_utf8_lossy(&seen)
+        );
     }
     assert!(String::from_utf8_lossy(&seen).contains("\r\x1b[K"), "a line that is written over");
     succeed(Command::new("kill").args(["-HUP", id.trim()]));
@@ -204,7 +265,10 @@ fn a_terminal_has_a_status_line_and_ends_it_by_hanging_up() {
     let text = succeed(edge_run().arg("--source").arg(folder.path().join("0.bmp")));
     let parts: Vec<&str> = text.trim_end().split('\t').collect();
     let score: f32 = parts[2].parse().unwrap();
-    assert!(parts.len() == 3 && parts[0].ends_with("0.bmp") && (0.0..=1.0).contains(&score), "{text:?}");
+    assert!(
+        parts.len() == 3 && parts[0].ends_with("0.bmp") && (0.0..=1.0).contains(&score),
+        "{text:?}"
+    );
 }
 
 /// Waits until a program has ended.
@@ -234,7 +298,9 @@ fn a_service_manager_is_told() {
         let mut heard = Vec::new();
         loop {
             let mut bytes = [0; 4096];
-            let length = socket.recv(&mut bytes).unwrap_or_else(|e| panic!("no {wanted} but {heard:?}: {e}"));
+            let length = socket
+                .recv(&mut bytes)
+                .unwrap_or_else(|e| panic!("no {wanted} but {heard:?}: {e}"));
             let message = String::from_utf8_lossy(&bytes[..length]).into_owned();
             if message.lines().any(|line| line.starts_with(wanted)) {
                 return message;
@@ -276,7 +342,11 @@ fn settings_come_from_a_file_and_the_command_line_has_the_last_word() {
         edge.args(["run", "--config"]).arg(&config);
         edge
     };
-    write(&format!("head = {:?}\nsource = {:?}\njson = true\nframes = 3\nthreshold = 0.5\n", small_head(), scenes));
+    write(&format!(
+        "head = {:?}\nsource = {:?}\njson = true\nframes = 3\nthreshold = 0.5\n",
+        small_head(),
+        scenes
+    ));
     assert_eq!(ndjson(&succeed(&mut edge())).len(), 3);
     assert_eq!(ndjson(&succeed(edge().args(["--frames", "5"]))).len(), 5);
     write("haed = 1");
@@ -371,7 +441,8 @@ impl Live {
     /// Waits for an entry of the timeline, which must not be crowded out of its last 50.
     fn log(&self, wanted: &str) -> String {
         let end = Instant::now() + PATIENCE;
-        let mut lines = self.events().inspect(|line| assert!(Instant::now() < end, "no {wanted:?}: {line}"));
+        let mut lines =
+            self.events().inspect(|line| assert!(Instant::now() < end, "no {wanted:?}: {line}"));
         lines.find(|line| line.starts_with("data:") && line.contains(wanted)).unwrap()
     }
 
@@ -383,7 +454,9 @@ impl Live {
 
     /// One request; status and all that came.
     fn get(&self, path: &str, headers: &str) -> (u16, String) {
-        let text = self.ask(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n"));
+        let text = self.ask(&format!(
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n"
+        ));
         (text.split(' ').nth(1).unwrap().parse().unwrap(), text)
     }
 
@@ -402,7 +475,10 @@ impl Live {
 
     fn metric(&self, name: &str) -> f64 {
         let (_, text) = self.get("/metrics", "");
-        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name} in {text}"));
+        let line = text
+            .lines()
+            .find(|line| line.starts_with(name))
+            .unwrap_or_else(|| panic!("{name} in {text}"));
         line.rsplit(' ').next().unwrap().parse().unwrap()
     }
 
@@ -442,12 +518,15 @@ impl Drop for Live {
 fn the_web_server_answers_and_nobody_can_hold_it_up() {
     let folder = tempfile::tempdir().unwrap();
     two_scenes(folder.path());
-    let live = Live::start(edge_run().args(["--loop", "--fps", "50", "--source"]).arg(folder.path()));
+    let live =
+        Live::start(edge_run().args(["--loop", "--fps", "50", "--source"]).arg(folder.path()));
     live.until("/healthz", |status, _| status == 200);
     let (status, page) = live.get("/", "");
     assert!(status == 200 && page.contains("<!doctype html>") || page.contains("<!DOCTYPE html>"));
     assert!(page.to_lowercase().contains("content-security-policy: default-src 'none'"), "{page}");
-    for (path, kind) in [("/page.css", "text/css"), ("/page.js", "text/javascript"), ("/metrics", "text/plain")] {
+    for (path, kind) in
+        [("/page.css", "text/css"), ("/page.js", "text/javascript"), ("/metrics", "text/plain")]
+    {
         let (status, text) = live.get(path, "");
         assert!(status == 200 && text.contains(kind), "{path}: {text}");
     }
@@ -457,16 +536,24 @@ fn the_web_server_answers_and_nobody_can_hold_it_up() {
     // Another site that has its name point here.
     let text = live.ask("GET / HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n");
     assert!(text.starts_with("HTTP/1.1 403"), "{text}");
-    let text = live.ask("POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    let text = live.ask(
+        "POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+    );
     assert!(text.starts_with("HTTP/1.1 405"), "{text}");
 
-    // Clients that open streams and read nothing, and some that never finish a request; frames are classified all the same.
-    let held: Vec<TcpStream> =
-        (0..40).map(|number| live.send(if number < 10 { EVENTS } else { "GET / HTTP/1.1\r\nHo" })).collect();
+    // Clients that open streams and read nothing, and some that never finish a request; frames are
+    // classified all the same.
+    let held: Vec<TcpStream> = (0..40)
+        .map(|number| live.send(if number < 10 { EVENTS } else { "GET / HTTP/1.1\r\nHo" }))
+        .collect();
     let before = live.metric("vgg_edge_frames_total{outcome=\"classified\"}");
     live.until("/metrics", |_, text| {
-        let line = text.lines().find(|line| line.contains("outcome=\"classified\"")).unwrap_or_default();
-        line.rsplit(' ').next().and_then(|v| v.parse::<f64>().ok()).is_some_and(|count| count >= before + 20.0)
+        let line =
+            text.lines().find(|line| line.contains("outcome=\"classified\"")).unwrap_or_default();
+        line.rsplit(' ')
+            .next()
+            .and_then(|v| v.parse::<f64>().ok())
+            .is_some_and(|count| count >= before + 20.0)
     });
     drop(held);
     // A stream of events, as a browser takes it.
@@ -492,24 +579,33 @@ fn other_machines_must_show_the_token() {
     let file = folder.path().join("token");
     std::fs::write(&file, format!("{token}\n")).unwrap();
     let mut edge = edge_run();
-    edge.args(["--loop", "--fps", "20", "--source"]).arg(folder.path()).arg("--http-token-file").arg(&file);
+    edge.args(["--loop", "--fps", "20", "--source"])
+        .arg(folder.path())
+        .arg("--http-token-file")
+        .arg(&file);
     let live = Live::start(&mut edge);
-    for path in ["/", "/events", "/frame.jpg", "/metrics", "/healthz", "/?token=wrong", "/nothing"] {
+    for path in ["/", "/events", "/frame.jpg", "/metrics", "/healthz", "/?token=wrong", "/nothing"]
+    {
         assert_eq!(live.get(path, "").0, 401, "{path}");
     }
     assert_eq!(live.get("/metrics", &format!("Authorization: Bearer {token}\r\n")).0, 200);
     assert_eq!(live.get(&format!("/metrics?token={token}"), "").0, 200);
     let (status, text) = live.get(&format!("/?token={token}"), "");
-    let cookie =
-        text.lines().find_map(|line| line.to_lowercase().starts_with("set-cookie: ").then(|| line[12..].to_owned()));
+    let cookie = text.lines().find_map(|line| {
+        line.to_lowercase().starts_with("set-cookie: ").then(|| line[12..].to_owned())
+    });
     let cookie = cookie.unwrap();
-    assert!(status == 303 && cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"), "{text}");
+    assert!(
+        status == 303 && cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"),
+        "{text}"
+    );
     let pair = cookie.split(';').next().unwrap();
     assert_eq!(live.get("/", &format!("Cookie: {pair}\r\n")).0, 200);
     live.stop();
 }
 
-/// A token that was changed in its file is in force after a reload, the old one no more; a file that has gone changes nothing.
+/// A token that was changed in its file is in force after a reload, the old one no more; a file
+/// that has gone changes nothing.
 #[test]
 fn a_new_token_comes_with_a_reload() {
     let folder = tempfile::tempdir().unwrap();
@@ -517,10 +613,15 @@ fn a_new_token_comes_with_a_reload() {
     let file = folder.path().join("token");
     let (old, new) = ("0123456789abcdef", "fedcba9876543210");
     let mut edge = edge_run();
-    edge.args(["--loop", "--fps", "20", "--source"]).arg(folder.path()).arg("--http-token-file").arg(&file);
+    edge.args(["--loop", "--fps", "20", "--source"])
+        .arg(folder.path())
+        .arg("--http-token-file")
+        .arg(&file);
     std::fs::write(&file, old).unwrap();
     let mut live = Live::start(&mut edge);
-    let status = |live: &Live, token: &str| live.get("/metrics", &format!("Authorization: Bearer {token}\r\n")).0;
+    let status = |live: &Live, token: &str| {
+        live.get("/metrics", &format!("Authorization: Bearer {token}\r\n")).0
+    };
     assert_eq!((status(&live, old), status(&live, new)), (200, 401));
     std::fs::remove_file(&file).unwrap();
     live.signal("-HUP");
@@ -540,7 +641,11 @@ fn counters_outlive_their_source() {
     two_scenes(folder.path());
     let config = folder.path().join("edge.toml");
     let write = |fps: u32| {
-        let text = format!("head = {:?}\nsource = {:?}\nloop = true\nfps = {fps}\n", small_head(), folder.path());
+        let text = format!(
+            "head = {:?}\nsource = {:?}\nloop = true\nfps = {fps}\n",
+            small_head(),
+            folder.path()
+        );
         std::fs::write(&config, text).unwrap();
     };
     write(1000);
@@ -555,7 +660,8 @@ fn counters_outlive_their_source() {
     live.log("read again");
     assert!(live.metric(dropped) >= before, "{} after {before}", live.metric(dropped));
     let words = live.stop();
-    let last: f64 = words.split("unreadable, ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    let last: f64 =
+        words.split("unreadable, ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
     assert!(last >= before, "{words}");
 }
 
@@ -580,25 +686,43 @@ fn hanging_up_reloads_and_a_bad_head_changes_nothing() {
 
     let data = folder.path().join("data");
     tests::data_folder(&data, &[("red", 5), ("green", 5)]);
-    succeed(host().args(["train", "--size", "32", "--units", "8", "--epochs", "2"]).arg(&data).arg("-o").arg(&head));
+    succeed(
+        host()
+            .args(["train", "--size", "32", "--units", "8", "--epochs", "2"])
+            .arg(&data)
+            .arg("-o")
+            .arg(&head),
+    );
     live.signal("-HUP");
     live.log("read again");
     assert_ne!(live.info(), first);
     let classified = live.metric("vgg_edge_frames_total{outcome=\"classified\"}");
-    live.until("/metrics", |_, _| live.metric("vgg_edge_frames_total{outcome=\"classified\"}") > classified);
+    live.until("/metrics", |_, _| {
+        live.metric("vgg_edge_frames_total{outcome=\"classified\"}") > classified
+    });
     let words = live.stop();
     assert!(words.contains("the old settings stay"), "{words}");
 }
 
-/// A reload that fails half way, at the folder for collected frames, leaves the old head in place and in the page.
+/// A reload that fails half way, at the folder for collected frames, leaves the old head in place
+/// and in the page.
 #[test]
 fn a_reload_that_fails_half_way_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     two_scenes(folder.path());
-    let (config, data, head) =
-        (folder.path().join("edge.toml"), folder.path().join("data"), folder.path().join("new.postcard"));
+    let (config, data, head) = (
+        folder.path().join("edge.toml"),
+        folder.path().join("data"),
+        folder.path().join("new.postcard"),
+    );
     tests::data_folder(&data, &[("red", 5), ("green", 5)]);
-    succeed(host().args(["train", "--size", "32", "--units", "8", "--epochs", "2"]).arg(&data).arg("-o").arg(&head));
+    succeed(
+        host()
+            .args(["train", "--size", "32", "--units", "8", "--epochs", "2"])
+            .arg(&data)
+            .arg("-o")
+            .arg(&head),
+    );
     let write = |head: &Path, collect: &Path| {
         std::fs::write(&config, format!("head = {head:?}\ncollect = {collect:?}\n")).unwrap();
     };
@@ -624,10 +748,13 @@ fn a_reload_that_fails_half_way_changes_nothing() {
 fn a_stream_on_stdin_outlives_a_reload() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("edge.toml");
-    let write = |more: &str| std::fs::write(&config, format!("head = {:?}\n{more}", small_head())).unwrap();
+    let write =
+        |more: &str| std::fs::write(&config, format!("head = {:?}\n{more}", small_head())).unwrap();
     write("");
     let mut edge = Device::Native.edge();
-    edge.args(["run", "--source", "-", "--hold", "1000000", "--config"]).arg(&config).stdin(Stdio::piped());
+    edge.args(["run", "--source", "-", "--hold", "1000000", "--config"])
+        .arg(&config)
+        .stdin(Stdio::piped());
     let mut live = Live::start(&mut edge);
     let mut stdin = live.child.stdin.take().unwrap();
     let writer = std::thread::spawn(move || {
@@ -665,10 +792,14 @@ fn it_goes_on_without_a_page_until_there_is_an_address() {
     two_scenes(folder.path());
     let mut edge = edge_run();
     // Of no machine (RFC 5737).
-    edge.args(["--json", "--http", "192.0.2.1:0", "--http-token", "0123456789abcdef", "--source"]).arg(folder.path());
+    edge.args(["--json", "--http", "192.0.2.1:0", "--http-token", "0123456789abcdef", "--source"])
+        .arg(folder.path());
     let output = run(&mut edge);
     let words = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success() && words.contains("page: goes on without, and tries again"), "{words}");
+    assert!(
+        output.status.success() && words.contains("page: goes on without, and tries again"),
+        "{words}"
+    );
     assert_eq!(results(&String::from_utf8(output.stdout).unwrap()).len(), 8);
     // What does not pass is an error still.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -677,7 +808,7 @@ fn it_goes_on_without_a_page_until_there_is_an_address() {
 }
 
 #[test]
-fn a_video_has_the_colour_that_was_asked_for() {
+fn a_video_has_the_color_that_was_asked_for() {
     let folder = tempfile::tempdir().unwrap();
     let video = folder.path().join("a.y4m");
     let frame: Vec<u8> = picture(48, 32, 3).into_raw().into_iter().take(48 * 32 * 3 / 2).collect();
@@ -685,12 +816,23 @@ fn a_video_has_the_colour_that_was_asked_for() {
     std::fs::write(&video, &stream).unwrap();
     let scores = |args: &[&str]| {
         let mut edge = edge_run();
-        let lines = ndjson(&succeed(edge.args(["--json", "--digest", "--source"]).arg(&video).args(args)));
+        let lines =
+            ndjson(&succeed(edge.args(["--json", "--digest", "--source"]).arg(&video).args(args)));
         answer(&lines[0])
     };
     let raw = |color: &str| {
         let mut edge = edge_run();
-        edge.args(["--json", "--digest", "--every-frame", "--source", "-", "--raw", "yuv420:48x32", "--color", color]);
+        edge.args([
+            "--json",
+            "--digest",
+            "--every-frame",
+            "--source",
+            "-",
+            "--raw",
+            "yuv420:48x32",
+            "--color",
+            color,
+        ]);
         answer(&results(&String::from_utf8(piped(&mut edge, &frame).stdout).unwrap())[0])
     };
     for color in ["bt709", "bt601-full"] {
@@ -699,7 +841,8 @@ fn a_video_has_the_colour_that_was_asked_for() {
     assert_ne!(scores(&[]), scores(&["--color", "bt709"]));
 }
 
-/// A camera at 30 frames a second and a classifier that is far slower: the frame that is classified is always a fresh one.
+/// A camera at 30 frames a second and a classifier that is far slower: the frame that is classified
+/// is always a fresh one.
 #[test]
 fn a_slow_classifier_takes_the_newest_frame() {
     let folder = tempfile::tempdir().unwrap();
@@ -707,23 +850,35 @@ fn a_slow_classifier_takes_the_newest_frame() {
     let head = folder.path().join("slow.postcard");
     let data = folder.path().join("data");
     tests::data_folder(&data, &[("red", 3), ("green", 3)]);
-    succeed(host().args(["train", "--size", "224", "--units", "4", "--epochs", "1"]).arg(&data).arg("-o").arg(&head));
+    succeed(
+        host()
+            .args(["train", "--size", "224", "--units", "4", "--epochs", "1"])
+            .arg(&data)
+            .arg("-o")
+            .arg(&head),
+    );
     let mut edge = Device::Native.edge();
-    edge.args(["run", "--json", "--loop", "--fps", "30", "--frames", "6", "--kernel", "portable", "--head"]).arg(&head);
+    edge.args([
+        "run", "--json", "--loop", "--fps", "30", "--frames", "6", "--kernel", "portable", "--head",
+    ])
+    .arg(&head);
     let output = run(edge.arg("--source").arg(folder.path()));
     let lines = results(&String::from_utf8(output.stdout).unwrap());
     let words = String::from_utf8(output.stderr).unwrap();
     assert_eq!(lines.len(), 6, "{words}");
-    // The age when inference begins is what was waited for: below a frame's 33 ms on a machine at leisure. A busy one adds to that, but
-    // a frame that is one behind the newest would always wait nearly a whole inference, and each one in a queue another.
+    // The age when inference begins is what was waited for: below a frame's 33 ms on a machine at
+    // leisure. A busy one adds to that, but a frame that is one behind the newest would always wait
+    // nearly a whole inference, and each one in a queue another.
     let (mut waited, mut took) = (Vec::new(), 0.0);
     for line in &lines[1..] {
-        let (age, latency) = (line["age_ms"].as_f64().unwrap(), line["latency_ms"].as_f64().unwrap());
+        let (age, latency) =
+            (line["age_ms"].as_f64().unwrap(), line["latency_ms"].as_f64().unwrap());
         waited.push(age - latency);
         took += latency;
     }
     waited.sort_by(f64::total_cmp);
-    let dropped: f64 = words.split("unreadable, ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    let dropped: f64 =
+        words.split("unreadable, ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
     assert!(dropped >= took / 1000.0 * 30.0 * 0.5, "{dropped} dropped in {took} ms");
     let inference = took / waited.len() as f64;
     assert!(waited[waited.len() / 2] < inference / 3.0, "{waited:?} of {inference}");
@@ -741,7 +896,8 @@ fn every_thread_is_behind_the_fence_that_is_told() {
     let folder = tempfile::tempdir().unwrap();
     two_scenes(folder.path());
     let mut edge = edge_run();
-    edge.args(["--loop", "--fps", "50", "--threads", "2", "--collect"]).arg(folder.path().join("kept"));
+    edge.args(["--loop", "--fps", "50", "--threads", "2", "--collect"])
+        .arg(folder.path().join("kept"));
     let live = Live::start(edge.arg("--source").arg(folder.path()));
     // The thread that encodes pictures starts with the first.
     live.until("/frame.jpg", |status, _| status == 200);
@@ -751,7 +907,11 @@ fn every_thread_is_behind_the_fence_that_is_told() {
     for task in tasks.map(|task| task.unwrap().path()) {
         // This process may have filters of its own, in a container.
         let own = status(Path::new("/proc/self"), "Seccomp_filters");
-        assert_eq!(status(&task, "Seccomp_filters"), if seccomp { own + 2 } else { own }, "{task:?}");
+        assert_eq!(
+            status(&task, "Seccomp_filters"),
+            if seccomp { own + 2 } else { own },
+            "{task:?}"
+        );
         assert_eq!(status(&task, "Seccomp") == 2, seccomp || own > 0, "{task:?}");
         assert_eq!(status(&task, "NoNewPrivs") == 1, landlock || seccomp, "{task:?}");
         names.insert(std::fs::read_to_string(task.join("comm")).unwrap().trim().to_owned());
@@ -763,7 +923,10 @@ fn every_thread_is_behind_the_fence_that_is_told() {
     let info = succeed(Device::Native.edge().args(["info", "--json"]));
     let info: Value = serde_json::from_str(&info).unwrap();
     assert_eq!(live.sandbox.split([':', ';']).next(), info["sandbox"]["state"].as_str());
-    assert_eq!((info["sandbox"]["landlock"] != 0, info["sandbox"]["seccomp"] == true), (landlock, seccomp));
+    assert_eq!(
+        (info["sandbox"]["landlock"] != 0, info["sandbox"]["seccomp"] == true),
+        (landlock, seccomp)
+    );
     live.stop();
 }
 
@@ -775,11 +938,18 @@ fn a_head_elsewhere_is_out_of_reach_until_a_restart() {
     std::fs::copy(small_head(), &head).unwrap();
     for sandbox in ["auto", "off"] {
         let write = |head: &Path| {
-            std::fs::write(&config, format!("head = {head:?}\nsandbox = {sandbox:?}\nthreshold = 0.5\n")).unwrap();
+            std::fs::write(
+                &config,
+                format!("head = {head:?}\nsandbox = {sandbox:?}\nthreshold = 0.5\n"),
+            )
+            .unwrap();
         };
         write(small_head());
         let mut edge = Device::Native.edge();
-        edge.args(["run", "--loop", "--fps", "20", "--source"]).arg(folder.path()).arg("--config").arg(&config);
+        edge.args(["run", "--loop", "--fps", "20", "--source"])
+            .arg(folder.path())
+            .arg("--config")
+            .arg(&config);
         let live = Live::start(&mut edge);
         let (landlock, _) = live.fence();
         assert!(sandbox == "auto" || !landlock);
@@ -787,7 +957,10 @@ fn a_head_elsewhere_is_out_of_reach_until_a_restart() {
         live.signal("-HUP");
         if landlock {
             let line = live.log("kept the old settings");
-            assert!(line.contains("the sandbox holds edge to the folders") && line.contains("restart"), "{line}");
+            assert!(
+                line.contains("the sandbox holds edge to the folders") && line.contains("restart"),
+                "{line}"
+            );
             // What was foreseen is still read.
             write(small_head());
             live.signal("-HUP");
@@ -852,7 +1025,10 @@ fn systemd_is_told_from_behind_the_fence() {
     let name = format!("vgg-edge-test-{}", std::process::id());
     let sockets = [
         (path.to_str().unwrap().to_owned(), UnixDatagram::bind(&path).unwrap()),
-        (format!("@{name}"), UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap()),
+        (
+            format!("@{name}"),
+            UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap(),
+        ),
     ];
     for (address, socket) in sockets {
         // Taken at once, as systemd does: whoever sends to a full socket waits.
@@ -870,7 +1046,10 @@ fn systemd_is_told_from_behind_the_fence() {
         edge.env("NOTIFY_SOCKET", &address).env("WATCHDOG_USEC", "400000");
         let live = Live::start(&mut edge);
         let hear = |wanted: &str| {
-            let next = || told.recv_timeout(Duration::from_secs(60)).unwrap_or_else(|e| panic!("{wanted}: {e}"));
+            let next = || {
+                told.recv_timeout(Duration::from_secs(60))
+                    .unwrap_or_else(|e| panic!("{wanted}: {e}"))
+            };
             while !next().contains(wanted) {}
         };
         for wanted in ["READY=1", "WATCHDOG=1"] {
@@ -905,8 +1084,11 @@ const MALFORMED: [&[u8]; 12] = [
 fn malformed_requests_get_an_error_or_nothing() {
     let folder = tempfile::tempdir().unwrap();
     two_scenes(folder.path());
-    let live = Live::start(edge_run().args(["--loop", "--fps", "50", "--source"]).arg(folder.path()));
-    let long = |part: &str, times: usize| format!("GET / HTTP/1.1\r\nHost: localhost\r\n{}\r\n", part.repeat(times));
+    let live =
+        Live::start(edge_run().args(["--loop", "--fps", "50", "--source"]).arg(folder.path()));
+    let long = |part: &str, times: usize| {
+        format!("GET / HTTP/1.1\r\nHost: localhost\r\n{}\r\n", part.repeat(times))
+    };
     let long = [
         long("A: b\r\n", 100).into_bytes(),
         long(&format!("A: {}\r\n", "b".repeat(1000)), 40).into_bytes(),
@@ -921,7 +1103,11 @@ fn malformed_requests_get_an_error_or_nothing() {
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);
         let answer = String::from_utf8_lossy(&answer);
-        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{}: {answer}", request.escape_ascii());
+        assert!(
+            answer.is_empty() || answer.starts_with("HTTP/1.1 4"),
+            "{}: {answer}",
+            request.escape_ascii()
+        );
     }
     // The first frame may come after all of that.
     live.until("/healthz", |status, _| status == 200);
@@ -933,7 +1119,8 @@ fn malformed_requests_get_an_error_or_nothing() {
 fn two_hundred_slow_clients_keep_nobody_out() {
     let folder = tempfile::tempdir().unwrap();
     two_scenes(folder.path());
-    let live = Live::start(edge_run().args(["--loop", "--fps", "50", "--source"]).arg(folder.path()));
+    let live =
+        Live::start(edge_run().args(["--loop", "--fps", "50", "--source"]).arg(folder.path()));
     live.until("/frame.jpg", |status, _| status == 200);
     let before = live.descriptors();
     // Pictures are asked for and not taken.

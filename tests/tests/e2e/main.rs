@@ -1,4 +1,5 @@
-//! All end-to-end tests, in one program: one is linked, what they share is made once, and while one waits another runs.
+//! All end-to-end tests, in one program: one is linked, what they share is made once, and while one
+//! waits another runs.
 //!
 //! `cargo test --workspace --test e2e MODULE` runs those of one module.
 

@@ -11,7 +11,7 @@ fn train(head: &Path, extra: &[&str]) -> Vec<serde_json::Value> {
 }
 
 #[test]
-fn samples_are_learnt_and_recognised_on_the_device() {
+fn samples_are_learnt_and_recognized_on_the_device() {
     let folder = tempfile::tempdir().unwrap();
     let (head, cache) = (folder.path().join("head.postcard"), folder.path().join("cache"));
     let before = std::fs::read(base()).unwrap();
@@ -27,7 +27,12 @@ fn samples_are_learnt_and_recognised_on_the_device() {
     }
 
     // The evaluation agrees with what training said of the kept epoch.
-    let out = succeed(host().args(["evaluate", "--json", "--head"]).arg(&head).arg(root().join("samples/surfaces")));
+    let out = succeed(
+        host()
+            .args(["evaluate", "--json", "--head"])
+            .arg(&head)
+            .arg(root().join("samples/surfaces")),
+    );
     let evaluation: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!(evaluation["accuracy"], result["val_accuracy"]);
     assert_eq!(evaluation["loss"], result["val_loss"]);
@@ -37,41 +42,58 @@ fn samples_are_learnt_and_recognised_on_the_device() {
     // The moving samples: 15 frames of each surface.
     {
         let edge = &mut Device::Native.edge();
-        let out = succeed(edge.args(["run", "--json", "--source", "samples/surfaces.y4m", "--head"]).arg(&head));
+        let out = succeed(
+            edge.args(["run", "--json", "--source", "samples/surfaces.y4m", "--head"]).arg(&head),
+        );
         let frames = ndjson(&out);
         assert_eq!(frames.len(), 45);
         let surface = |i: usize| ["brick", "grass", "gravel"][i / 15];
-        let right = frames.iter().enumerate().filter(|(i, frame)| frame["label"] == surface(*i)).count();
+        let right =
+            frames.iter().enumerate().filter(|(i, frame)| frame["label"] == surface(*i)).count();
         assert!(right >= 43, "{right} of 45");
         let first = &frames[0];
         assert_eq!(first["frame"], 0);
-        assert!(first["time"].as_str().unwrap().ends_with('Z') && first["latency_ms"].as_f64().unwrap() > 0.0);
-        let scores: f64 = first["scores"].as_object().unwrap().values().map(|v| v.as_f64().unwrap()).sum();
+        assert!(
+            first["time"].as_str().unwrap().ends_with('Z')
+                && first["latency_ms"].as_f64().unwrap() > 0.0
+        );
+        let scores: f64 =
+            first["scores"].as_object().unwrap().values().map(|v| v.as_f64().unwrap()).sum();
         assert!((scores - 1.0).abs() < 1e-5);
     }
 
     // An emulated Pi knows them too; a frame takes seconds there, so a few must do.
     for surface in ["brick", "grass", "gravel"] {
-        let pictures = ["003", "010"].map(|number| format!("samples/surfaces/val/{surface}/{number}.jpg"));
-        let out = succeed(Device::Aarch64.edge().args(["classify", "--json", "--head"]).arg(&head).args(pictures));
+        let pictures =
+            ["003", "010"].map(|number| format!("samples/surfaces/val/{surface}/{number}.jpg"));
+        let out = succeed(
+            Device::Aarch64.edge().args(["classify", "--json", "--head"]).arg(&head).args(pictures),
+        );
         assert!(ndjson(&out).iter().all(|line| line["label"] == surface), "{out}");
     }
 
-    // A second run takes every picture from the cache and writes the same file, on any number of threads.
+    // A second run takes every picture from the cache and writes the same file, on any number of
+    // threads.
     let first = std::fs::read(&head).unwrap();
     let again = train(&head, &["--cache", cache.to_str().unwrap(), "--threads", "1"]);
     assert_eq!(std::fs::read(&head).unwrap(), first);
     assert_eq!(
         again.last().unwrap()["cached"],
-        again.last().unwrap()["train"].as_u64().unwrap() + again.last().unwrap()["val"].as_u64().unwrap()
+        again.last().unwrap()["train"].as_u64().unwrap()
+            + again.last().unwrap()["val"].as_u64().unwrap()
     );
     let other = folder.path().join("other.postcard");
     train(&other, &["--seed", "1", "--cache", cache.to_str().unwrap()]);
     assert_ne!(std::fs::read(&other).unwrap(), first, "the seed has no effect");
 
     let inspected = succeed(host().arg("inspect").arg(&head));
-    assert!(inspected.contains("brick, grass, gravel") && inspected.contains("2023-11-14"), "{inspected}");
-    let classified = succeed(host().args(["classify", "--head"]).arg(&head).arg("samples/surfaces/val/grass/000.jpg"));
+    assert!(
+        inspected.contains("brick, grass, gravel") && inspected.contains("2023-11-14"),
+        "{inspected}"
+    );
+    let classified = succeed(
+        host().args(["classify", "--head"]).arg(&head).arg("samples/surfaces/val/grass/000.jpg"),
+    );
     assert!(classified.starts_with("samples/surfaces/val/grass/000.jpg\tgrass\t"), "{classified}");
 }
 
@@ -79,7 +101,13 @@ fn samples_are_learnt_and_recognised_on_the_device() {
 fn features_are_readable_by_numpy() {
     let folder = tempfile::tempdir().unwrap();
     let npz = folder.path().join("features.npz");
-    succeed(host().args(["extract", "--size", "32"]).arg(root().join("samples/surfaces/val")).arg("-o").arg(&npz));
+    succeed(
+        host()
+            .args(["extract", "--size", "32"])
+            .arg(root().join("samples/surfaces/val"))
+            .arg("-o")
+            .arg(&npz),
+    );
     let script = "import numpy as np, sys\n\
                   f = np.load(sys.argv[1])\n\
                   assert f['features'].shape == (42, 1, 1, 512) and f['features'].dtype == np.float32, f['features'].shape\n\
@@ -93,11 +121,15 @@ fn features_are_readable_by_numpy() {
 #[test]
 fn summary_is_that_of_keras() {
     let out = succeed(host().arg("summary"));
-    for line in ["block1_conv1 (Conv2D)        (None, 64, 64, 64)              1,792", "Total params: 14,714,688"] {
+    for line in [
+        "block1_conv1 (Conv2D)        (None, 64, 64, 64)              1,792",
+        "Total params: 14,714,688",
+    ] {
         assert!(out.contains(line), "{out}");
     }
     let json: serde_json::Value =
-        serde_json::from_str(&succeed(host().args(["summary", "--json", "--size", "224"]))).unwrap();
+        serde_json::from_str(&succeed(host().args(["summary", "--json", "--size", "224"])))
+            .unwrap();
     assert_eq!(json["parameters"], 14_714_688);
     assert_eq!(json["macs"], 15_346_630_656u64);
     assert_eq!(json["layers"].as_array().unwrap().len(), 19);
@@ -105,7 +137,16 @@ fn summary_is_that_of_keras() {
 
 #[test]
 fn bench_measures_what_it_says() {
-    let out = succeed(Device::Native.edge().args(["bench", "--json", "--size", "32", "--runs", "3", "--threads", "2"]));
+    let out = succeed(Device::Native.edge().args([
+        "bench",
+        "--json",
+        "--size",
+        "32",
+        "--runs",
+        "3",
+        "--threads",
+        "2",
+    ]));
     let json: serde_json::Value = serde_json::from_str(&out).unwrap();
     for field in ["ms_per_image", "gmac_per_s", "startup_ms", "peak_rss_bytes"] {
         assert!(json[field].as_f64().unwrap() > 0.0, "{json}");
@@ -126,7 +167,11 @@ fn a_reader_that_has_seen_enough_is_no_error() {
         .unwrap();
     // Reads a little and closes the pipe; a looped source would never end by itself.
     let mut line = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line).unwrap();
+    std::io::BufRead::read_line(
+        &mut std::io::BufReader::new(child.stdout.take().unwrap()),
+        &mut line,
+    )
+    .unwrap();
     assert!(line.contains("surfaces.y4m"));
     assert!(child.wait().unwrap().success());
 }
@@ -138,7 +183,17 @@ fn a_training_outlives_its_reader() {
     let head = |name: &str| dir.path().join(name);
     let train = |name: &str| {
         let mut train = host();
-        train.args(["train", "samples/surfaces", "--size", "32", "--epochs", "3", "--fine-tune-epochs", "1", "-o"]);
+        train.args([
+            "train",
+            "samples/surfaces",
+            "--size",
+            "32",
+            "--epochs",
+            "3",
+            "--fine-tune-epochs",
+            "1",
+            "-o",
+        ]);
         train.arg(head(name)).args(["--fine-tune", "block5_conv3"]).env("SOURCE_DATE_EPOCH", "0");
         train
     };
@@ -183,20 +238,29 @@ fn pictures_that_were_trained_on_are_told() {
                 .arg(split.join(part)),
         );
     }
-    let output = run(host().args(["train", "--size", "32", "--epochs", "2", "-o"]).arg(&head).arg(&split));
+    let output =
+        run(host().args(["train", "--size", "32", "--epochs", "2", "-o"]).arg(&head).arg(&split));
     let words = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success() && words.contains("11 of the pictures to validate on are copies"), "{words}");
+    assert!(
+        output.status.success() && words.contains("11 of the pictures to validate on are copies"),
+        "{words}"
+    );
 }
 
-/// Starts a command, waits for the first line of stdout or stderr, sends a signal, and gives the exit code.
+/// Starts a command, waits for the first line of stdout or stderr, sends a signal, and gives the
+/// exit code.
 fn interrupt(command: &mut std::process::Command, signal: &str, on_stdout: bool) -> Option<i32> {
     use std::io::{BufRead, BufReader, Read};
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-    let (first, other): (Box<dyn Read + Send>, Box<dyn Read + Send>) =
-        if on_stdout { (Box::new(stdout), Box::new(stderr)) } else { (Box::new(stderr), Box::new(stdout)) };
+    let (first, other): (Box<dyn Read + Send>, Box<dyn Read + Send>) = if on_stdout {
+        (Box::new(stdout), Box::new(stderr))
+    } else {
+        (Box::new(stderr), Box::new(stdout))
+    };
     // Both are read to their ends, so that the program never waits for a full pipe.
-    let drain = std::thread::spawn(move || std::io::copy(&mut BufReader::new(other), &mut std::io::sink()));
+    let drain =
+        std::thread::spawn(move || std::io::copy(&mut BufReader::new(other), &mut std::io::sink()));
     let mut first = BufReader::new(first);
     first.read_line(&mut String::new()).unwrap();
     succeed(std::process::Command::new("kill").args([signal, &child.id().to_string()]));
@@ -209,7 +273,8 @@ fn interrupt(command: &mut std::process::Command, signal: &str, on_stdout: bool)
 fn interrupts_are_clean() {
     for signal in ["-INT", "-TERM"] {
         let mut edge = Device::Native.edge();
-        edge.args(["run", "--loop", "--source", "samples/surfaces.y4m", "--head"]).arg(tests::small_head());
+        edge.args(["run", "--loop", "--source", "samples/surfaces.y4m", "--head"])
+            .arg(tests::small_head());
         assert_eq!(interrupt(&mut edge, signal, true), Some(0), "edge run ends when it is told to");
     }
     let dir = tempfile::tempdir().unwrap();
@@ -222,11 +287,19 @@ fn interrupts_are_clean() {
 
 #[test]
 fn usage_errors_end_with_two() {
-    for args in [&["train"][..], &["train", "samples/surfaces", "-o", "x", "--optimizer", "magic"], &["nothing"]] {
+    for args in [
+        &["train"][..],
+        &["train", "samples/surfaces", "-o", "x", "--optimizer", "magic"],
+        &["nothing"],
+    ] {
         assert_eq!(run(host().args(args)).status.code(), Some(2), "{args:?}");
     }
     fail(host().args(["train", "samples/surfaces", "-o", "x", "--dropout", "1"]), 2, "dropout");
-    fail(host().args(["train", "samples/surfaces", "-o", "x", "--val-split", "1"]), 2, "--val-split");
+    fail(
+        host().args(["train", "samples/surfaces", "-o", "x", "--val-split", "1"]),
+        2,
+        "--val-split",
+    );
     let help = succeed(host().args(["train", "--help"]));
     assert!(help.contains("Examples:"));
 }

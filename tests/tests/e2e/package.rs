@@ -1,7 +1,8 @@
-//! The Debian packages: built twice, installed, upgraded, removed and purged by Debian's own dpkg in a small ARM system under
-//! qemu-user, and the program run from there.
+//! The Debian packages: built twice, installed, upgraded, removed and purged by Debian's own dpkg
+//! in a small ARM system under qemu-user, and the program run from there.
 //!
-//! The systems are furnished by `scripts/package-root.sh` and entered with proot, which needs neither root nor binfmt_misc.
+//! The systems are furnished by `scripts/package-root.sh` and entered with proot, which needs
+//! neither root nor binfmt_misc.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt;
@@ -45,7 +46,10 @@ impl System {
         assert!(made.exists(), "{} is missing; run ./test, which furnishes it", made.display());
         let folder = tempfile::tempdir().unwrap();
         succeed(Command::new("cp").arg("--archive").arg(made.join(".")).arg(folder.path()));
-        Self { folder, emulator: if arch == "arm64" { "qemu-aarch64-static" } else { "qemu-arm-static" } }
+        Self {
+            folder,
+            emulator: if arch == "arm64" { "qemu-aarch64-static" } else { "qemu-arm-static" },
+        }
     }
 
     /// A file of the system, by its path without the first slash.
@@ -59,7 +63,8 @@ impl System {
         command.args(["-0", "-w", "/", "-b", "/dev", "-b", "/proc", "-q", self.emulator, "-r"]);
         command.arg(self.folder.path()).arg(program).current_dir("/").stdin(Stdio::null());
         let path = std::env::var_os("PATH").unwrap_or_default();
-        // proot looks for the emulator along the path of this machine, for the program along the same in the system.
+        // proot looks for the emulator along the path of this machine, for the program along the
+        // same in the system.
         command
             .env_clear()
             .env("PATH", path)
@@ -71,7 +76,8 @@ impl System {
         command
     }
 
-    /// Runs dpkg, which must succeed without a word of an error or of a script that failed, and gives what it printed.
+    /// Runs dpkg, which must succeed without a word of an error or of a script that failed, and
+    /// gives what it printed.
     fn dpkg(&self, args: &[&str]) -> String {
         let output = run(self.command("dpkg").args(args));
         let errors = String::from_utf8(output.stderr).unwrap();
@@ -93,7 +99,12 @@ impl System {
     /// What dpkg's database says of the package; `None` if it knows nothing.
     fn status(&self) -> Option<String> {
         let mut query = self.command("dpkg-query");
-        let output = run(query.args(["--show", "--showformat", "${db:Status-Abbrev}${Version}", "vgg-edge"]));
+        let output = run(query.args([
+            "--show",
+            "--showformat",
+            "${db:Status-Abbrev}${Version}",
+            "vgg-edge",
+        ]));
         output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
     }
 
@@ -114,8 +125,9 @@ impl System {
     }
 }
 
-/// Denies this process and its children the calls with paths that are newer than Debian's proot: it would let them by untranslated,
-/// to files of this machine. Everybody knows older calls to use instead.
+/// Denies this process and its children the calls with paths that are newer than Debian's proot: it
+/// would let them by untranslated, to files of this machine. Everybody knows older calls to use
+/// instead.
 fn without_new_calls() -> std::io::Result<()> {
     /// One instruction of the filter, `struct sock_filter`.
     #[repr(C)]
@@ -128,8 +140,11 @@ fn without_new_calls() -> std::io::Result<()> {
     }
 
     // renameat2, execveat, statx, openat2, faccessat2
-    const CALLS: [u32; 5] =
-        if cfg!(target_arch = "x86_64") { [316, 322, 332, 437, 439] } else { [276, 281, 291, 437, 439] };
+    const CALLS: [u32; 5] = if cfg!(target_arch = "x86_64") {
+        [316, 322, 332, 437, 439]
+    } else {
+        [276, 281, 291, 437, 439]
+    };
     const ENOSYS: u32 = 38;
     let [a, b, c, d, e] = CALLS;
     let filter = [
@@ -146,8 +161,11 @@ fn without_new_calls() -> std::io::Result<()> {
     ];
     let program = Program(filter.len() as u16, filter.as_ptr());
     let (zero, one) = (0usize, 1usize);
-    // SAFETY: PR_SET_NO_NEW_PRIVS takes numbers; PR_SET_SECCOMP with SECCOMP_MODE_FILTER reads `program` during the call.
-    let denied = unsafe { prctl(38, one, zero, zero, zero) != 0 || prctl(22, 2usize, &raw const program) != 0 };
+    // SAFETY: PR_SET_NO_NEW_PRIVS takes numbers; PR_SET_SECCOMP with SECCOMP_MODE_FILTER reads
+    // `program` during the call.
+    let denied = unsafe {
+        prctl(38, one, zero, zero, zero) != 0 || prctl(22, 2usize, &raw const program) != 0
+    };
     if denied { Err(std::io::Error::last_os_error()) } else { Ok(()) }
 }
 
@@ -160,7 +178,10 @@ fn lives(arch: &str) {
 
     // Where no systemd runs, as when an image is made.
     let words = system.install(&first);
-    assert!(words.contains("there is no head yet. Copy one to /etc/vgg-edge/head.postcard"), "{words}");
+    assert!(
+        words.contains("there is no head yet. Copy one to /etc/vgg-edge/head.postcard"),
+        "{words}"
+    );
     assert!(system.status().unwrap().starts_with("ii "), "{:?}", system.status());
     assert_eq!(system.dpkg(&["--print-architecture"]).trim(), arch);
     // Against its md5sums.
@@ -189,19 +210,33 @@ fn lives(arch: &str) {
         .map(|path| (path, system.path(path).metadata().unwrap().permissions().mode() & 0o7777))
         .collect();
     assert_eq!(files, expected);
-    assert!(system.path(ENABLED).symlink_metadata().is_err(), "a service without a head must not be enabled");
+    assert!(
+        system.path(ENABLED).symlink_metadata().is_err(),
+        "a service without a head must not be enabled"
+    );
 
     // The program, from its place.
     let version = format!("edge {}\n", env!("CARGO_PKG_VERSION"));
     assert_eq!(succeed(system.command("edge").arg("--version")), version);
-    let info = succeed(system.command("edge").args(["info", "--base", "/usr/share/vgg-edge/vgg16-notop-int8.onnx"]));
+    let info = succeed(system.command("edge").args([
+        "info",
+        "--base",
+        "/usr/share/vgg-edge/vgg16-notop-int8.onnx",
+    ]));
     assert!(info.contains("/usr/share/vgg-edge/vgg16-notop-int8.onnx"), "{info}");
     std::fs::copy(small_head(), system.path("etc/vgg-edge/head.postcard")).unwrap();
     let samples = "samples/surfaces/val";
-    succeed(Command::new("cp").arg("--recursive").arg(root().join(samples)).arg(system.path("tmp/pictures")));
+    succeed(
+        Command::new("cp")
+            .arg("--recursive")
+            .arg(root().join(samples))
+            .arg(system.path("tmp/pictures")),
+    );
     // Names relative to the folder of pictures, which each side has elsewhere.
     let pictures = system.path("tmp/pictures");
-    let found = succeed(Command::new("find").current_dir(&pictures).args(["-name", "*.jpg", "-printf", "%P\\n"]));
+    let found = succeed(
+        Command::new("find").current_dir(&pictures).args(["-name", "*.jpg", "-printf", "%P\\n"]),
+    );
     let mut names: Vec<&str> = found.lines().collect();
     names.sort_unstable();
     assert!(names.len() >= 10, "{names:?}");
@@ -211,15 +246,22 @@ fn lives(arch: &str) {
         options.into_iter().chain(names.iter().map(|name| format!("{folder}/{name}"))).collect()
     };
     // Time and latency are each run's own.
-    let results = |mut command: Command, folder: &str, arguments: Vec<String>| -> Vec<[String; 3]> {
-        let lines = ndjson(&succeed(command.args(arguments)).replace(folder, ""));
-        lines.iter().map(|line| ["source", "label", "scores"].map(|key| line[key].to_string())).collect()
-    };
+    let results =
+        |mut command: Command, folder: &str, arguments: Vec<String>| -> Vec<[String; 3]> {
+            let lines = ndjson(&succeed(command.args(arguments)).replace(folder, ""));
+            lines
+                .iter()
+                .map(|line| ["source", "label", "scores"].map(|key| line[key].to_string()))
+                .collect()
+        };
     let (folder, base) = (pictures.to_str().unwrap(), tests::base());
     let native = arguments(folder, base.to_str().unwrap(), small_head().to_str().unwrap());
     let native = results(Device::Native.edge(), folder, native);
-    let installed =
-        arguments("/tmp/pictures", "/usr/share/vgg-edge/vgg16-notop-int8.onnx", "/etc/vgg-edge/head.postcard");
+    let installed = arguments(
+        "/tmp/pictures",
+        "/usr/share/vgg-edge/vgg16-notop-int8.onnx",
+        "/etc/vgg-edge/head.postcard",
+    );
     let installed = results(system.command("edge"), "/tmp/pictures", installed);
     assert_eq!(native.len(), names.len());
     assert!(native.iter().flatten().all(|value| value != "null"), "{native:?}");
@@ -241,7 +283,11 @@ fn lives(arch: &str) {
     let policy = system.path("usr/sbin/policy-rc.d");
     std::fs::write(&policy, "#!/bin/sh\nexit 101\n").unwrap();
     std::fs::set_permissions(&policy, PermissionsExt::from_mode(0o755)).unwrap();
-    succeed(system.command("sh").args(["/var/lib/dpkg/info/vgg-edge.postinst", "configure", "0.1.0-1"]));
+    succeed(system.command("sh").args([
+        "/var/lib/dpkg/info/vgg-edge.postinst",
+        "configure",
+        "0.1.0-1",
+    ]));
     assert_eq!(system.asked(), ["--system daemon-reload"]);
     std::fs::remove_file(policy).unwrap();
 
@@ -262,8 +308,13 @@ fn lives(arch: &str) {
     // A purge takes all but the head, which is not the package's.
     system.dpkg(&["--purge", "vgg-edge"]);
     assert_eq!(system.status(), None);
-    let left =
-        succeed(Command::new("find").arg(system.folder.path()).args(["-name", "*vgg-edge*", "-not", "-name", "*.deb"]));
+    let left = succeed(Command::new("find").arg(system.folder.path()).args([
+        "-name",
+        "*vgg-edge*",
+        "-not",
+        "-name",
+        "*.deb",
+    ]));
     assert_eq!(left.trim(), system.path("etc/vgg-edge").to_str().unwrap());
     assert!(!system.path(SETTINGS).exists());
     assert!(system.path("etc/vgg-edge/head.postcard").exists());
@@ -291,8 +342,10 @@ fn the_same_commit_gives_the_same_package() {
 #[test]
 fn a_package_of_a_wrong_program_is_refused() {
     let mut make = Command::new(root().join("scripts/package.sh"));
-    let output =
-        run(make.args(["arm64", "--program"]).arg(Device::Armv7.edge_path()).env("SOURCE_DATE_EPOCH", "1700000000"));
+    let output = run(make
+        .args(["arm64", "--program"])
+        .arg(Device::Armv7.edge_path())
+        .env("SOURCE_DATE_EPOCH", "1700000000"));
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("is no program for arm64"));
 }
@@ -310,9 +363,12 @@ fn systemd_understands_the_unit_and_finds_it_well_shut() {
     for name in ["http.conf", "armhf.conf"] {
         std::fs::copy(packaging.join(name), additions.join(name)).unwrap();
     }
-    let verify = run(Command::new("systemd-analyze").args(["verify", "--recursive-errors=no", "--man=no"]).arg(&unit));
+    let verify = run(Command::new("systemd-analyze")
+        .args(["verify", "--recursive-errors=no", "--man=no"])
+        .arg(&unit));
     let errors = String::from_utf8(verify.stderr).unwrap();
-    // What it does not know it ignores, with a word and exit code 0. Words on other units of this machine are not ours.
+    // What it does not know it ignores, with a word and exit code 0. Words on other units of this
+    // machine are not ours.
     assert!(verify.status.success() && !errors.contains("vgg-edge"), "{errors}");
     // Exposure in tenths, from 0 (shut) to 100.
     let mut security = Command::new("systemd-analyze");

@@ -18,7 +18,11 @@ impl Edge {
     /// Shows one photograph over and over.
     fn start(head: &Path, photo: &str, address: &str) -> Self {
         let mut edge = Device::Native.edge();
-        edge.args(["run", "--json", "--loop", "--fps", "10", "--source", photo, "--http", address, "--head"]).arg(head);
+        edge.args([
+            "run", "--json", "--loop", "--fps", "10", "--source", photo, "--http", address,
+            "--head",
+        ])
+        .arg(head);
         let mut child = edge.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
         let mut said = Vec::new();

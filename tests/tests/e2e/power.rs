@@ -1,7 +1,9 @@
-//! Power loss: whatever was on its way to the disk, a file is the old one or the new one, nothing else is lost, and the program goes on.
+//! Power loss: whatever was on its way to the disk, a file is the old one or the new one, nothing
+//! else is lost, and the program goes on.
 //!
-//! Programs run under strace; `tests::disk` says what the disk may hold if the power goes after any of their calls. `VGG_EDGE_LOSSES` is
-//! how many such disks are looked at in each test; `RELIABILITY.md` has the long run.
+//! Programs run under strace; `tests::disk` says what the disk may hold if the power goes after any
+//! of their calls. `VGG_EDGE_LOSSES` is how many such disks are looked at in each test;
+//! `RELIABILITY.md` has the long run.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -36,11 +38,18 @@ impl Scene {
     }
 
     /// Runs a command under strace; `drive` has its process while it runs.
-    fn record(&self, command: &Command, drive: impl FnOnce(&mut std::process::Child)) -> (Recording, Tree) {
+    fn record(
+        &self,
+        command: &Command,
+        drive: impl FnOnce(&mut std::process::Child),
+    ) -> (Recording, Tree) {
         let before = tree(&self.root);
         let log = self.aside.join("strace");
-        let mut child =
-            traced(command, &log).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap_or_else(|e| {
+        let mut child = traced(command, &log)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|e| {
                 panic!("cannot run strace: {e}; run ./test, which installs what is needed");
             });
         drive(&mut child);
@@ -49,12 +58,17 @@ impl Scene {
         let recording = Recording::read(&log, &self.root, &before);
         assert!(!recording.is_empty());
         // The model knows what really happened.
-        assert_eq!(recording.after(recording.len(), Disk::Eager), tree(&self.root), "the model of the disk is wrong");
+        assert_eq!(
+            recording.after(recording.len(), Disk::Eager),
+            tree(&self.root),
+            "the model of the disk is wrong"
+        );
         (recording, before)
     }
 
-    /// Calls `check` with the disks that power losses leave, and the number of each: at every call the laziest and the most eager, then
-    /// random ones. With `again`, some of them are put on the real disk and `again` runs there.
+    /// Calls `check` with the disks that power losses leave, and the number of each: at every call
+    /// the laziest and the most eager, then random ones. With `again`, some of them are put on the
+    /// real disk and `again` runs there.
     fn lose_power(&self, recording: &Recording, check: &dyn Fn(&Tree), again: &dyn Fn(&Path)) {
         let calls = recording.len() + 1;
         let count = losses().max(2 * calls);
@@ -74,16 +88,21 @@ impl Scene {
                     std::fs::create_dir(&self.root).unwrap();
                     plant(&found, &self.root);
                     again(&self.root);
-                    let litter: Vec<PathBuf> = tree(&self.root).into_keys().filter(|path| is_litter(path)).collect();
+                    let litter: Vec<PathBuf> =
+                        tree(&self.root).into_keys().filter(|path| is_litter(path)).collect();
                     assert!(litter.is_empty(), "{litter:?}");
                     runs += 1;
                 }
             }));
-            let names: Vec<_> = found.iter().map(|(path, bytes)| (path, bytes.as_ref().map(Vec::len))).collect();
+            let names: Vec<_> =
+                found.iter().map(|(path, bytes)| (path, bytes.as_ref().map(Vec::len))).collect();
             assert!(told.is_ok(), "after {call} of {} calls, {disk:?}: {names:?}", calls - 1);
         }
         assert!(runs >= 4, "{runs} runs");
-        println!("{count} power losses within {} calls, {runs} of them followed by another run", calls - 1);
+        println!(
+            "{count} power losses within {} calls, {runs} of them followed by another run",
+            calls - 1
+        );
     }
 }
 
@@ -97,12 +116,15 @@ fn bytes<'a>(tree: &'a Tree, name: &str) -> Option<&'a Vec<u8>> {
 
 /// All that was there before and is not at stake is there and the same.
 fn untouched(before: &Tree, found: &Tree, at_stake: &[&str]) {
-    for (name, content) in before.iter().filter(|(name, _)| !at_stake.contains(&name.to_str().unwrap())) {
+    for (name, content) in
+        before.iter().filter(|(name, _)| !at_stake.contains(&name.to_str().unwrap()))
+    {
         assert!(found.get(name) == Some(content), "{} has changed", name.display());
     }
 }
 
-/// The model itself: it finds what a program without syncs would lose, and nothing wrong with one that has them.
+/// The model itself: it finds what a program without syncs would lose, and nothing wrong with one
+/// that has them.
 #[test]
 fn the_model_tells_who_syncs() {
     let kinds = |script: &str| {
@@ -115,7 +137,9 @@ fn the_model_tells_who_syncs() {
         let (recording, _) = scene.record(&python, |_| ());
         let at = |number: u64| number as usize % (recording.len() + 1);
         let heads = (0..500).map(|number| recording.after(at(number), Disk::Random(number)));
-        heads.map(|tree| bytes(&tree, "head").map(|head| String::from_utf8_lossy(head).into_owned())).collect()
+        heads
+            .map(|tree| bytes(&tree, "head").map(|head| String::from_utf8_lossy(head).into_owned()))
+            .collect()
     };
     let old_or_new: BTreeSet<Option<String>> = [Some("old".into()), Some("new!".into())].into();
     let write = "file = os.open('t', os.O_CREAT | os.O_WRONLY); os.write(file, b'new!');";
@@ -123,18 +147,30 @@ fn the_model_tells_who_syncs() {
         "{write} os.fsync(file); os.rename('t', 'head', src_dir_fd=folder, dst_dir_fd=folder); os.fsync(folder)"
     ));
     assert_eq!(whole, old_or_new);
-    let torn: BTreeSet<_> =
-        kinds(&format!("{write} os.rename('t', 'head', src_dir_fd=folder, dst_dir_fd=folder); os.fsync(folder)"));
+    let torn: BTreeSet<_> = kinds(&format!(
+        "{write} os.rename('t', 'head', src_dir_fd=folder, dst_dir_fd=folder); os.fsync(folder)"
+    ));
     assert!(torn.contains(&Some(String::new())) && torn.contains(&Some("ne".into())), "{torn:?}");
-    let in_place: BTreeSet<_> =
-        kinds("file = os.open('head', os.O_WRONLY | os.O_TRUNC); os.write(file, b'new!'); os.fsync(file)");
+    let in_place: BTreeSet<_> = kinds(
+        "file = os.open('head', os.O_WRONLY | os.O_TRUNC); os.write(file, b'new!'); os.fsync(file)",
+    );
     assert!(in_place.contains(&Some(String::new())), "{in_place:?}");
 }
 
 /// A small training that writes a checkpoint after each epoch.
 fn training(epochs: &str) -> Command {
     let mut train = host();
-    train.args(["train", "--size", "32", "--units", "8", "--threads", "1", "--checkpoint-every", "0"]);
+    train.args([
+        "train",
+        "--size",
+        "32",
+        "--units",
+        "8",
+        "--threads",
+        "1",
+        "--checkpoint-every",
+        "0",
+    ]);
     train.args(["--epochs", epochs]);
     train
 }
@@ -161,13 +197,15 @@ fn training_leaves_the_old_head_or_the_new_one() {
         let head = bytes(found, "head").expect("there is a head");
         assert!(head == old || head == new, "neither head");
         for (name, content) in found {
-            // Each file of the report is whole or not there; the cache says itself what in it is whole.
+            // Each file of the report is whole or not there; the cache says itself what in it is
+            // whole.
             let name_in_report = name.starts_with("report") && !is_litter(name);
             assert!(!name_in_report || after.get(name) == Some(content), "{}", name.display());
         }
     };
     let again = |root: &Path| {
-        // What is left of a checkpoint is whole; a training goes on from it, or begins anew, to the same head.
+        // What is left of a checkpoint is whole; a training goes on from it, or begins anew, to the
+        // same head.
         let resumes = root.join("head.checkpoint").exists();
         succeed(train(root).args(resumes.then_some("--resume")));
         assert!(std::fs::read(root.join("head")).unwrap() == *new, "another head");
@@ -263,7 +301,11 @@ fn labelled_pictures_are_in_one_place_or_the_other() {
     std::fs::copy(inbox.join("1.bmp"), scene.root.join("photos/a/1.bmp")).unwrap();
     std::fs::write(scene.root.join("photos/a/2.bmp"), "another").unwrap();
     let mut command = host();
-    command.args(["label", "--json", "--to"]).arg(scene.root.join("photos")).args(["--classes", "a,b"]).arg(&inbox);
+    command
+        .args(["label", "--json", "--to"])
+        .arg(scene.root.join("photos"))
+        .args(["--classes", "a,b"])
+        .arg(&inbox);
     let orders = |child: &mut std::process::Child| {
         let mut hello = Vec::new();
         let mut stdout = child.stdout.take().unwrap();
@@ -273,7 +315,12 @@ fn labelled_pictures_are_in_one_place_or_the_other() {
             hello.push(byte[0]);
         }
         let hello: Value = serde_json::from_slice(&hello).unwrap();
-        let address = hello["url"].as_str().unwrap().trim_start_matches("http://").trim_end_matches('/').to_owned();
+        let address = hello["url"]
+            .as_str()
+            .unwrap()
+            .trim_start_matches("http://")
+            .trim_end_matches('/')
+            .to_owned();
         let ask = |request: &str, headers: &str, body: &str| {
             let mut stream = TcpStream::connect(&address).unwrap();
             let length = body.len();
@@ -284,11 +331,19 @@ fn labelled_pictures_are_in_one_place_or_the_other() {
             answer
         };
         let page = ask("GET /", "", "");
-        let token = page.split("name=\"token\" content=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+        let token = page
+            .split("name=\"token\" content=\"")
+            .nth(1)
+            .unwrap()
+            .split('"')
+            .next()
+            .unwrap()
+            .to_owned();
         let headers = format!("Content-Type: application/json\r\nX-Vgg-Edge-Token: {token}\r\n");
         for order in ["a", "b", "a", "", "a", "undo"] {
             let state = ask("GET /state", "", "");
-            let state: Value = serde_json::from_str(state.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+            let state: Value =
+                serde_json::from_str(state.split("\r\n\r\n").nth(1).unwrap()).unwrap();
             let id = &state["state"]["item"]["id"];
             let order = match order {
                 "undo" => json!({ "undo": {} }),
@@ -296,17 +351,24 @@ fn labelled_pictures_are_in_one_place_or_the_other() {
                 class => json!({ "sort": { "id": id, "class": class } }),
             };
             let answer = ask("POST /do", &headers, &order.to_string());
-            assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"trouble\":null"), "{order}: {answer}");
+            assert!(
+                answer.starts_with("HTTP/1.1 200") && answer.contains("\"trouble\":null"),
+                "{order}: {answer}"
+            );
         }
         // strace passes the signal on to nobody, so its child is told.
-        let host = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).unwrap();
+        let host =
+            std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).unwrap();
         succeed(Command::new("kill").args(["-INT", host.trim()]));
         stdout.read_to_end(&mut Vec::new()).unwrap();
     };
     let (recording, before) = scene.record(&command, orders);
     let pictures = |tree: &Tree| -> BTreeSet<Vec<u8>> {
         let is_picture = |path: &Path| path.extension().is_some_and(|ending| ending == "bmp");
-        tree.iter().filter(|(path, _)| is_picture(path)).filter_map(|(_, bytes)| bytes.clone()).collect()
+        tree.iter()
+            .filter(|(path, _)| is_picture(path))
+            .filter_map(|(_, bytes)| bytes.clone())
+            .collect()
     };
     let wanted = pictures(&before);
     assert_eq!(pictures(&tree(&scene.root)), wanted);
@@ -314,7 +376,12 @@ fn labelled_pictures_are_in_one_place_or_the_other() {
         assert!(pictures(found) == wanted, "a picture is lost or changed");
         let log = bytes(found, "inbox/labels.ndjson").map_or(&[][..], |log| log);
         let lines: Vec<&[u8]> = log.split(|&byte| byte == b'\n').collect();
-        assert!(lines[..lines.len() - 1].iter().all(|line| serde_json::from_slice::<Value>(line).is_ok()), "{lines:?}");
+        assert!(
+            lines[..lines.len() - 1]
+                .iter()
+                .all(|line| serde_json::from_slice::<Value>(line).is_ok()),
+            "{lines:?}"
+        );
     };
     let again = |root: &Path| {
         // It opens, and knows what is left.
@@ -322,7 +389,11 @@ fn labelled_pictures_are_in_one_place_or_the_other() {
         label.args(["label", "--json", "--to"]).arg(root.join("photos")).arg(root.join("inbox"));
         let mut child = label.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut byte = [0];
-        assert_eq!(child.stdout.as_mut().unwrap().read(&mut byte).unwrap(), 1, "it says where it is");
+        assert_eq!(
+            child.stdout.as_mut().unwrap().read(&mut byte).unwrap(),
+            1,
+            "it says where it is"
+        );
         succeed(Command::new("kill").args(["-INT", &child.id().to_string()]));
         // Without a picture left it has nothing to open.
         let output = child.wait_with_output().unwrap();

@@ -1,18 +1,22 @@
-//! The reports of `host train` and `host evaluate`: their files, what they tell, and the page in Chromium.
+//! The reports of `host train` and `host evaluate`: their files, what they tell, and the page in
+//! Chromium.
 
 use std::path::Path;
 
 use tests::browser::browse;
 use tests::{base, data_folder, encode, fail, host, ndjson, picture, run, succeed, weights};
 
-/// Looks at the page on a phone and on a desk, light and dark; a step `screenshot` fails if the page is wider than the window.
+/// Looks at the page on a phone and on a desk, light and dark; a step `screenshot` fails if the
+/// page is wider than the window.
 fn looks_well(page: &Path, name: &str, then: &[&str]) -> Vec<String> {
     let mut steps = Vec::new();
     for scheme in ["light", "dark"] {
         for (window, size) in [("phone", "390 844"), ("desktop", "1280 900")] {
             steps.push(format!("scheme {scheme}"));
             steps.push(format!("size {size}"));
-            steps.push("eval document.querySelectorAll('details').forEach(d => d.open = true)".to_owned());
+            steps.push(
+                "eval document.querySelectorAll('details').forEach(d => d.open = true)".to_owned(),
+            );
             steps.push(format!("screenshot target/screenshots/{name}-{window}-{scheme}.png"));
         }
     }
@@ -26,8 +30,13 @@ fn looks_well(page: &Path, name: &str, then: &[&str]) -> Vec<String> {
 fn a_training_leaves_page_figures_and_history() {
     let folder = tempfile::tempdir().unwrap();
     let (head, report) = (folder.path().join("head.postcard"), folder.path().join("made/by/train"));
-    let out =
-        succeed(host().args(["train", "--json", "samples/surfaces", "-o"]).arg(&head).arg("--report").arg(&report));
+    let out = succeed(
+        host()
+            .args(["train", "--json", "samples/surfaces", "-o"])
+            .arg(&head)
+            .arg("--report")
+            .arg(&report),
+    );
     let lines = ndjson(&out);
     let (result, epochs) = lines.split_last().unwrap();
 
@@ -35,13 +44,19 @@ fn a_training_leaves_page_figures_and_history() {
     let csv = std::fs::read_to_string(report.join("history.csv")).unwrap();
     let mut rows = csv.lines();
     assert_eq!(rows.next(), Some("epoch,loss,accuracy,val_loss,val_accuracy"));
-    let rows: Vec<Vec<f64>> = rows.map(|row| row.split(',').map(|v| v.parse().unwrap()).collect()).collect();
+    let rows: Vec<Vec<f64>> =
+        rows.map(|row| row.split(',').map(|v| v.parse().unwrap()).collect()).collect();
     assert_eq!(rows.len(), epochs.len());
     for (row, epoch) in rows.iter().zip(epochs) {
-        for (value, field) in row.iter().zip(["epoch", "loss", "accuracy", "val_loss", "val_accuracy"]) {
+        for (value, field) in
+            row.iter().zip(["epoch", "loss", "accuracy", "val_loss", "val_accuracy"])
+        {
             // serde_json reads numbers to within a unit in the last place.
             let printed = epoch[field].as_f64().unwrap();
-            assert!((value - printed).abs() <= 1e-15 * printed.abs(), "{field}: {value} is not {printed}");
+            assert!(
+                (value - printed).abs() <= 1e-15 * printed.abs(),
+                "{field}: {value} is not {printed}"
+            );
         }
     }
 
@@ -51,17 +66,34 @@ fn a_training_leaves_page_figures_and_history() {
         let ink = png.pixels().filter(|pixel| pixel.0.iter().all(|&v| v < 0x70)).count();
         assert!(ink > 1000, "{name} has only {ink} pixels of text and lines");
     }
-    let mut names: Vec<_> = std::fs::read_dir(&report).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let mut names: Vec<_> =
+        std::fs::read_dir(&report).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
-    assert_eq!(names, ["accuracy.png", "confusion.png", "history.csv", "loss.png", "reliability.png", "report.html"]);
+    assert_eq!(
+        names,
+        [
+            "accuracy.png",
+            "confusion.png",
+            "history.csv",
+            "loss.png",
+            "reliability.png",
+            "report.html"
+        ]
+    );
 
     let page = report.join("report.html");
     let html = std::fs::read_to_string(&page).unwrap();
     let accuracy = format!("{:.1} %", 100.0 * result["val_accuracy"].as_f64().unwrap());
     let inspected = succeed(host().args(["inspect", "--json"]).arg(&head));
     let inspected: serde_json::Value = serde_json::from_str(&inspected).unwrap();
-    for words in [&accuracy, "2023-11-14", inspected["base"].as_str().unwrap(), &sha256(&head), "brick", "--float FILE"]
-    {
+    for words in [
+        &accuracy,
+        "2023-11-14",
+        inspected["base"].as_str().unwrap(),
+        &sha256(&head),
+        "brick",
+        "--float FILE",
+    ] {
         assert!(html.contains(words), "{words} is not in the page");
     }
     let found = looks_well(
@@ -78,7 +110,13 @@ fn a_training_leaves_page_figures_and_history() {
 
     // The same pictures evaluated: no history, the same figures.
     let report = folder.path().join("evaluated");
-    succeed(host().args(["evaluate", "samples/surfaces", "--head"]).arg(&head).arg("--report").arg(&report));
+    succeed(
+        host()
+            .args(["evaluate", "samples/surfaces", "--head"])
+            .arg(&head)
+            .arg("--report")
+            .arg(&report),
+    );
     assert!(!report.join("history.csv").exists() && !report.join("loss.png").exists());
     let html = std::fs::read_to_string(report.join("report.html")).unwrap();
     assert!(html.contains("Evaluation report") && html.contains(&accuracy));
@@ -87,7 +125,10 @@ fn a_training_leaves_page_figures_and_history() {
 
 fn sha256(file: &Path) -> String {
     use sha2::Digest;
-    sha2::Sha256::digest(std::fs::read(file).unwrap()).iter().map(|byte| format!("{byte:02x}")).collect()
+    sha2::Sha256::digest(std::fs::read(file).unwrap())
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 #[test]
@@ -96,7 +137,9 @@ fn hostile_names_are_shown_and_odd_data_is_named() {
     let (data, report) = (folder.path().join("data"), folder.path().join("report"));
     // A label that would be markup, one that would turn the text around.
     let classes = ["<img src=x onerror=alert(1)>", "b\u{202e}\" onclick='alert(2)", "plain"];
-    let bmp = |seed| encode(&image::DynamicImage::ImageRgb8(picture(40, 30, seed)), image::ImageFormat::Bmp);
+    let bmp = |seed| {
+        encode(&image::DynamicImage::ImageRgb8(picture(40, 30, seed)), image::ImageFormat::Bmp)
+    };
     for part in ["train", "val"] {
         for (index, class) in classes.iter().enumerate() {
             let class = data.join(part).join(class);
@@ -104,7 +147,11 @@ fn hostile_names_are_shown_and_odd_data_is_named() {
             for number in 0..6 {
                 // Noise: nothing can be learnt, so pictures are answered wrongly.
                 let seed = 1000 * u32::from(part == "val") + 100 * index as u32 + number;
-                std::fs::write(class.join(format!("{number}<script>alert(3)<%2Fscript>.bmp")), bmp(seed)).unwrap();
+                std::fs::write(
+                    class.join(format!("{number}<script>alert(3)<%2Fscript>.bmp")),
+                    bmp(seed),
+                )
+                .unwrap();
             }
         }
     }
@@ -123,7 +170,9 @@ fn hostile_names_are_shown_and_odd_data_is_named() {
     succeed(&mut train(&report));
     let page = report.join("report.html");
     let html = std::fs::read_to_string(&page).unwrap();
-    assert!(!html.contains("<script") && !html.contains("<img src=x") && !html.contains('\u{202e}'));
+    assert!(
+        !html.contains("<script") && !html.contains("<img src=x") && !html.contains('\u{202e}')
+    );
     let found = looks_well(
         &page,
         "report-hostile",
@@ -137,10 +186,16 @@ fn hostile_names_are_shown_and_odd_data_is_named() {
         ],
     );
     assert_eq!(found[..3], ["true", "0", "true"], "thumbnails, markup, names");
-    for words in ["conflict of labels", "across training and validation", "twin & other.bmp", "twin.bmp"] {
+    for words in
+        ["conflict of labels", "across training and validation", "twin & other.bmp", "twin.bmp"]
+    {
         assert!(found[3].contains(words), "{words}: {}", found[3]);
     }
-    assert!(found[4].contains("more than one label") && found[4].contains("1 file could not be read"), "{}", found[4]);
+    assert!(
+        found[4].contains("more than one label") && found[4].contains("1 file could not be read"),
+        "{}",
+        found[4]
+    );
     assert!(found[5].contains("train/plain/broken&.jpg"), "{}", found[5]);
 
     // A folder that cannot be written to is told before the work.
@@ -161,12 +216,29 @@ fn int8_is_held_against_f32_if_its_weights_are_given() {
     weights(&at("vgg16.safetensors"));
     data_folder(&at("data"), &[("red", 10), ("green", 10)]);
     let mut quantize = host();
-    quantize.args(["base", "quantize", "--rounding", "nearest", "--size", "32", "--pictures", "4", "--calibrate"]);
+    quantize.args([
+        "base",
+        "quantize",
+        "--rounding",
+        "nearest",
+        "--size",
+        "32",
+        "--pictures",
+        "4",
+        "--calibrate",
+    ]);
     succeed(quantize.arg(at("data")).arg("-o").arg(at("int8.onnx")).arg(at("vgg16.safetensors")));
     let train = |base: &Path| {
         let mut host = host();
-        host.args(["train", "--size", "32", "--epochs", "2", "--json", "-o"]).arg(at("head")).arg(at("data"));
-        host.arg("--base").arg(base).arg("--report").arg(at("report")).arg("--float").arg(at("vgg16.safetensors"));
+        host.args(["train", "--size", "32", "--epochs", "2", "--json", "-o"])
+            .arg(at("head"))
+            .arg(at("data"));
+        host.arg("--base")
+            .arg(base)
+            .arg("--report")
+            .arg(at("report"))
+            .arg("--float")
+            .arg(at("vgg16.safetensors"));
         host
     };
     // Weights of another base are refused before the work.
@@ -176,13 +248,21 @@ fn int8_is_held_against_f32_if_its_weights_are_given() {
     let result = ndjson(&succeed(&mut train(&at("int8.onnx")))).pop().unwrap();
     let html = std::fs::read_to_string(at("report").join("report.html")).unwrap();
     let row = |name: &str| -> u64 {
-        let (_, rest) = html.split_once(&format!("{name}</th><td>")).unwrap_or_else(|| panic!("{name} is not there"));
+        let (_, rest) = html
+            .split_once(&format!("{name}</th><td>"))
+            .unwrap_or_else(|| panic!("{name} is not there"));
         rest.split_once('<').unwrap().0.parse().unwrap()
     };
-    let (int8, f32, differ) =
-        (row("accuracy on int8 features"), row("accuracy on f32 features"), row("decisions that differ"));
+    let (int8, f32, differ) = (
+        row("accuracy on int8 features"),
+        row("accuracy on f32 features"),
+        row("decisions that differ"),
+    );
     let (lost, won) = (row("of these, right on f32 only"), row("of these, right on int8 only"));
-    assert_eq!(int8 as f64 / result["val"].as_f64().unwrap(), result["val_accuracy"].as_f64().unwrap());
+    assert_eq!(
+        int8 as f64 / result["val"].as_f64().unwrap(),
+        result["val_accuracy"].as_f64().unwrap()
+    );
     assert_eq!(f32 + won, int8 + lost);
     // Two classes: who differs is right on one side.
     assert_eq!(differ, lost + won);

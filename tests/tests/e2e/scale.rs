@@ -1,4 +1,5 @@
-//! Many pictures: features in a file instead of in memory are the same to the bit, and leave nothing behind.
+//! Many pictures: features in a file instead of in memory are the same to the bit, and leave
+//! nothing behind.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -48,8 +49,12 @@ fn count(folder: &Path) -> usize {
 #[test]
 fn features_in_a_file_give_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
-    let (head, npz, cache, temporary) =
-        (dir.path().join("head"), dir.path().join("npz"), dir.path().join("cache"), dir.path().join("temporary"));
+    let (head, npz, cache, temporary) = (
+        dir.path().join("head"),
+        dir.path().join("npz"),
+        dir.path().join("cache"),
+        dir.path().join("temporary"),
+    );
     fs::create_dir(&temporary).unwrap();
     // The host as it is, or with features in a file.
     let bounded = |mut program: Command| {
@@ -68,14 +73,24 @@ fn features_in_a_file_give_the_same_bytes() {
     let in_memory = outcome(train(&head), &head);
     assert_eq!(in_memory.0, 0);
     let bytes = in_memory.1;
-    assert!(outcome(bounded(train(&head)), &head) == (0, bytes.clone()), "a temporary file: other bytes");
+    assert!(
+        outcome(bounded(train(&head)), &head) == (0, bytes.clone()),
+        "a temporary file: other bytes"
+    );
     // The first run fills the cache, the second takes all of it.
     assert!(outcome(bounded(cached(train(&head))), &head).1 == bytes, "a new cache: other bytes");
     let mut program = bounded(cached(train(&head)));
     program.args(["--threads", "1"]);
-    assert!(outcome(program, &head) == (150, bytes.clone()), "a full cache, one thread: other bytes");
-    assert!(outcome(cached(train(&head)), &head) == (150, bytes), "out of the cache into memory: other bytes");
-    // Features are stored once: 151 records at most, of the feature map, a key of 32 bytes and a checksum of 8.
+    assert!(
+        outcome(program, &head) == (150, bytes.clone()),
+        "a full cache, one thread: other bytes"
+    );
+    assert!(
+        outcome(cached(train(&head)), &head) == (150, bytes),
+        "out of the cache into memory: other bytes"
+    );
+    // Features are stored once: 151 records at most, of the feature map, a key of 32 bytes and a
+    // checksum of 8.
     let file = fs::read_dir(&cache).unwrap().next().unwrap().unwrap().path();
     assert!(count(&cache) == 1 && fs::metadata(file).unwrap().len() <= 52 + 151 * (512 + 40));
 
@@ -96,8 +111,8 @@ fn features_in_a_file_give_the_same_bytes() {
     let extract = |options: &str| on_data("extract", &npz, options);
     let in_memory = outcome(cached(extract("")), &npz).1;
     assert!(outcome(bounded(extract("")), &npz).1 == in_memory);
-    let in_memory = outcome(cached(extract("--quantised")), &npz);
-    assert!(outcome(bounded(cached(extract("--quantised"))), &npz) == in_memory);
+    let in_memory = outcome(cached(extract("--quantized")), &npz);
+    assert!(outcome(bounded(cached(extract("--quantized"))), &npz) == in_memory);
     assert_eq!(count(&temporary), 0);
 }
 
@@ -108,8 +123,22 @@ fn fine_tuning_from_a_file_gives_the_same_bytes() {
     data_folder(&data, &[("red", 12), ("green", 12)]);
     let tuned = |bound: Option<&str>| {
         let mut program = host();
-        program.args(["train", "--size", "32", "--units", "16", "--epochs", "3", "--fine-tune", "block5_conv3"]);
-        program.args(["--fine-tune-epochs", "2", "--fine-tune-lr", "1e-4"]).arg(&data).arg("-o").arg(&head);
+        program.args([
+            "train",
+            "--size",
+            "32",
+            "--units",
+            "16",
+            "--epochs",
+            "3",
+            "--fine-tune",
+            "block5_conv3",
+        ]);
+        program
+            .args(["--fine-tune-epochs", "2", "--fine-tune-lr", "1e-4"])
+            .arg(&data)
+            .arg("-o")
+            .arg(&head);
         program.env("TMPDIR", dir.path()).envs(bound.map(|bound| (VARIABLE, bound)));
         let words = succeed(&mut program);
         // The new base, if it was any better, or the head that stayed.
@@ -126,8 +155,17 @@ fn variants_from_a_file_give_the_same_bytes() {
     for options in ["--epochs 2 --augment", "--epochs 4 --augment --variants 2"] {
         let train = |bound: Option<&str>| {
             let mut program = host();
-            program.args(["train", "--size", "32", "--units", "8"]).args(options.split_whitespace()).arg(&data);
-            succeed(program.arg("-o").arg(&head).env("TMPDIR", dir.path()).envs(bound.map(|bound| (VARIABLE, bound))));
+            program
+                .args(["train", "--size", "32", "--units", "8"])
+                .args(options.split_whitespace())
+                .arg(&data);
+            succeed(
+                program
+                    .arg("-o")
+                    .arg(&head)
+                    .env("TMPDIR", dir.path())
+                    .envs(bound.map(|bound| (VARIABLE, bound))),
+            );
             fs::read(&head).unwrap()
         };
         assert!(train(None) == train(Some(BOUND)), "{options}");
@@ -137,14 +175,21 @@ fn variants_from_a_file_give_the_same_bytes() {
 #[test]
 fn a_full_disk_is_one_line_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let (temporary, cache, output) = (dir.path().join("temporary"), dir.path().join("cache"), dir.path().join("out"));
+    let (temporary, cache, output) =
+        (dir.path().join("temporary"), dir.path().join("cache"), dir.path().join("out"));
     fs::create_dir(&temporary).unwrap();
     fs::create_dir(&output).unwrap();
     // A limit on the size of files stands in for the full disk, as in bad_input.rs: 32 KiB of 75.
     let limited = |command: Command| {
         let mut limited = Command::new("bash");
-        limited.args(["-c", "trap '' XFSZ; ulimit -f 32; exec \"$@\"", "bash"]).arg(command.get_program());
-        limited.args(command.get_args()).current_dir(root()).env(VARIABLE, BOUND).env("TMPDIR", &temporary);
+        limited
+            .args(["-c", "trap '' XFSZ; ulimit -f 32; exec \"$@\"", "bash"])
+            .arg(command.get_program());
+        limited
+            .args(command.get_args())
+            .current_dir(root())
+            .env(VARIABLE, BOUND)
+            .env("TMPDIR", &temporary);
         limited
     };
     let head = output.join("head");
@@ -159,8 +204,16 @@ fn a_full_disk_is_one_line_and_leaves_nothing() {
     program.arg("--cache").arg(&cache).env(VARIABLE, BOUND);
     succeed(&mut program);
 
-    fail(train(&head).env(VARIABLE, BOUND).env("TMPDIR", "/nonexistent"), 1, "/nonexistent: cannot write");
-    fail(train(&head).env(VARIABLE, "much"), 2, "VGG_EDGE_FEATURES_IN_MEMORY must be a number of bytes, not much");
+    fail(
+        train(&head).env(VARIABLE, BOUND).env("TMPDIR", "/nonexistent"),
+        1,
+        "/nonexistent: cannot write",
+    );
+    fail(
+        train(&head).env(VARIABLE, "much"),
+        2,
+        "VGG_EDGE_FEATURES_IN_MEMORY must be a number of bytes, not much",
+    );
 }
 
 #[test]
@@ -168,12 +221,15 @@ fn the_temporary_file_goes_with_a_killed_process() {
     let dir = tempfile::tempdir().unwrap();
     let temporary = dir.path().join("temporary");
     fs::create_dir(&temporary).unwrap();
-    let mut program = on_data("train", &dir.path().join("head"), "--units 16 --epochs 100000 --patience 0");
+    let mut program =
+        on_data("train", &dir.path().join("head"), "--units 16 --epochs 100000 --patience 0");
     program.env(VARIABLE, BOUND).env("TMPDIR", &temporary);
     let mut child = program.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let descriptors = format!("/proc/{}/fd", child.id());
     let holds_it = || {
-        let links = fs::read_dir(&descriptors).unwrap().filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        let links = fs::read_dir(&descriptors)
+            .unwrap()
+            .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
         links.into_iter().any(|link| link.starts_with(&temporary))
     };
     while !holds_it() {

@@ -1,4 +1,5 @@
-//! Extraction in parts: the same bytes as on one machine, whatever is killed, drained, missing or done twice; on a real Slurm too.
+//! Extraction in parts: the same bytes as on one machine, whatever is killed, drained, missing or
+//! done twice; on a real Slurm too.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -14,14 +15,16 @@ use tests::{data_folder, fail, host, names, ndjson, python, root, run, succeed};
 /// O_NONBLOCK: opening a FIFO to write fails while nobody reads.
 const NONBLOCKING: i32 = 0o4000;
 
-/// Pictures in three classes: one twice, some in folders within, behind links and under names that are not UTF-8, and files that cannot be read.
+/// Pictures in three classes: one twice, some in folders within, behind links and under names that
+/// are not UTF-8, and files that cannot be read.
 fn fill(data: &Path) {
     data_folder(data, &[("red", 9), ("green", 6), ("blue", 5)]);
     fs::copy(data.join("red/7.bmp"), data.join("blue/twin.bmp")).unwrap();
     fs::write(data.join("green/5.bmp"), "junk").unwrap();
     fs::create_dir(data.join("red/deep")).unwrap();
     fs::rename(data.join("red/3.bmp"), data.join("red/deep/3.bmp")).unwrap();
-    fs::rename(data.join("red/4.bmp"), data.join("red").join(OsStr::from_bytes(b"\xff\xfe 4.bmp"))).unwrap();
+    fs::rename(data.join("red/4.bmp"), data.join("red").join(OsStr::from_bytes(b"\xff\xfe 4.bmp")))
+        .unwrap();
     std::os::unix::fs::symlink("2.bmp", data.join("blue/link.bmp")).unwrap();
     std::os::unix::fs::symlink("nowhere", data.join("blue/dangling.bmp")).unwrap();
     fs::write(data.join("blue/notes.txt"), "no picture").unwrap();
@@ -49,7 +52,11 @@ fn train(head: &Path) -> Command {
 
 fn extract(data: &Path, shard: &str, parts: &Path) -> Command {
     let mut program = host();
-    program.args(["extract", "--json", "--size", "32", "--shard", shard]).arg(data).arg("-o").arg(parts);
+    program
+        .args(["extract", "--json", "--size", "32", "--shard", shard])
+        .arg(data)
+        .arg("-o")
+        .arg(parts);
     program
 }
 
@@ -91,19 +98,29 @@ fn parts_give_the_bytes_of_one_machine() {
     let new = dir.path().join("head");
     let mut whole: Option<Vec<u8>> = None;
     for count in [1, 4, 16] {
-        let (parts, merged) = (dir.path().join(format!("parts-{count}")), dir.path().join(format!("{count}.features")));
+        let (parts, merged) = (
+            dir.path().join(format!("parts-{count}")),
+            dir.path().join(format!("{count}.features")),
+        );
         extract_all(data, count, &parts);
         let output = run(&mut merge(&parts, &merged));
         let errors = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.success(), "{errors}");
         let result = &ndjson(&String::from_utf8(output.stdout).unwrap())[0];
-        assert_eq!([&result["parts"], &result["pictures"], &result["skipped"]], [count, 23, 2], "{result}");
+        assert_eq!(
+            [&result["parts"], &result["pictures"], &result["skipped"]],
+            [count, 23, 2],
+            "{result}"
+        );
         // What could not be read is told again here, whichever machine it was.
         for words in ["left out: green/5.bmp: ", "left out: blue/dangling.bmp: cannot read: "] {
             assert!(errors.contains(words), "{errors}");
         }
         let bytes = fs::read(&merged).unwrap();
-        assert!(whole.get_or_insert_with(|| bytes.clone()) == &bytes, "{count} parts: other features");
+        assert!(
+            whole.get_or_insert_with(|| bytes.clone()) == &bytes,
+            "{count} parts: other features"
+        );
         assert!(trained(&merged, &new) == *head, "{count} parts, merged: another head");
         assert!(trained(&parts, &new) == *head, "{count} parts, as they are: another head");
     }
@@ -113,7 +130,9 @@ fn parts_give_the_bytes_of_one_machine() {
     // With more parts than pictures, some are empty.
     let parts = dir.path().join("parts-16");
     let empty = (0..16)
-        .filter(|&index| succeed(host().arg("inspect").arg(file(&parts, index, 16))).contains(" 0 of 0 "))
+        .filter(|&index| {
+            succeed(host().arg("inspect").arg(file(&parts, index, 16))).contains(" 0 of 0 ")
+        })
         .count();
     assert!(empty > 0, "no part of 16 is empty");
 
@@ -129,7 +148,8 @@ fn parts_give_the_bytes_of_one_machine() {
         let again = dir.path().join("again");
         succeed(extract(&other, &format!("{index}/4"), &again).args(["--threads", "1"]));
         assert!(
-            fs::read(file(&again, index, 4)).unwrap() == fs::read(file(&dir.path().join("parts-4"), index, 4)).unwrap()
+            fs::read(file(&again, index, 4)).unwrap()
+                == fs::read(file(&dir.path().join("parts-4"), index, 4)).unwrap()
         );
     }
 
@@ -142,22 +162,30 @@ fn parts_give_the_bytes_of_one_machine() {
     let ours = folds(train(&new).arg(data).args(["--size", "32"]));
     assert!(ours == folds(train(&new).arg("--features").arg(&merged).arg("--report").arg(&report)));
     let page = fs::read_to_string(report.join("report.html")).unwrap();
-    assert!(["red/", "green/", "blue/"].iter().any(|class| page.contains(class)), "no picture is named");
+    assert!(
+        ["red/", "green/", "blue/"].iter().any(|class| page.contains(class)),
+        "no picture is named"
+    );
 }
 
 #[test]
 fn split_folders_and_what_needs_the_pictures() {
     let dir = tempfile::tempdir().unwrap();
-    let (data, parts, head) = (dir.path().join("data"), dir.path().join("parts"), dir.path().join("head"));
+    let (data, parts, head) =
+        (dir.path().join("data"), dir.path().join("parts"), dir.path().join("head"));
     data_folder(&data.join("train"), &[("a", 4), ("b", 5), ("c", 4)]);
     data_folder(&data.join("val"), &[("b", 3), ("c", 2)]);
     extract_all(&data, 3, &parts);
     let single = |options: &[&str]| {
-        let line = ndjson(&succeed(train(&head).arg(&data).args(["--size", "32"]).args(options))).pop().unwrap();
+        let line = ndjson(&succeed(train(&head).arg(&data).args(["--size", "32"]).args(options)))
+            .pop()
+            .unwrap();
         (line["train"].clone(), line["val"].clone(), fs::read(&head).unwrap())
     };
     let from_parts = |options: &[&str]| {
-        let line = ndjson(&succeed(train(&head).arg("--features").arg(&parts).args(options))).pop().unwrap();
+        let line = ndjson(&succeed(train(&head).arg("--features").arg(&parts).args(options)))
+            .pop()
+            .unwrap();
         (line["train"].clone(), line["val"].clone(), fs::read(&head).unwrap())
     };
     let whole = single(&[]);
@@ -177,7 +205,11 @@ fn split_folders_and_what_needs_the_pictures() {
         fail(&mut with(&[conflict]), 2, "cannot be used with");
     }
     fail(&mut train(&head), 2, "required");
-    fail(&mut with(&["--fine-tune=block5", dir.path().to_str().unwrap()]), 1, "pictures have changed");
+    fail(
+        &mut with(&["--fine-tune=block5", dir.path().to_str().unwrap()]),
+        1,
+        "pictures have changed",
+    );
     // Another base: the same one with a word of documentation more (field 6 of ONNX's ModelProto).
     let base = dir.path().join("base.onnx");
     fs::write(&base, [fs::read(tests::base()).unwrap(), b"\x32\x01x".to_vec()].concat()).unwrap();
@@ -188,7 +220,8 @@ fn split_folders_and_what_needs_the_pictures() {
 #[test]
 fn what_is_there_is_kept_and_what_has_changed_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let (data, parts, merged) = (dir.path().join("data"), dir.path().join("parts"), dir.path().join("merged"));
+    let (data, parts, merged) =
+        (dir.path().join("data"), dir.path().join("parts"), dir.path().join("merged"));
     fill(&data);
     extract_all(&data, 2, &parts);
     let index = part_of(&parts, 2, "red/1.bmp");
@@ -216,16 +249,25 @@ fn what_is_there_is_kept_and_what_has_changed_is_refused() {
     let last = bytes.len() - 40;
     bytes[last] ^= 1;
     fs::write(file(&parts, index, 2), &bytes).unwrap();
-    fail(&mut merge(&parts, &merged), 1, &format!("part {index} is damaged (its checksum does not match)"));
+    fail(
+        &mut merge(&parts, &merged),
+        1,
+        &format!("part {index} is damaged (its checksum does not match)"),
+    );
     fail(
         train(&merged).arg("--features").arg(&parts),
         1,
         &format!("part {index} is damaged (its checksum does not match)"),
     );
     again(false);
-    fail(extract(&data, &format!("{}/2", part_of(&parts, 2, "green/5.bmp")), &parts).arg("--strict"), 1, "(--strict)");
+    fail(
+        extract(&data, &format!("{}/2", part_of(&parts, 2, "green/5.bmp")), &parts).arg("--strict"),
+        1,
+        "(--strict)",
+    );
 
-    // Another picture under the same name, one that can be read by now, another list, other settings, another number of parts.
+    // Another picture under the same name, one that can be read by now, another list, other
+    // settings, another number of parts.
     let original = fs::read(data.join("red/1.bmp")).unwrap();
     fs::copy(data.join("red/2.bmp"), data.join("red/1.bmp")).unwrap();
     fail(
@@ -242,11 +284,17 @@ fn what_is_there_is_kept_and_what_has_changed_is_refused() {
     fs::write(data.join("red/new.bmp"), &original).unwrap();
     fail(&mut extract(&data, &shard, &parts), 1, "of 23 pictures (list ");
     fs::remove_file(data.join("red/new.bmp")).unwrap();
-    fail(extract(&data, &shard, &parts).args(["--fit", "cover"]), 1, "of the contract 32x32 BGR, stretch");
+    fail(
+        extract(&data, &shard, &parts).args(["--fit", "cover"]),
+        1,
+        "of the contract 32x32 BGR, stretch",
+    );
     fail(&mut extract(&data, "0/3", &parts), 1, "there are parts of 2 (0, 1), not of 3");
     fail(&mut extract(&data, "2/2", &parts), 2, "counted from 0 to 1");
     fail(
-        extract(&data, "auto", &parts).env_remove("SLURM_ARRAY_TASK_ID").env_remove("JOB_COMPLETION_INDEX"),
+        extract(&data, "auto", &parts)
+            .env_remove("SLURM_ARRAY_TASK_ID")
+            .env_remove("JOB_COMPLETION_INDEX"),
         2,
         "neither",
     );
@@ -277,10 +325,16 @@ fn jobs_at_once_in_one_folder() {
     let dir = tempfile::tempdir().unwrap();
     let (parts, merged) = (dir.path().join("parts"), dir.path().join("merged"));
     let spawn = |shard: &str, options: &[&str]| -> Child {
-        extract(data, shard, &parts).args(options).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+        extract(data, shard, &parts)
+            .args(options)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
     };
     // The same job twice: each part is made by both, or found by one.
-    let jobs: Vec<Child> = (0..6).map(|n| spawn(&format!("{}/3", n % 3), &["--threads", "1"])).collect();
+    let jobs: Vec<Child> =
+        (0..6).map(|n| spawn(&format!("{}/3", n % 3), &["--threads", "1"])).collect();
     for mut job in jobs {
         assert!(job.wait().unwrap().success());
     }
@@ -288,27 +342,34 @@ fn jobs_at_once_in_one_folder() {
     succeed(&mut merge(&parts, &merged));
     assert!(trained(&merged, &dir.path().join("head")) == *head);
 
-    // Two jobs that differ: whichever parts there are then, nothing passes for a whole that is none.
+    // Two jobs that differ: whichever parts there are then, nothing passes for a whole that is
+    // none.
     for file in fs::read_dir(&parts).unwrap() {
         fs::remove_file(file.unwrap().path()).unwrap();
     }
     fs::remove_file(&merged).unwrap();
-    let jobs: Vec<Child> =
-        ["stretch", "cover"].iter().flat_map(|fit| (0..2).map(|n| spawn(&format!("{n}/2"), &["--fit", fit]))).collect();
+    let jobs: Vec<Child> = ["stretch", "cover"]
+        .iter()
+        .flat_map(|fit| (0..2).map(|n| spawn(&format!("{n}/2"), &["--fit", fit])))
+        .collect();
     let ended: Vec<bool> = jobs.into_iter().map(|mut job| job.wait().unwrap().success()).collect();
     let output = run(&mut merge(&parts, &merged));
     let errors = String::from_utf8(output.stderr).unwrap();
     let settings: Vec<String> = names(&parts)
         .iter()
         .map(|name| {
-            let line = &ndjson(&succeed(host().args(["inspect", "--json"]).arg(parts.join(name))))[0];
+            let line =
+                &ndjson(&succeed(host().args(["inspect", "--json"]).arg(parts.join(name))))[0];
             line["preprocess"].as_str().unwrap().to_owned()
         })
         .collect();
     assert!(ended.iter().any(|&done| done), "{errors}");
     let whole = settings.len() == 2 && settings[0] == settings[1];
     assert_eq!(output.status.success(), whole, "{settings:?}: {errors}");
-    assert!(whole || errors.contains("do not belong together") || errors.contains("missing: "), "{errors}");
+    assert!(
+        whole || errors.contains("do not belong together") || errors.contains("missing: "),
+        "{errors}"
+    );
 }
 
 /// Puts a FIFO in the place of a picture: whoever reads it waits. Gives the bytes of the picture.
@@ -319,7 +380,8 @@ fn block(picture: &Path) -> Vec<u8> {
     bytes
 }
 
-/// Waits until somebody reads the FIFO, and keeps them waiting as long as the file that it gives is there.
+/// Waits until somebody reads the FIFO, and keeps them waiting as long as the file that it gives is
+/// there.
 fn reader(fifo: &Path) -> fs::File {
     let open = || fs::OpenOptions::new().write(true).custom_flags(NONBLOCKING).open(fifo).ok();
     wait_for("somebody who reads the picture", open)
@@ -335,7 +397,8 @@ fn unblock(picture: &Path, bytes: &[u8]) {
 #[test]
 fn a_killed_task_leaves_nothing_and_is_done_again() {
     let dir = tempfile::tempdir().unwrap();
-    let (data, parts, merged) = (dir.path().join("data"), dir.path().join("parts"), dir.path().join("merged"));
+    let (data, parts, merged) =
+        (dir.path().join("data"), dir.path().join("parts"), dir.path().join("merged"));
     fill(&data);
     let blocked = data.join("red/1.bmp");
     let bytes = block(&blocked);
@@ -390,12 +453,16 @@ fn a_slurm_cluster_with_killed_tasks_and_drained_nodes() {
             .envs(array.map(|array| ("ARRAY", array)));
         // extract ARRAY, then merge and train JOB; logs in ...
         let said = succeed(&mut command);
-        let ids: Vec<String> =
-            said.split([' ', ',', ';']).filter(|word| word.parse::<u32>().is_ok()).map(str::to_owned).collect();
+        let ids: Vec<String> = said
+            .split([' ', ',', ';'])
+            .filter(|word| word.parse::<u32>().is_ok())
+            .map(str::to_owned)
+            .collect();
         <[String; 2]>::try_from(ids).unwrap_or_else(|_| panic!("{said}"))
     };
     let log = |name: String| {
-        fs::read_to_string(out.join("log").join(&name)).unwrap_or_else(|e| panic!("{name}: {e}\n{}", slurm.log()))
+        fs::read_to_string(out.join("log").join(&name))
+            .unwrap_or_else(|e| panic!("{name}: {e}\n{}", slurm.log()))
     };
     let extract_log = |id: &str, part: u32| log(format!("extract-{id}_{part}.log"));
     let train_log = |id: &str| log(format!("train-{id}.log"));
@@ -404,7 +471,7 @@ fn a_slurm_cluster_with_killed_tasks_and_drained_nodes() {
     let part = part_of(&parts, 4, "red/1.bmp");
     let blocked = data.join("red/1.bmp");
 
-    // A task is cancelled mid-way: the merge names its part.
+    // A task is canceled mid-way: the merge names its part.
     let bytes = block(&blocked);
     let [array, job] = submit(None);
     let held = reader(&blocked);
@@ -413,7 +480,8 @@ fn a_slurm_cluster_with_killed_tasks_and_drained_nodes() {
     drop(held);
     let words = train_log(&job);
     assert!(
-        words.contains(&format!("of 4 parts 1 missing: {part}; ")) && words.contains(&format!("--array={part})")),
+        words.contains(&format!("of 4 parts 1 missing: {part}; "))
+            && words.contains(&format!("--array={part})")),
         "{words}"
     );
     assert!(!out.join("photos.features").exists() && !out.join("head.postcard").exists());
@@ -426,7 +494,12 @@ fn a_slurm_cluster_with_killed_tasks_and_drained_nodes() {
         slurm.jobs().into_iter().find(|line| line.starts_with(&format!("{array}_{part} RUNNING n")))
     });
     let node = line.split(' ').next_back().unwrap();
-    succeed(slurm.command("scontrol").args(["update", &format!("NodeName={node}"), "State=DRAIN", "Reason=test"]));
+    succeed(slurm.command("scontrol").args([
+        "update",
+        &format!("NodeName={node}"),
+        "State=DRAIN",
+        "Reason=test",
+    ]));
     unblock(&blocked, &bytes);
     let pid = fs::read_to_string(dir.path().join(format!("pid-{part}"))).unwrap();
     succeed(Command::new("kill").args(["-KILL", pid.trim()]));
@@ -434,12 +507,23 @@ fn a_slurm_cluster_with_killed_tasks_and_drained_nodes() {
     drop(held);
     let words = extract_log(&array, part);
     let attempts: Vec<&str> = words.lines().filter(|line| line.starts_with("part ")).collect();
-    assert!(attempts.len() == 2 && attempts[0].contains(&format!("on {node}, attempt 1")), "{words}");
-    assert!(attempts[1].ends_with("attempt 2") && !attempts[1].contains(&format!("on {node},")), "{words}");
-    assert!(fs::read(out.join("head.postcard")).unwrap() == *head, "another head: {}", train_log(&job));
+    assert!(
+        attempts.len() == 2 && attempts[0].contains(&format!("on {node}, attempt 1")),
+        "{words}"
+    );
+    assert!(
+        attempts[1].ends_with("attempt 2") && !attempts[1].contains(&format!("on {node},")),
+        "{words}"
+    );
+    assert!(
+        fs::read(out.join("head.postcard")).unwrap() == *head,
+        "another head: {}",
+        train_log(&job)
+    );
     let merged = fs::read(out.join("photos.features")).unwrap();
 
-    // A node goes down under a task: Slurm puts that into the queue again. All else is there and is kept.
+    // A node goes down under a task: Slurm puts that into the queue again. All else is there and is
+    // kept.
     fs::remove_file(file(&out.join("parts"), part, 4)).unwrap();
     fs::remove_file(out.join("photos.features")).unwrap();
     let bytes = block(&blocked);
@@ -450,14 +534,30 @@ fn a_slurm_cluster_with_killed_tasks_and_drained_nodes() {
     });
     let node = line.split(' ').next_back().unwrap();
     unblock(&blocked, &bytes);
-    succeed(slurm.command("scontrol").args(["update", &format!("NodeName={node}"), "State=DOWN", "Reason=test"]));
+    succeed(slurm.command("scontrol").args([
+        "update",
+        &format!("NodeName={node}"),
+        "State=DOWN",
+        "Reason=test",
+    ]));
     slurm.wait();
     drop(held);
     let words = extract_log(&array, part);
-    assert!(words.contains("attempt 2") && !words.contains(&format!("on {node}, attempt 2")), "{words}");
-    let others: Vec<String> = (0..4).filter(|&other| other != part).map(|other| extract_log(&array, other)).collect();
-    assert!(others.iter().all(|words| words.contains("it is there, of the same pictures")), "{others:?}");
-    assert!(fs::read(out.join("photos.features")).unwrap() == merged, "other features: {}", train_log(&job));
+    assert!(
+        words.contains("attempt 2") && !words.contains(&format!("on {node}, attempt 2")),
+        "{words}"
+    );
+    let others: Vec<String> =
+        (0..4).filter(|&other| other != part).map(|other| extract_log(&array, other)).collect();
+    assert!(
+        others.iter().all(|words| words.contains("it is there, of the same pictures")),
+        "{others:?}"
+    );
+    assert!(
+        fs::read(out.join("photos.features")).unwrap() == merged,
+        "other features: {}",
+        train_log(&job)
+    );
 }
 
 #[test]
@@ -472,7 +572,9 @@ fn the_manifests_of_kubernetes_are_valid_and_their_commands_run() {
     succeed(validate().args(&manifests));
     // The validator does look.
     let dir = tempfile::tempdir().unwrap();
-    for (right, wrong) in [("completions: 16", "completion: 16"), ("parallelism: 16", "parallelism: many")] {
+    for (right, wrong) in
+        [("completions: 16", "completion: 16"), ("parallelism: 16", "parallelism: many")]
+    {
         let text = fs::read_to_string(&manifests[0]).unwrap().replace(right, wrong);
         let path = dir.path().join("wrong.yaml");
         fs::write(&path, text).unwrap();
@@ -488,20 +590,35 @@ fn the_manifests_of_kubernetes_are_valid_and_their_commands_run() {
         let mut program = host();
         for word in container["args"].as_array().unwrap() {
             let word = word.as_str().unwrap_or_else(|| panic!("not a string: {word}"));
-            let word = word.replace("/photos.features", "/PHOTOS").replace("/photos", data.to_str().unwrap());
-            program.arg(word.replace("/features", features.to_str().unwrap()).replace("/PHOTOS", "/photos.features"));
+            let word = word
+                .replace("/photos.features", "/PHOTOS")
+                .replace("/photos", data.to_str().unwrap());
+            program.arg(
+                word.replace("/features", features.to_str().unwrap())
+                    .replace("/PHOTOS", "/photos.features"),
+            );
         }
         program
     };
     let completions = jobs[0]["spec"]["completions"].as_u64().unwrap();
     let extract = &jobs[0]["spec"]["template"]["spec"]["containers"][0];
     for index in 0..completions {
-        succeed(command(extract).env("JOB_COMPLETION_INDEX", index.to_string()).env_remove("SLURM_ARRAY_TASK_ID"));
+        succeed(
+            command(extract)
+                .env("JOB_COMPLETION_INDEX", index.to_string())
+                .env_remove("SLURM_ARRAY_TASK_ID"),
+        );
     }
     let train = &jobs[1]["spec"]["template"]["spec"];
     succeed(&mut command(&train["initContainers"][0]));
     succeed(command(&train["containers"][0]).args(["--units", "16", "--epochs", "3"]));
     let head = dir.path().join("head");
-    succeed(host().args(["train", "--units", "16", "--epochs", "3", "--size", "64"]).arg(&data).arg("-o").arg(&head));
+    succeed(
+        host()
+            .args(["train", "--units", "16", "--epochs", "3", "--size", "64"])
+            .arg(&data)
+            .arg("-o")
+            .arg(&head),
+    );
     assert!(fs::read(features.join("head.postcard")).unwrap() == fs::read(head).unwrap());
 }

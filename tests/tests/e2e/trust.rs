@@ -13,8 +13,10 @@ use std::time::Duration;
 
 use image::{DynamicImage, ImageFormat};
 use serde_json::Value;
-use shared::{Fingerprint, Head};
-use tests::{Device, base, data_folder, encode, fail, host, ndjson, picture, root, run, small_head, succeed};
+use tests::{
+    Device, base, data_folder, encode, fail, host, ndjson, picture, root, run, small_head, succeed,
+};
+use vgg_edge::{Fingerprint, Head};
 
 /// Two heads of the same base that share no label, and some pictures.
 struct Scene {
@@ -37,7 +39,11 @@ fn scene() -> &'static Scene {
         data_folder(&data, &[("cat", 5), ("dog", 5), ("fox", 5)]);
         let other = folder.path().join("other.postcard");
         succeed(
-            host().args(["train", "--size", "32", "--units", "8", "--epochs", "2"]).arg(&data).arg("-o").arg(&other),
+            host()
+                .args(["train", "--size", "32", "--units", "8", "--epochs", "2"])
+                .arg(&data)
+                .arg("-o")
+                .arg(&other),
         );
         Scene { pictures, heads: [small_head().to_owned(), other], folder }
     })
@@ -65,10 +71,12 @@ impl Place {
     /// Puts a file in place with what lies beside it as its signature, if anything does.
     fn put_signed(&self, name: &str, from: &Path) {
         self.put(name, &std::fs::read(from).unwrap());
-        let beside = shared::trust::signature_path(from);
+        let beside = vgg_edge::signature::signature_path(from);
         match std::fs::read(beside) {
             Ok(bytes) => self.put(&format!("{name}.minisig"), &bytes),
-            Err(_) => std::fs::remove_file(self.path(&format!("{name}.minisig"))).unwrap_or_default(),
+            Err(_) => {
+                std::fs::remove_file(self.path(&format!("{name}.minisig"))).unwrap_or_default()
+            }
         }
     }
 
@@ -89,7 +97,9 @@ impl Place {
         let path = self.path(name);
         std::fs::copy(from, &path).unwrap();
         let key = self.path(&format!("{key}.key"));
-        succeed(host().args(["sign", "--version", &version.to_string(), "--key"]).arg(key).arg(&path));
+        succeed(
+            host().args(["sign", "--version", &version.to_string(), "--key"]).arg(key).arg(&path),
+        );
         path
     }
 
@@ -223,7 +233,8 @@ fn keys_are_private_and_never_shown() {
     let said = RefCell::new(String::new());
     let tell = |command: &mut Command, code: i32| {
         let output = run(command);
-        let words = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+        let words =
+            [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
         assert_eq!(output.status.code(), Some(code), "{words}");
         said.borrow_mut().push_str(&words);
         words
@@ -237,15 +248,23 @@ fn keys_are_private_and_never_shown() {
         .arg(place.path("password"));
     tell(&mut keygen, 0);
     for name in ["plain", "locked"] {
-        let mode = std::fs::metadata(place.path(&format!("{name}.key"))).unwrap().permissions().mode();
+        let mode =
+            std::fs::metadata(place.path(&format!("{name}.key"))).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{name}");
         let before = bytes(&place.path(&format!("{name}.key")));
         tell(host().args(["keygen", "-o"]).arg(place.path(name)), 1);
-        assert_eq!(bytes(&place.path(&format!("{name}.key"))), before, "keys are never written over");
+        assert_eq!(
+            bytes(&place.path(&format!("{name}.key"))),
+            before,
+            "keys are never written over"
+        );
         let mut sign = host();
         sign.args(["sign", "--key"]).arg(place.path(&format!("{name}.key"))).arg(&head);
         tell(sign.arg("--password-file").arg(place.path("password")), 0);
-        tell(host().args(["verify", "--trust"]).arg(place.path(&format!("{name}.pub"))).arg(&head), 0);
+        tell(
+            host().args(["verify", "--trust"]).arg(place.path(&format!("{name}.pub"))).arg(&head),
+            0,
+        );
     }
     let sign = |key: &str, password: &str| {
         let mut sign = host();
@@ -260,7 +279,11 @@ fn keys_are_private_and_never_shown() {
     for wrong in ["plain.pub", "head", "none"] {
         tell(&mut sign(wrong, "password"), 1);
     }
-    assert_eq!(bytes(&place.path("head.minisig")), signature, "a failed signing leaves what was there");
+    assert_eq!(
+        bytes(&place.path("head.minisig")),
+        signature,
+        "a failed signing leaves what was there"
+    );
     tell(host().arg("inspect").arg(&head), 0);
     let words = tell(Device::Native.edge().args(["info", "--head"]).arg(&head), 0);
     assert!(words.contains("not verified"), "{words}");
@@ -292,9 +315,13 @@ fn minisign_verifies_ours_and_we_verify_its() {
     // Its keys and signatures, whose version is the time.
     minisign(&["-G", "-W", "-p", "its.pub", "-s", "its.key"]);
     minisign(&["-S", "-s", "its.key", "-m", "head"]);
-    let verified = succeed(host().args(["verify", "--json", "--trust"]).arg(place.path("its.pub")).arg(&head));
+    let verified =
+        succeed(host().args(["verify", "--json", "--trust"]).arg(place.path("its.pub")).arg(&head));
     let verified = &ndjson(&verified)[0];
-    assert!(verified["version"].as_u64().unwrap() > 1_700_000_000 && verified["kind"] == "head", "{verified}");
+    assert!(
+        verified["version"].as_u64().unwrap() > 1_700_000_000 && verified["kind"] == "head",
+        "{verified}"
+    );
     // Its key with our program, ours with its.
     succeed(host().args(["sign", "--key"]).arg(place.path("its.key")).arg(&head));
     minisign(&["-Vm", "head", "-p", "its.pub"]);
@@ -302,11 +329,20 @@ fn minisign_verifies_ours_and_we_verify_its() {
     succeed(host().args(["verify", "--trust"]).arg(place.path("ours.pub")).arg(&head));
     // What is no head is not signed, and what is signed by another is not verified.
     std::fs::write(place.path("junk"), "junk").unwrap();
-    fail(host().args(["sign", "--key"]).arg(place.path("ours.key")).arg(place.path("junk")), 1, "junk");
-    fail(host().args(["verify", "--trust"]).arg(place.path("its.pub")).arg(&head), 1, "files refused");
+    fail(
+        host().args(["sign", "--key"]).arg(place.path("ours.key")).arg(place.path("junk")),
+        1,
+        "junk",
+    );
+    fail(
+        host().args(["verify", "--trust"]).arg(place.path("its.pub")).arg(&head),
+        1,
+        "files refused",
+    );
 }
 
-/// Each way in which a file can be untrustworthy; `edge classify` and the start of `edge run` say the same.
+/// Each way in which a file can be untrustworthy; `edge classify` and the start of `edge run` say
+/// the same.
 #[test]
 fn what_is_not_signed_as_it_must_be_is_refused() {
     let place = Place::new();
@@ -324,7 +360,10 @@ fn what_is_not_signed_as_it_must_be_is_refused() {
     let state = place.path("state");
     let classify = |keys: &[&str]| {
         let mut edge = Device::Native.edge();
-        edge.arg("classify").arg(scene.pictures.join("0.bmp")).arg("--head").arg(place.path("head"));
+        edge.arg("classify")
+            .arg(scene.pictures.join("0.bmp"))
+            .arg("--head")
+            .arg(place.path("head"));
         trust(edge.arg("--base").arg(&base), keys);
         edge.arg("--state").arg(&state);
         edge
@@ -332,7 +371,10 @@ fn what_is_not_signed_as_it_must_be_is_refused() {
     let refused = |keys: &[&str], words: &str| {
         fail(&mut classify(keys), 1, words);
         let mut edge = Device::Native.edge();
-        edge.args(["run", "--frames", "1", "--source"]).arg(&scene.pictures).arg("--head").arg(place.path("head"));
+        edge.args(["run", "--frames", "1", "--source"])
+            .arg(&scene.pictures)
+            .arg("--head")
+            .arg(place.path("head"));
         trust(edge.arg("--base").arg(&base), keys);
         // No pair was kept here, so there is nothing else to run.
         let copy = place.path("state-of-run");
@@ -357,7 +399,9 @@ fn what_is_not_signed_as_it_must_be_is_refused() {
     place.put("head", &bytes(&place.path("altered")));
     refused(&["old"], "does not match");
     place.put_signed("head", &first);
-    let comment = String::from_utf8(bytes(&place.path("head.minisig"))).unwrap().replace("version:10", "version:11");
+    let comment = String::from_utf8(bytes(&place.path("head.minisig")))
+        .unwrap()
+        .replace("version:10", "version:11");
     place.put("head.minisig", comment.as_bytes());
     refused(&["old"], "does not match");
 
@@ -373,7 +417,8 @@ fn what_is_not_signed_as_it_must_be_is_refused() {
     place.put_signed("head", &newer);
     succeed(&mut classify(&["old"]));
 
-    // A new key: what the old one signed before is older for both; without the old one its versions no longer count.
+    // A new key: what the old one signed before is older for both; without the old one its versions
+    // no longer count.
     let base_bytes = bytes(&base);
     let renewed = place.sign(&scene.heads[0], "renewed", "new", 12);
     place.put_signed("head", &renewed);
@@ -399,7 +444,9 @@ fn what_is_not_signed_as_it_must_be_is_refused() {
     fail(&mut edge, 2, "--state DIR");
     place.sign(&tests::base(), "base", "new", 4);
     let mut limited = Command::new("bash");
-    limited.args(["-c", "trap '' XFSZ; ulimit -f 0; exec \"$@\"", "bash"]).arg(Device::Native.edge_path());
+    limited
+        .args(["-c", "trap '' XFSZ; ulimit -f 0; exec \"$@\"", "bash"])
+        .arg(Device::Native.edge_path());
     limited.args(classify(&["new"]).get_args()).current_dir(root());
     fail(&mut limited, 1, "state.json");
     let record = bytes(&state.join("state.json"));
@@ -442,7 +489,8 @@ fn a_replayed_head_is_refused_after_a_restart_and_the_last_good_one_runs() {
     assert_eq!(labels(&edge.frame()), ["cat", "dog", "fox"]);
     let words = edge.stop();
     assert!(
-        words.contains("runs the last good head") && words.contains("version 1 is older than version 2"),
+        words.contains("runs the last good head")
+            && words.contains("version 1 is older than version 2"),
         "{words}"
     );
 
@@ -470,8 +518,13 @@ fn heads_change_between_two_frames() {
         .map(|head| {
             let mut host = host();
             host.args(["classify", "--json", "--head"]).arg(head);
-            let lines = succeed(host.args((0..4).map(|number| scene.pictures.join(format!("{number}.bmp")))));
-            ndjson(&lines).into_iter().map(|line| (line["source"].to_string(), line["scores"].clone())).collect()
+            let lines = succeed(
+                host.args((0..4).map(|number| scene.pictures.join(format!("{number}.bmp")))),
+            );
+            ndjson(&lines)
+                .into_iter()
+                .map(|line| (line["source"].to_string(), line["scores"].clone()))
+                .collect()
         })
         .collect();
     let contents = scene.heads.each_ref().map(|head| bytes(head));
@@ -481,7 +534,11 @@ fn heads_change_between_two_frames() {
     let check = |line: &Value, runs: usize, number: &mut u64| {
         assert_eq!(line["frame"], *number, "{line}");
         *number += 1;
-        assert_eq!(expected[runs][&line["source"].to_string()], line["scores"], "head {runs}: {line}");
+        assert_eq!(
+            expected[runs][&line["source"].to_string()],
+            line["scores"],
+            "head {runs}: {line}"
+        );
     };
     check(&edge.line(), 0, &mut number);
     for round in 1..=6 {
@@ -511,15 +568,23 @@ fn a_label_that_changes_with_the_head_is_told() {
     place.put("head", &bytes(first));
     let one = scene().pictures.join("0.bmp");
     let mut edge = Device::Native.edge();
-    edge.args(["run", "--json", "--events", "--loop", "--watch", "--source"]).arg(&one).arg("--head");
-    let mut edge = Edge::start(edge.arg(place.path("head")).arg("--state").arg(place.path("state")));
-    // Written once the first head runs; the next one is looked at twice, half a second apart, before it does.
+    edge.args(["run", "--json", "--events", "--loop", "--watch", "--source"])
+        .arg(&one)
+        .arg("--head");
+    let mut edge =
+        Edge::start(edge.arg(place.path("head")).arg("--state").arg(place.path("state")));
+    // Written once the first head runs; the next one is looked at twice, half a second apart,
+    // before it does.
     while !place.path("state/state.json").exists() {
         std::thread::sleep(Duration::from_millis(10));
     }
     place.put("head", &bytes(other));
     let swapped = edge.line();
-    assert_eq!((&swapped["event"], &swapped["state"]), (&"model".into(), &"swapped".into()), "{swapped}");
+    assert_eq!(
+        (&swapped["event"], &swapped["state"]),
+        (&"model".into(), &"swapped".into()),
+        "{swapped}"
+    );
     let change = edge.line();
     assert_eq!(change["event"], "label", "{change}");
     let labels = |head: &Path| Head::load(head).unwrap().labels;
@@ -625,7 +690,8 @@ fn rolling_back_holds_until_something_else_is_put_in_place() {
     fail(&mut rollback(), 1, "no such state folder");
     place.put("head", &bytes(&scene.heads[0]));
     // A port that is free; another program may take it meanwhile, which then fails loudly.
-    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let address =
+        std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let flags = ["--watch", "--http", &address];
     let mut edge = Edge::start(&mut place.edge(&flags));
     edge.frame();
@@ -633,7 +699,10 @@ fn rolling_back_holds_until_something_else_is_put_in_place() {
     place.put("head", &bytes(&scene.heads[1]));
     edge.expect("swapped", "");
     let answer = &ndjson(&succeed(&mut rollback()))[0];
-    assert_eq!((&answer["head"], &answer["running"]), (&digest(&scene.heads[0]).into(), &true.into()));
+    assert_eq!(
+        (&answer["head"], &answer["running"]),
+        (&digest(&scene.heads[0]).into(), &true.into())
+    );
     edge.expect("rolled-back", "was rolled back from");
     assert_eq!(labels(&edge.frame()), ["green", "red"]);
     let metrics = get(&address, "/metrics");
@@ -658,7 +727,10 @@ fn rolling_back_holds_until_something_else_is_put_in_place() {
     edge.stop();
     // When nothing runs, the next start does it.
     let answer = &ndjson(&succeed(&mut rollback()))[0];
-    assert_eq!((&answer["head"], &answer["running"]), (&digest(&scene.heads[1]).into(), &false.into()));
+    assert_eq!(
+        (&answer["head"], &answer["running"]),
+        (&digest(&scene.heads[1]).into(), &false.into())
+    );
     succeed(&mut rollback());
     // Something else that is put in place ends it.
     moved(&scene.heads[0], &base(), "third ", &place.path("third"));
@@ -672,7 +744,8 @@ fn rolling_back_holds_until_something_else_is_put_in_place() {
     edge.stop();
 }
 
-/// The process is killed at any moment of a swap, many times (`VGG_EDGE_KILLS`); what starts then runs a whole pair.
+/// The process is killed at any moment of a swap, many times (`VGG_EDGE_KILLS`); what starts then
+/// runs a whole pair.
 #[test]
 fn killed_at_any_moment_it_starts_with_a_good_pair() {
     let kills: u32 = std::env::var("VGG_EDGE_KILLS").map_or(10, |text| text.parse().unwrap());
@@ -711,17 +784,24 @@ fn killed_at_any_moment_it_starts_with_a_good_pair() {
         assert!(output.status.success() && !words.contains("panicked"), "round {round}: {words}");
         let lines = ndjson(&String::from_utf8(output.stdout).unwrap());
         let frame = lines.iter().find(|line| line.get("scores").is_some()).expect("a frame");
-        let pair = known.iter().position(|known| *known == labels(frame)).expect("a head that was there");
+        let pair =
+            known.iter().position(|known| *known == labels(frame)).expect("a head that was there");
         seen[pair] += 1;
     }
-    println!("{kills} kills: started with the first pair {} times, with the second {}", seen[0], seen[1]);
+    println!(
+        "{kills} kills: started with the first pair {} times, with the second {}",
+        seen[0], seen[1]
+    );
     assert_eq!(seen[0] + seen[1], kills);
     // Nothing that was half written stays.
-    let names = std::fs::read_dir(place.path("state/kept")).unwrap().map(|entry| entry.unwrap().file_name());
+    let names = std::fs::read_dir(place.path("state/kept"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name());
     assert!(names.into_iter().all(|name| !name.to_string_lossy().ends_with(".tmp")));
 }
 
-/// A full disk: without keys the new head runs, but is told to be lost after a power cut; with keys nothing new is taken.
+/// A full disk: without keys the new head runs, but is told to be lost after a power cut; with keys
+/// nothing new is taken.
 #[test]
 fn what_cannot_be_kept_is_told() {
     let place = Place::new();
@@ -732,7 +812,9 @@ fn what_cannot_be_kept_is_told() {
     edge.stop();
     let limited = |flags: &[&str]| {
         let mut limited = Command::new("bash");
-        limited.args(["-c", "trap '' XFSZ; ulimit -f 0; exec \"$@\"", "bash"]).arg(Device::Native.edge_path());
+        limited
+            .args(["-c", "trap '' XFSZ; ulimit -f 0; exec \"$@\"", "bash"])
+            .arg(Device::Native.edge_path());
         limited.args(place.edge(flags).get_args()).current_dir(root()).stdin(Stdio::null());
         limited
     };
@@ -761,7 +843,10 @@ fn what_cannot_be_kept_is_told() {
     if event.to_string().contains("does not match") {
         event = edge.model();
     }
-    assert!(event["state"] == "refused" && event.to_string().contains("state folder cannot take it"), "{event}");
+    assert!(
+        event["state"] == "refused" && event.to_string().contains("state folder cannot take it"),
+        "{event}"
+    );
     assert_eq!(labels(&edge.frame()), ["green", "red"]);
     edge.stop();
 }
@@ -789,11 +874,19 @@ fn settings_name_keys_and_a_state_folder() {
         edge
     };
     assert_eq!(ndjson(&succeed(&mut edge())).len(), 2);
-    fail(Device::Native.edge().args(["rollback", "--config"]).arg(&config), 1, "no pair to go back to");
+    fail(
+        Device::Native.edge().args(["rollback", "--config"]).arg(&config),
+        1,
+        "no pair to go back to",
+    );
     std::fs::write(&config, text.replace(&format!(", {:?}]", place.path("b.pub")), "]")).unwrap();
     // Neither what is in place nor what was kept is signed by the only key that is left.
     fail(&mut edge(), 1, "base: not trusted: it is signed by key");
     std::fs::write(&config, "head = \"h\"\n").unwrap();
-    fail(Device::Native.edge().args(["rollback", "--config"]).arg(&config), 1, "names no state folder");
+    fail(
+        Device::Native.edge().args(["rollback", "--config"]).arg(&config),
+        1,
+        "names no state folder",
+    );
     assert!(scene.folder.path().exists());
 }

@@ -1,5 +1,5 @@
 use quant::FloatLayer;
-use shared::head::Pool;
+use vgg_edge::head::Pool;
 
 use super::*;
 use crate::trainer::fine_tune::{FineTuneProgress, MapShape};
@@ -199,7 +199,7 @@ fn states_that_somebody_made() {
     })
     .unwrap();
     let resumed = std::cell::Cell::new(0);
-    hostile::attack("fine-tuning", &good, 500, |bytes| {
+    fuzz_targets::attack("fine-tuning", &good, 500, |bytes| {
         if let Ok(state) = postcard::from_bytes::<FineTuneState>(bytes) {
             let tuned = tune(&config, &network, Pool::Flatten, true, Some(state), &mut all);
             resumed.set(resumed.get() + u32::from(tuned.is_ok()));

@@ -1,0 +1,127 @@
+//! How results are written: one line a frame, for people or as NDJSON; the same from both programs.
+
+use std::fmt;
+use std::time::SystemTime;
+
+use serde::ser::{Serialize, SerializeMap, Serializer};
+
+use vgg_edge::classifier::Classification;
+
+/// Now: RFC 3339, UTC, milliseconds.
+pub fn time() -> String {
+    humantime::format_rfc3339_millis(SystemTime::now()).to_string()
+}
+
+/// One result, ready to be written.
+///
+/// As JSON: `{"frame","source","time","label","score","scores","latency_ms"}`, and others where
+/// they say something. `scores` is an object from label to score in the order of the labels;
+/// numbers are the shortest that give back the same f32.
+#[derive(serde::Serialize)]
+pub struct FrameResult<'a> {
+    /// Number of the frame, from 0.
+    pub frame: u64,
+    /// The file it came from.
+    pub source: &'a str,
+    /// When it was classified: RFC 3339, UTC, milliseconds.
+    pub time: String,
+    /// What it shows.
+    pub label: &'a str,
+    /// Set if that label stands for nothing of interest ([`vgg_edge::Head::background`]).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub background: bool,
+    /// The best score.
+    pub score: f32,
+    /// All scores.
+    pub scores: Scores<'a>,
+    /// Time from the decoded frame to the answer, in milliseconds.
+    pub latency_ms: f64,
+    /// Time from the capture to the answer, in milliseconds; only for live sources. What does not
+    /// tell when it captured (a pipe, a file that is played, some drivers) counts from the arrival.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub age_ms: Option<f64>,
+    /// Set if nothing moved, so that this is the answer of an earlier frame.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub still: bool,
+    /// SHA-256 of the quantized feature map; only if it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub features_sha256: Option<String>,
+}
+
+/// Labels with their scores, written as a JSON object.
+pub struct Scores<'a> {
+    /// The labels.
+    pub labels: &'a [String],
+    /// The scores, in the same order.
+    pub scores: &'a [f32],
+}
+
+impl Serialize for Scores<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.labels.len()))?;
+        for (label, score) in self.labels.iter().zip(self.scores) {
+            map.serialize_entry(label, score)?;
+        }
+        map.end()
+    }
+}
+
+impl<'a> FrameResult<'a> {
+    /// A result of now.
+    pub fn new(
+        frame: u64,
+        source: &'a str,
+        labels: &'a [String],
+        result: &'a Classification,
+    ) -> Self {
+        Self {
+            frame,
+            source,
+            time: time(),
+            label: &result.label,
+            background: false,
+            score: result.score,
+            scores: Scores { labels, scores: &result.scores },
+            latency_ms: (result.latency_ms * 1e3).round() / 1e3,
+            age_ms: None,
+            still: false,
+            features_sha256: result.digest.map(|digest| digest.to_string()),
+        }
+    }
+
+    /// One line of JSON, without the line end.
+    pub fn to_json(&self) -> String {
+        // A struct of strings and numbers has nothing that could fail; scores are finite.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for FrameResult<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}\t{}\t{:.3}", self.source, self.label, self.score)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_has_the_promised_fields_in_order() {
+        let labels = ["z".to_owned(), "a\"b".to_owned()];
+        let result = Classification {
+            label: "z".into(),
+            score: 0.1,
+            scores: vec![0.1, 0.9],
+            latency_ms: 1.234_567_8,
+            digest: None,
+        };
+        let mut line = FrameResult::new(7, "x/y.jpg", &labels, &result);
+        line.time = "T".into();
+        assert_eq!(
+            line.to_json(),
+            r#"{"frame":7,"source":"x/y.jpg","time":"T","label":"z","score":0.1,"scores":{"z":0.1,"a\"b":0.9},"latency_ms":1.235}"#
+        );
+        assert_eq!(line.to_string(), "x/y.jpg\tz\t0.100");
+    }
+}

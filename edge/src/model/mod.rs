@@ -1,0 +1,5 @@
+//! The model that runs, a backbone and its head: loading, replacement while running, kept copies.
+
+pub mod loader;
+pub mod manager;
+pub mod store;

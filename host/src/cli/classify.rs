@@ -1,0 +1,29 @@
+//! `host classify`: what a head says of single pictures, in the same words as `edge classify`.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use vgg_edge::Head;
+use vgg_edge::classifier::Classifier;
+use vgg_edge_cli::options::ClassifyOptions;
+
+use crate::PROGRAM;
+
+/// Classifies pictures
+///
+/// One line a picture: file, label, score; or NDJSON with --json, as edge prints it.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  host classify --head head.postcard holiday/*.jpg --json\n  \
+    host classify --head head.postcard --raw yuyv:640x480 frame.bin")]
+pub struct Args {
+    #[command(flatten)]
+    options: ClassifyOptions,
+}
+
+/// Runs the command.
+pub fn run(Args { options }: Args) -> Result<()> {
+    let head = Arc::new(Head::load(&options.head)?);
+    let base = options.base.load()?;
+    let mut classifier = Classifier::new(&base, head, None)?;
+    Ok(vgg_edge_cli::classify::classify_files(PROGRAM, &mut classifier, &options)?)
+}

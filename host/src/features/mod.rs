@@ -1,0 +1,7 @@
+//! Features: extraction, the cache, tables of rows, parts made on several machines, NPZ archives.
+
+pub mod cache;
+pub mod extraction;
+pub mod npz;
+pub mod parts;
+pub mod table;

@@ -1,0 +1,3 @@
+//! Instruction sets of 32-bit ARM.
+
+pub(in crate::kernels) mod neon;

@@ -1,0 +1,3 @@
+//! Instruction sets of x86-64.
+
+pub(in crate::kernels) mod avx2;

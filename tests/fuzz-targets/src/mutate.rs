@@ -1,0 +1,80 @@
+//! Damage, the same on every run: a bounded stand-in for libFuzzer's mutations, which a stable
+//! compiler does not have.
+
+/// A stream of damaged copies, told by its seed.
+pub(crate) struct Mutator(u64);
+
+/// Numbers that break things.
+const EDGES: [u64; 12] = [
+    0,
+    1,
+    0x7f,
+    0x80,
+    0xff,
+    0x7fff,
+    0xffff,
+    0x7fff_ffff,
+    0x8000_0000,
+    0xffff_ffff,
+    1 << 40,
+    u64::MAX,
+];
+
+impl Mutator {
+    /// A stream.
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    /// A number below `bound`, which must not be 0.
+    pub fn below(&mut self, bound: usize) -> usize {
+        // xorshift64*
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        ((self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize) % bound
+    }
+
+    /// A copy of `bytes` with one to eight damages; `other` is what pieces are taken from.
+    pub fn damaged(&mut self, bytes: &[u8], other: &[u8]) -> Vec<u8> {
+        let mut bytes = bytes.to_vec();
+        for _ in 0..1 + self.below(8) * self.below(2) {
+            self.damage(&mut bytes, other);
+        }
+        bytes
+    }
+
+    fn damage(&mut self, bytes: &mut Vec<u8>, other: &[u8]) {
+        let at = self.below(bytes.len() + 1);
+        let length = (1 + self.below(16)).min(bytes.len() - at);
+        match self.below(8) {
+            0 if at < bytes.len() => bytes[at] ^= 1 << self.below(8),
+            1 if at < bytes.len() => bytes[at] = self.below(256) as u8,
+            2 => {
+                // A number in either order of bytes.
+                let value = EDGES[self.below(EDGES.len())];
+                let width = [1, 2, 4, 8][self.below(4)].min(bytes.len() - at);
+                let (little, big) = (value.to_le_bytes(), value.to_be_bytes());
+                let number = if self.below(2) == 0 { &little[..width] } else { &big[8 - width..] };
+                bytes[at..at + width].copy_from_slice(number);
+            }
+            3 => bytes.truncate(at),
+            4 => drop(bytes.drain(at..at + length)),
+            5 => {
+                let piece = bytes[at..at + length].repeat(1 + self.below(4));
+                bytes.splice(at..at, piece);
+            }
+            6 if !other.is_empty() => {
+                let from = self.below(other.len());
+                let length = (1 + self.below(64)).min(other.len() - from);
+                let end = (at + length * self.below(2)).min(bytes.len());
+                bytes.splice(at..end, other[from..from + length].iter().copied());
+            }
+            _ => {
+                let digits =
+                    ["0", "-1", "99999999999999999999", "1e999", "\n", "\0", "="][self.below(7)];
+                bytes.splice(at..at + length, digits.bytes());
+            }
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Every target over its corpus and over a fixed number of damaged copies of it, or over
+//! `VGG_EDGE_HOSTILE_CASES`. `RELIABILITY.md` has the runs at length, and those under libFuzzer.
+
+use std::path::Path;
+
+use fuzz_targets::{TARGETS, TOKEN, attack, corpus};
+use vgg_edge::signature::TrustedKeys;
+
+/// Runs a target over its corpus and `cases` damaged copies.
+fn run(name: &str, cases: usize) {
+    let (_, target) = TARGETS.iter().find(|(known, _)| *known == name).unwrap();
+    attack(name, &corpus(name), cases, target);
+}
+
+macro_rules! targets {
+    ($($name:ident: $cases:literal),+ $(,)?) => {
+        $(#[test] fn $name() { run(stringify!($name), $cases); })+
+
+        #[test]
+        fn each_target_is_run() {
+            assert_eq!(TARGETS.map(|(name, _)| name), [$(stringify!($name)),+]);
+        }
+    };
+}
+
+targets! {
+    base: 1_000, config: 500, head: 4_000, http: 3_000, image: 2_000, import: 1_500, mjpg: 1_000, pixels: 4_000, signature: 2_000,
+    y4m: 1_000,
+}
+
+/// Damage says something only of files that were good: those of the corpora are, but for the named
+/// ones.
+#[test]
+fn the_corpora_are_good() {
+    let check = |target: &str, bad: &[&str], read: &dyn Fn(&[u8]) -> Result<(), String>| {
+        for (path, bytes) in corpus(target) {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if !name.starts_with("found-") {
+                let result = read(&bytes);
+                assert_eq!(result.is_err(), bad.contains(&name), "{}: {result:?}", path.display());
+            }
+        }
+    };
+    let said = |e: &dyn std::fmt::Display| e.to_string();
+    check("head", &[], &|bytes| vgg_edge::Head::from_bytes(bytes).map(drop).map_err(|e| said(&e)));
+    let base = |bytes: &[u8]| {
+        vgg_edge::Backbone::from_bytes(
+            Path::new("corpus"),
+            bytes,
+            vgg_edge::kernels::Kernel::Portable,
+        )
+    };
+    check("base", &["f32"], &|bytes| base(bytes).map(drop).map_err(|e| said(&e)));
+    check("image", &[], &|bytes| {
+        vgg_edge::image::decode::decode(bytes).map(drop).map_err(|e| said(&e))
+    });
+    check("config", &["tables"], &|bytes| {
+        edge::fuzzing::config(std::str::from_utf8(bytes).unwrap())
+    });
+    check("y4m", &["deep"], &|bytes| edge::fuzzing::stream(bytes.to_vec(), &mut |_| ()));
+    let verify = |bytes: &[u8]| {
+        let (key, file) = fuzz_targets::signed(bytes).unwrap();
+        let keys = TrustedKeys::parse(Path::new("key"), key).map_err(|e| said(&e))?;
+        keys.verify(&file).map(drop).map_err(|e| said(&e))
+    };
+    check("signature", &["legacy"], &verify);
+    check("mjpg", &["cut"], &|bytes| edge::fuzzing::jpegs(&bytes[1..], 9, &mut |_, _| ()));
+}
+
+#[test]
+fn the_page_lets_in_who_may() {
+    let ask = |headers: &str, token| {
+        let request = format!("GET /metrics HTTP/1.1\r\n{headers}\r\n\r\n");
+        String::from_utf8(edge::fuzzing::http(request.as_bytes(), token).unwrap()).unwrap()
+    };
+    assert!(ask("Host: localhost", None).starts_with("HTTP/1.1 200"));
+    assert!(ask("Host: example.com", None).starts_with("HTTP/1.1 403"));
+    assert!(
+        ask(&format!("Host: a\r\nAuthorization: Bearer {TOKEN}"), Some(TOKEN))
+            .starts_with("HTTP/1.1 200")
+    );
+    assert!(ask("Host: a\r\nAuthorization: Bearer no", Some(TOKEN)).starts_with("HTTP/1.1 401"));
+}
