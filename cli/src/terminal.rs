@@ -27,6 +27,69 @@ pub struct UsageError(pub String);
 #[error("interrupted; nothing was written")]
 pub struct Interrupted;
 
+/// A request to stop, shared by whoever may ask for it and the work that polls it.
+///
+/// Clones share one state. Work that takes a while checks it between steps, and ends with
+/// [`Interrupted`].
+#[derive(Clone, Debug, Default)]
+pub struct CancelToken(Arc<AtomicBool>);
+
+impl CancelToken {
+    /// Requests the stop.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the stop was requested.
+    pub fn is_canceled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Ends the caller once the stop was requested.
+    ///
+    /// # Errors
+    /// [`Interrupted`] if so.
+    pub fn check(&self) -> Result<(), Interrupted> {
+        if self.is_canceled() { Err(Interrupted) } else { Ok(()) }
+    }
+}
+
+/// The signals of a program, as flags to poll.
+#[derive(Clone, Debug, Default)]
+pub struct Signals {
+    /// Set by SIGINT, SIGTERM and, unless the program reloads on it, SIGHUP.
+    pub cancel: CancelToken,
+    hang_up: Arc<AtomicBool>,
+}
+
+impl Signals {
+    /// Installs the handlers. A second SIGINT or SIGTERM ends the process at once.
+    ///
+    /// `reloads`: SIGHUP asks for a reload ([`Signals::take_hang_up`]) instead of a stop.
+    ///
+    /// # Errors
+    /// The system's error if it refuses a handler.
+    pub fn install(reloads: bool) -> io::Result<Self> {
+        let signals = Self::default();
+        let stops = [SIGINT, SIGTERM].into_iter().chain((!reloads).then_some(SIGHUP));
+        for signal in stops {
+            let flag = &signals.cancel.0;
+            // In this order: the first signal finds the flag unset.
+            flag::register_conditional_shutdown(signal, FAILED.into(), flag.clone())?;
+            flag::register(signal, flag.clone())?;
+        }
+        if reloads {
+            flag::register(SIGHUP, signals.hang_up.clone())?;
+        }
+        Ok(signals)
+    }
+
+    /// Whether SIGHUP arrived since the last call.
+    pub fn take_hang_up(&self) -> bool {
+        self.hang_up.swap(false, Ordering::Relaxed)
+    }
+}
+
 static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 static HUNG_UP: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 

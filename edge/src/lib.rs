@@ -33,6 +33,9 @@ const PROGRAM: &str = "edge";
                   Results go to stdout, words to stderr. Try: edge run --head head.postcard --source samples/surfaces.y4m"
 )]
 struct Cli {
+    #[command(flatten)]
+    verbosity: vgg_edge_cli::logging::Verbosity,
+
     #[command(subcommand)]
     command: Command,
 }
@@ -55,6 +58,7 @@ pub fn main() -> ExitCode {
         Ok(arguments) => Cli::parse_from(arguments),
         Err(error) => return vgg_edge_cli::terminal::report(PROGRAM, error.chain()),
     };
+    vgg_edge_cli::logging::init(PROGRAM, cli.verbosity);
     // A service has no terminal that could hang up; there SIGHUP means to read everything again.
     let reloads = matches!(cli.command, Command::Run(_)) && !std::io::stderr().is_terminal();
     let outcome = vgg_edge_cli::terminal::catch_interrupts(reloads)

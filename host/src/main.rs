@@ -27,6 +27,9 @@ const PROGRAM: &str = "host";
                   Results go to stdout, words to stderr. Try: host train samples/surfaces -o head.postcard"
 )]
 struct Cli {
+    #[command(flatten)]
+    verbosity: vgg_edge_cli::logging::Verbosity,
+
     #[command(subcommand)]
     command: Command,
 }
@@ -50,6 +53,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    vgg_edge_cli::logging::init(PROGRAM, cli.verbosity);
     vgg_edge_cli::terminal::explain_interrupts(PROGRAM);
     let outcome = vgg_edge_cli::terminal::catch_interrupts(false)
         .map_err(anyhow::Error::from)
