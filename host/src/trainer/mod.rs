@@ -45,7 +45,7 @@
 //! The same configuration and data give the same weights, bit for bit, whatever the number of
 //! threads: all random numbers come from a generator that is seeded with `seed`, and parallel parts
 //! never split a sum (the matrix products are divided by tiles of the output, the steps by weights,
-//! patches of maps by images). This does not hold between machines with different processors, since
+//! tiles of maps by images and planes). This does not hold between machines with different processors, since
 //! the matrix products use the widest vector instructions and block sizes that suit the caches they
 //! find.
 
@@ -70,6 +70,7 @@ mod tail_network;
 #[cfg(test)]
 mod tests;
 mod train;
+mod winograd;
 
 /// Maximum number of weights of a layer. Useful heads stay far below (the whole of VGG16's first
 /// dense layer has 2^27), so a larger one is a mistake, which would end in the process being killed

@@ -39,22 +39,27 @@ impl<'a> Matrix<'a> {
 
 /// Writes `left * right` into `out`, row by row.
 pub(super) fn product(left: Matrix, right: Matrix, out: &mut [f32]) {
-    multiply(left, right, out, false);
+    let work = left.rows.saturating_mul(right.columns).saturating_mul(left.columns);
+    let threads = if work >= PARALLEL { Parallelism::Rayon(0) } else { Parallelism::None };
+    multiply(left, right, out, false, threads);
 }
 
-/// Adds `left * right` to `out`, row by row.
-pub(super) fn add_product(left: Matrix, right: Matrix, out: &mut [f32]) {
-    multiply(left, right, out, true);
+/// As [`product`], on the calling thread.
+pub(super) fn product_alone(left: Matrix, right: Matrix, out: &mut [f32]) {
+    multiply(left, right, out, false, Parallelism::None);
+}
+
+/// Adds `left * right` to `out`, on the calling thread.
+pub(super) fn add_product_alone(left: Matrix, right: Matrix, out: &mut [f32]) {
+    multiply(left, right, out, true, Parallelism::None);
 }
 
 /// Each value of `out` is one sum over all columns of `left`, whose order depends on the shapes and
 /// the processor only: threads divide the output.
-fn multiply(left: Matrix, right: Matrix, out: &mut [f32], add: bool) {
+fn multiply(left: Matrix, right: Matrix, out: &mut [f32], add: bool, threads: Parallelism) {
     let (rows, inner, columns) = (left.rows, left.columns, right.columns);
     assert_eq!(inner, right.rows, "inner dimensions of a product");
     assert_eq!(out.len(), rows * columns, "size of a product");
-    let work = rows.saturating_mul(columns).saturating_mul(inner);
-    let parallelism = if work >= PARALLEL { Parallelism::Rayon(0) } else { Parallelism::None };
     let (left_row, left_column) = left.strides();
     let (right_row, right_column) = right.strides();
     // The kernels prefer an output that is stored column by column, as the transposed product is:
@@ -82,7 +87,7 @@ fn multiply(left: Matrix, right: Matrix, out: &mut [f32], add: bool) {
             out.as_mut_ptr(), out_column, 1, add,
             a.as_ptr(), a_column, a_row,
             b.as_ptr(), b_column, b_row,
-            kept, 1.0, false, false, false, parallelism,
+            kept, 1.0, false, false, false, threads,
         );
     }
 }
@@ -117,7 +122,9 @@ mod tests {
                 let mut out = vec![f32::NAN; rows * columns];
                 product(left, right, &mut out);
                 assert_eq!(out, expected);
-                add_product(left, right, &mut out);
+                product_alone(left, right, &mut out);
+                assert_eq!(out, expected);
+                add_product_alone(left, right, &mut out);
                 assert!(out.iter().zip(&expected).all(|(out, e)| *out == 2.0 * e));
             }
         }

@@ -100,7 +100,8 @@ fn fine_tuning_steps_along_the_gradient_of_the_loss() {
         let optimizer = Optimizer::sgd(lr);
         let one = TrainConfig { optimizer, epochs: 1, batch_size: 40, ..config() };
         let tuned = tune(&one, &before, pool, false, None, &mut all).unwrap();
-        assert_eq!(tuned.best_epoch, 0, "the loss of the epoch is that before its step");
+        // The loss of the epoch is that before its step, but for the order of the samples.
+        assert!((tuned.history[1].loss - tuned.history[0].loss).abs() < 1e-6);
         let mut after = None;
         tune(&one, &before, pool, false, None, &mut |progress| {
             after = Some(progress.state());
