@@ -12,7 +12,7 @@ use super::winograd::{Channels, convolve, convolve_backward};
 /// Shape of a map: height, width, channels.
 pub type MapShape = [usize; 3];
 
-/// The layer.
+/// A convolution.
 pub(super) struct Conv {
     inputs: usize,
     outputs: usize,
@@ -24,16 +24,16 @@ pub(super) struct Conv {
     pool: bool,
 }
 
-/// What a layer gives, and what its backward pass needs of that.
+/// The output of a layer.
 pub(super) struct Activation {
     /// The map after pooling and ReLU.
     pub(super) map: Vec<f32>,
-    /// Which of four values was the largest, if there was pooling.
+    /// The index of the largest of the four values of each window, if there was pooling.
     largest: Option<Vec<u8>>,
 }
 
 impl Conv {
-    /// A layer like this one, with kernel and bias from elsewhere.
+    /// A layer of the same shape as `layer`, with the given kernel and bias.
     pub(super) fn new(layer: &FloatLayer, [kernel, bias]: &[Vec<f32>; 2]) -> Self {
         Self {
             inputs: layer.inputs,
@@ -44,7 +44,7 @@ impl Conv {
         }
     }
 
-    /// The shape of what comes out, from that of what goes in.
+    /// The shape of the output for an input of the given shape.
     pub(super) fn output_shape(&self, [height, width, _]: MapShape) -> MapShape {
         let by = if self.pool { 2 } else { 1 };
         [height / by, width / by, self.outputs]
@@ -67,8 +67,8 @@ impl Conv {
         Activation { map, largest }
     }
 
-    /// Replaces the gradients by those of `activation`, which `map` has given; `upstream` is the
-    /// gradient by it. Returns the gradient by `map` if `by_input` says so.
+    /// Replaces the gradients of kernel and bias, given the input, the activation and the gradient
+    /// of the loss by the activation. Returns the gradient by the input if `by_input` is set.
     pub(super) fn backward(
         &mut self,
         map: &[f32],

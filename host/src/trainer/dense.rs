@@ -8,7 +8,7 @@ use super::network::{Parameter, broadcast_backward, sum_rows};
 use super::product::{Matrix, product};
 use super::{BatchNorm, DenseWeights};
 
-/// The layer.
+/// A dense layer.
 pub(super) struct Dense {
     pub(super) inputs: usize,
     pub(super) outputs: usize,
@@ -24,11 +24,11 @@ struct Norm {
     gamma: Parameter,
     mean: Vec<f32>,
     variance: Vec<f32>,
-    /// Of the latest forward pass in training.
+    /// Values of the latest forward pass in training.
     tape: NormTape,
 }
 
-/// What the backward pass of batch normalization needs.
+/// Values of the forward pass that the backward pass of batch normalization uses.
 #[derive(Default)]
 struct NormTape {
     /// Products less their mean.
@@ -191,18 +191,18 @@ impl Norm {
     fn backward(&mut self, upstream: &[f32], rows: usize) -> Vec<f32> {
         let NormTape { centered, variance, deviation, factors } = &self.tape;
         let outputs = factors.len();
-        let share = 1.0 / rows as f32;
+        let per_row = 1.0 / rows as f32;
 
         let by_factor: Vec<f32> = upstream.iter().zip(centered).map(|(g, c)| g * c).collect();
         let by_factor = broadcast_backward(&by_factor, outputs);
         let gammas = self.gamma.values.iter();
-        // What each centered value adds to the gradient by way of the variance, twice, since the
-        // variance is a product of it with itself.
+        // The factor of each centered value in its gradient through the variance; added twice, since
+        // the variance is a product of that value with itself.
         let by_square: Vec<f32> = (gammas.zip(deviation).zip(variance).zip(&by_factor))
             .map(|(((gamma, deviation), variance), by_factor)| {
                 let by_deviation = by_factor * (-gamma / (deviation * deviation));
                 let by_variance = by_deviation * (variance.powf(-0.5) / 2.0);
-                0.0 + by_variance * share
+                0.0 + by_variance * per_row
             })
             .collect();
         for ((gradient, by_factor), deviation) in
@@ -226,7 +226,7 @@ impl Norm {
         let by_center = broadcast_backward(&negated, outputs);
         for row in gradient.chunks_exact_mut(outputs) {
             for (gradient, by_center) in row.iter_mut().zip(&by_center) {
-                *gradient += 0.0 + by_center * share;
+                *gradient += 0.0 + by_center * per_row;
             }
         }
         gradient

@@ -13,7 +13,7 @@ pub(super) struct HeadNetwork {
     tape: Tape,
 }
 
-/// What the backward pass needs of the latest forward pass.
+/// Values of the latest forward pass that the backward pass uses.
 #[derive(Default)]
 struct Tape {
     rows: usize,
@@ -37,8 +37,8 @@ impl HeadNetwork {
         Self { layers, drops_features: false, tape: Tape::default() }
     }
 
-    /// As [`Network::backward`]; returns the gradient by the features if `by_features` says so,
-    /// which takes a product as large as those by the weights.
+    /// As [`Network::backward`]; returns the gradient by the features if `by_features` is set, which
+    /// takes a product as large as those by the weights.
     pub(super) fn propagate(&mut self, upstream: Vec<f32>, by_features: bool) -> Option<Vec<f32>> {
         let Tape { rows, inputs, sums, masks } = std::mem::take(&mut self.tape);
         let mut upstream = upstream;

@@ -53,10 +53,10 @@ pub(super) trait Network {
     /// Whether no weight is infinite or not a number.
     fn is_finite(weights: &Self::Weights) -> bool;
 
-    /// The logits of `features`, `[rows, dim]`, as they are after training: without dropout.
+    /// Computes the logits of `features`, `[rows, dim]`, as after training: without dropout.
     fn logits(&self, features: Vec<f32>, rows: usize) -> Vec<f32>;
 
-    /// The logits of a batch in training, and what its backward pass needs.
+    /// Computes the logits of a batch in training, and keeps what the backward pass uses.
     fn forward(&mut self, features: Vec<f32>, rows: usize, dropout: Option<Dropout>) -> Vec<f32>;
 
     /// Replaces all gradients by those of the latest [`forward`](Self::forward), given the
@@ -64,7 +64,7 @@ pub(super) trait Network {
     fn backward(&mut self, upstream: Vec<f32>);
 }
 
-/// `max(x, 0)`; what is not a number stays, so that divergence is seen.
+/// Replaces each value by `max(x, 0)`; NaN stays, so that divergence is detected.
 pub(super) fn relu(values: &mut [f32]) {
     for value in values {
         *value = if is_active(*value) { *value } else { 0.0 };
@@ -92,8 +92,8 @@ pub(super) fn sum_rows(values: &[f32], columns: usize) -> Vec<f32> {
     sums
 }
 
-/// The gradient of values that were added to every row: [`sum_rows`], but that a single row keeps
-/// its negative zeros.
+/// Returns the gradient of values that were added to every row: [`sum_rows`], except that a single
+/// row keeps its negative zeros.
 pub(super) fn broadcast_backward(gradient: &[f32], columns: usize) -> Vec<f32> {
     if gradient.len() == columns { gradient.to_vec() } else { sum_rows(gradient, columns) }
 }

@@ -25,12 +25,12 @@ pub(super) struct TailNetwork {
     convs: Vec<Conv>,
     pool: Pool,
     head: HeadNetwork,
-    /// The shape of what goes into each convolution, and of what the last one gives.
+    /// The shape of the input of each convolution, and of the output of the last one.
     shapes: Vec<MapShape>,
     tape: Option<Tape>,
 }
 
-/// What the backward pass needs of the latest forward pass.
+/// Values of the latest forward pass that the backward pass uses.
 struct Tape {
     input: Vec<f32>,
     activations: Vec<Activation>,
@@ -123,7 +123,7 @@ impl Network for TailNetwork {
             let Some(gradient) = upstream.take() else { return };
             let map = if index == 0 { &input } else { &activations[index - 1].map };
             let (shape, activation) = (self.shapes[index], &activations[index]);
-            // What comes before the first convolution is frozen.
+            // The layers before the first convolution are frozen.
             upstream = conv.backward(map, shape, activation, gradient, index > 0);
         }
     }

@@ -21,7 +21,7 @@ use super::conv::MapShape;
 use super::product::{Matrix, add_product_alone, product_alone};
 
 /// Pixels under a kernel.
-pub(super) const TAPS: usize = 9;
+const TAPS: usize = 9;
 
 /// Values of a transformed tile.
 const PLANES: usize = 16;
@@ -166,7 +166,7 @@ impl Channels {
     }
 }
 
-/// The sums of a convolution over some images; `kernel` is `[outputs, inputs, 3, 3]`.
+/// Computes the sums of a convolution over some images; `kernel` is `[outputs, inputs, 3, 3]`.
 pub(super) fn convolve(
     map: &[f32],
     shape: MapShape,
@@ -178,28 +178,28 @@ pub(super) fn convolve(
     let (from, to) = (Grid::new(shape, inputs), Grid::new(shape, outputs));
     let images = channels.images_at_once(shape);
     let mut sums = vec![0.0; map.len() / inputs * outputs];
-    let (mut products, mut buffers) = (Vec::new(), Buffers::default());
+    let (mut input_planes, mut products) = (Vec::new(), Vec::new());
     let chunks = map.chunks(images * from.image());
     for (map, sums) in chunks.zip(sums.chunks_mut(images * to.image())) {
         let tiles = map.len() / from.image() * from.tiles();
+        input_planes.resize(PLANES * tiles * inputs, 0.0);
         products.resize(PLANES * tiles * outputs, 0.0);
-        let inputs = buffers.inputs(tiles * inputs);
         (products.par_chunks_exact_mut(tiles * outputs))
-            .zip(inputs.par_chunks_exact_mut(tiles * channels.inputs))
-            .zip(kernel.par_chunks_exact(outputs * channels.inputs))
+            .zip(input_planes.par_chunks_exact_mut(tiles * inputs))
+            .zip(kernel.par_chunks_exact(outputs * inputs))
             .enumerate()
-            .for_each(|(plane, ((products, inputs), kernel))| {
-                INPUT.gather(map, from, plane, inputs);
+            .for_each(|(plane, ((products, input), kernel))| {
+                INPUT.gather(map, from, plane, input);
                 let kernel = Matrix::new(kernel, outputs).transposed();
-                product_alone(Matrix::new(inputs, tiles), kernel, products);
+                product_alone(Matrix::new(input, tiles), kernel, products);
             });
         OUTPUT.scatter(&products, to, sums);
     }
     sums
 }
 
-/// The gradients of a convolution by its kernel and, if `by_map` says so, by its map, from that by
-/// its sums.
+/// Returns the gradients of a convolution by its kernel and, if `by_map` is set, by its map, given
+/// the gradient by its sums.
 pub(super) fn convolve_backward(
     map: &[f32],
     shape: MapShape,
@@ -214,11 +214,12 @@ pub(super) fn convolve_backward(
     let images = channels.images_at_once(shape);
     let mut kernel_planes = vec![0.0; PLANES * inputs * outputs];
     let mut map_gradient = vec![0.0; if by_map { map.len() } else { 0 }];
-    let mut buffers = Buffers::default();
+    let (mut input_planes, mut upstream_planes) = (Vec::new(), Vec::new());
     let chunks = map.chunks(images * from.image()).zip(upstream.chunks(images * to.image()));
     for (chunk, (map, upstream)) in chunks.enumerate() {
         let tiles = map.len() / from.image() * from.tiles();
-        let (input_planes, upstream_planes) = buffers.both(tiles * inputs, tiles * outputs);
+        input_planes.resize(PLANES * tiles * inputs, 0.0);
+        upstream_planes.resize(PLANES * tiles * outputs, 0.0);
         (kernel_planes.par_chunks_exact_mut(inputs * outputs))
             .zip(input_planes.par_chunks_exact_mut(tiles * inputs))
             .zip(upstream_planes.par_chunks_exact_mut(tiles * outputs))
@@ -236,29 +237,10 @@ pub(super) fn convolve_backward(
             });
         if by_map {
             let first = chunk * images * from.image();
-            INPUT.scatter(input_planes, from, &mut map_gradient[first..first + map.len()]);
+            INPUT.scatter(&input_planes, from, &mut map_gradient[first..first + map.len()]);
         }
     }
     (kernel_gradient(&kernel_planes, channels), by_map.then_some(map_gradient))
-}
-
-/// Planes that are computed again for each chunk of images.
-#[derive(Default)]
-struct Buffers([Vec<f32>; 2]);
-
-impl Buffers {
-    /// Planes of inputs, of this length each.
-    fn inputs(&mut self, plane: usize) -> &mut [f32] {
-        self.both(plane, 0).0
-    }
-
-    /// Planes of inputs and of outputs.
-    fn both(&mut self, inputs: usize, outputs: usize) -> (&mut [f32], &mut [f32]) {
-        let [first, second] = &mut self.0;
-        first.resize(PLANES * inputs, 0.0);
-        second.resize(PLANES * outputs, 0.0);
-        (first, second)
-    }
 }
 
 /// The planes of a kernel, `[16, outputs, inputs]`.

@@ -118,7 +118,7 @@ fn first_steps_match_keras() {
     }
 }
 
-/// Whole epochs with a partial last batch: the statistics are Keras's too.
+/// Whole epochs with a partial last batch: the metrics are those of Keras.
 #[test]
 fn epoch_statistics_match_keras() {
     let recording = recording();
