@@ -196,8 +196,8 @@ impl Norm {
         let by_factor: Vec<f32> = upstream.iter().zip(centered).map(|(g, c)| g * c).collect();
         let by_factor = broadcast_backward(&by_factor, outputs);
         let gammas = self.gamma.values.iter();
-        // The factor of each centered value in its gradient through the variance; added twice, since
-        // the variance is a product of that value with itself.
+        // The factor of each centered value in its gradient through the variance; added twice,
+        // since the variance is a product of that value with itself.
         let by_square: Vec<f32> = (gammas.zip(deviation).zip(variance).zip(&by_factor))
             .map(|(((gamma, deviation), variance), by_factor)| {
                 let by_deviation = by_factor * (-gamma / (deviation * deviation));

@@ -37,8 +37,8 @@ impl HeadNetwork {
         Self { layers, drops_features: false, tape: Tape::default() }
     }
 
-    /// As [`Network::backward`]; returns the gradient by the features if `by_features` is set, which
-    /// takes a product as large as those by the weights.
+    /// As [`Network::backward`]; returns the gradient by the features if `by_features` is set,
+    /// which takes a product as large as those by the weights.
     pub(super) fn propagate(&mut self, upstream: Vec<f32>, by_features: bool) -> Option<Vec<f32>> {
         let Tape { rows, inputs, sums, masks } = std::mem::take(&mut self.tape);
         let mut upstream = upstream;

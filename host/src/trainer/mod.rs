@@ -45,9 +45,9 @@
 //! The same configuration and data give the same weights, bit for bit, whatever the number of
 //! threads: all random numbers come from a generator that is seeded with `seed`, and parallel parts
 //! never split a sum (the matrix products are divided by tiles of the output, the steps by weights,
-//! tiles of maps by images and planes). This does not hold between machines with different processors, since
-//! the matrix products use the widest vector instructions and block sizes that suit the caches they
-//! find.
+//! tiles of maps by images and planes). This does not hold between machines with different
+//! processors, since the matrix products use the widest vector instructions and block sizes that
+//! suit the caches they find.
 
 mod config;
 mod conv;

@@ -1,16 +1,16 @@
 //! 3x3 convolutions by Winograd's method: F(2x2, 3x3) of Lavin and Gray 2016, arXiv:1509.09308.
 //!
 //! A map is cut into tiles of 2x2 outputs, each with the 4x4 inputs that it depends on. Inputs `d`
-//! and kernel `g` of a tile are transformed to 4x4 values each, which are multiplied one by one; the
-//! sums of the products over the channels are transformed to the outputs:
+//! and kernel `g` of a tile are transformed to 4x4 values each, which are multiplied one by one;
+//! the sums of the products over the channels are transformed to the outputs:
 //!
 //! ```text
 //! V = B^T d B,  U = G g G^T,  M = sum_channels U V,  Y = A^T M A
 //! ```
 //!
 //! That takes 16 multiplications where the definition takes 36. For each of the 16 *planes*, the
-//! values of all tiles and channels are matrices, of which `M` is a product. Each step is linear, so
-//! that the backward pass is made of the transposed steps in reverse.
+//! values of all tiles and channels are matrices, of which `M` is a product. Each step is linear,
+//! so that the backward pass is made of the transposed steps in reverse.
 //!
 //! Maps are channels last, `[images, height, width, channels]`; planes `[16, tiles, channels]`.
 
