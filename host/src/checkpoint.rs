@@ -8,8 +8,6 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use vgg_edge::Fingerprint;
 
-use crate::trainer::TrainError;
-
 const MAGIC: &[u8; 8] = b"VGGECKPT";
 const HEADER: usize = 8 + 4;
 const CHECKSUM: usize = 32;
@@ -114,13 +112,13 @@ impl Checkpoint {
     /// If it cannot be written.
     pub fn save<S: Serialize>(
         &mut self,
-        state: impl FnOnce() -> Result<S, TrainError>,
+        state: impl FnOnce() -> S,
         now: bool,
     ) -> anyhow::Result<()> {
         if now || self.last.elapsed() >= self.every {
             // Also if it fails: a full disk is not to be tried at every epoch.
             self.last = Instant::now();
-            vgg_edge::durable_fs::write_bytes(&self.path, &encode(&self.key, &state()?)?)?;
+            vgg_edge::durable_fs::write_bytes(&self.path, &encode(&self.key, &state())?)?;
         }
         Ok(())
     }
@@ -178,7 +176,7 @@ mod tests {
     use std::ops::ControlFlow;
 
     use super::*;
-    use crate::trainer::{Dataset, FeatureSource, State, TrainConfig, train};
+    use crate::trainer::{Dataset, FeatureSource, HeadState, TrainConfig, train};
 
     struct Ramp;
 
@@ -206,14 +204,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let head = folder.path().join("head");
         let mut checkpoint = Checkpoint::new(&head, "checkpoint", key(), Duration::ZERO);
-        assert!(checkpoint.load::<State>().unwrap_err().to_string().contains("--resume"));
+        assert!(checkpoint.load::<HeadState>().unwrap_err().to_string().contains("--resume"));
         let labels: Vec<usize> = (0..20).map(|row| row % 2).collect();
         let data = Dataset { features: &Ramp, labels: &labels };
         let config = TrainConfig { units: vec![4, 3], batch_norm: true, ..TrainConfig::default() };
         let mut kept = None;
         train(&config, &data, None, None, &mut |progress| {
             checkpoint.save(|| progress.state(), false).unwrap();
-            kept = Some(progress.state().unwrap());
+            kept = Some(progress.state());
             if progress.at.stats().is_some() {
                 ControlFlow::Break(())
             } else {
@@ -221,11 +219,11 @@ mod tests {
             }
         })
         .unwrap();
-        assert_eq!(Some(checkpoint.load::<State>().unwrap()), kept);
+        assert_eq!(Some(checkpoint.load::<HeadState>().unwrap()), kept);
 
         let with = |key| {
             Checkpoint::new(&head, "checkpoint", key, Duration::ZERO)
-                .load::<State>()
+                .load::<HeadState>()
                 .unwrap_err()
                 .to_string()
         };
@@ -260,7 +258,7 @@ mod tests {
         train(&config, &data, Some(&data), None, &mut |progress| {
             good.push((
                 format!("state {}", good.len()).into(),
-                encode(&key(), &progress.state().unwrap()).unwrap(),
+                encode(&key(), &progress.state()).unwrap(),
             ));
             ControlFlow::Continue(())
         })
@@ -268,12 +266,12 @@ mod tests {
         let resumed = Cell::new(0);
         fuzz_targets::attack("checkpoint", &good, 500, |bytes| {
             assert!(
-                decode::<State>(bytes).is_err() || good.iter().any(|(_, good)| good == bytes),
+                decode::<HeadState>(bytes).is_err() || good.iter().any(|(_, good)| good == bytes),
                 "damage is not seen"
             );
             let content = &bytes[..bytes.len().saturating_sub(CHECKSUM)];
             let sealed = [content, &Fingerprint::of(content).0].concat();
-            if let Ok((_, state)) = decode::<State>(&sealed) {
+            if let Ok((_, state)) = decode::<HeadState>(&sealed) {
                 let trained = train(&config, &data, Some(&data), Some(state), &mut |_| {
                     ControlFlow::Continue(())
                 });

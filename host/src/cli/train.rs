@@ -34,8 +34,8 @@ use crate::features::parts::Set;
 use crate::metrics;
 use crate::report::{self, Order, ReportOptions};
 use crate::trainer::{
-    self, Dataset, DenseWeights, EpochStats, FeatureSource, Moment, Optimizer, Progress, State,
-    TrainConfig, TrainError, TrainedHead,
+    self, Dataset, DenseWeights, EpochStats, FeatureSource, HeadState, Optimizer, Progress,
+    ProgressEvent, TrainConfig, TrainError, TrainedHead,
 };
 
 /// Ending of the checkpoint of a head in training.
@@ -572,8 +572,8 @@ impl Job<'_> {
         config: &TrainConfig,
         train_rows: &[usize],
         val_rows: &[usize],
-        from: Option<State>,
-        hear: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
+        from: Option<HeadState>,
+        hear: &mut dyn FnMut(&Progress<HeadState>) -> ControlFlow<()>,
     ) -> Result<TrainedHead, TrainError> {
         let rows = |rows| Rows { features: self.features, rows, pool: self.head.pool };
         let (train_source, val_source) = (rows(train_rows), rows(val_rows));
@@ -683,7 +683,7 @@ impl Job<'_> {
         }
         let mut checkpoint = self.head_checkpoint(&config, rows);
         let from = if self.args.shape.resume {
-            let state: State = checkpoint.load()?;
+            let state: HeadState = checkpoint.load()?;
             note(PROGRAM, format_args!("going on after epoch {}", state.epochs()));
             Some(state)
         } else {
@@ -701,10 +701,10 @@ impl Job<'_> {
         let tunes = self.args.fine_tune.first.is_some();
         let mut stopped = false;
         let mut saved = Ok(());
-        let done = from.as_ref().map_or(0, State::epochs);
+        let done = from.as_ref().map_or(0, HeadState::epochs);
         let teller = self.teller(&config, train_rows.len(), config.epochs, done, Stage::Head);
         let trained = self.train(&config, train_rows, val_rows, from, &mut |progress| {
-            let last = matches!(progress.at, Moment::Epoch { last: true, .. });
+            let last = matches!(progress.at, ProgressEvent::Epoch { last: true, .. });
             stopped = interrupted() && !last;
             teller.tell(progress.at);
             // Until fine-tuning has a state of its own, an interruption of it goes on from the
@@ -813,7 +813,7 @@ impl Job<'_> {
             done.results.push(result);
             done.logits.extend(metrics::logits(&head, self.features, &val_rows)?);
             done.truth.extend(val_classes);
-            if let Err(e) = checkpoint.save(|| Ok(&done), true) {
+            if let Err(e) = checkpoint.save(|| &done, true) {
                 note(PROGRAM, format_args!("no checkpoint was written: {e:#}"));
             }
         }

@@ -5,11 +5,15 @@ use super::TrainError;
 /// The rule that turns a gradient `g` into a step of a weight `w`, as in Keras 3.
 ///
 /// Numbers are `f64` so that `1 - rho` and the like are rounded to `f32` only once, as Keras does;
-/// the steps themselves are computed in `f32`. All state starts at zero. The learning rate is where
-/// a [`Schedule`] starts.
+/// the steps themselves are computed in `f32`. All state starts at zero. The learning rate is the
+/// initial one of a [`Schedule`].
+///
+/// Checkpoints compare the `Debug` text of a [`TrainConfig`]: a variant or field that is renamed
+/// makes older ones unusable.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 pub enum Optimizer {
-    /// Divides the step by a running root mean square of the gradient (not centred).
+    /// Divides the step by a running root mean square of the gradient (not centered).
     ///
     /// ```text
     /// v <- rho * v + (1 - rho) * g^2
@@ -60,12 +64,12 @@ pub enum Optimizer {
 }
 
 impl Optimizer {
-    /// RMSprop with Keras's defaults, but for the learning rate.
+    /// RMSprop with Keras's defaults except for the learning rate.
     pub const fn rms_prop(lr: f64) -> Self {
         Self::RmsProp { lr, rho: 0.9, epsilon: 1e-7, momentum: 0.0 }
     }
 
-    /// Adam with Keras's defaults, but for the learning rate.
+    /// Adam with Keras's defaults except for the learning rate.
     pub const fn adam(lr: f64) -> Self {
         Self::Adam { lr, beta1: 0.9, beta2: 0.999, epsilon: 1e-7 }
     }
@@ -100,62 +104,69 @@ impl Optimizer {
     }
 }
 
-/// How the learning rate goes on from that of the [`Optimizer`], as in Keras 3.
+/// The change of the learning rate from that of the [`Optimizer`], as in Keras 3.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 pub enum Schedule {
-    /// It stays.
+    /// No change.
     Constant,
-    /// `CosineDecay` over all steps of all epochs: `lr * (1 + cos(pi * step / steps)) / 2`, steps from 0.
+    /// `CosineDecay` over all steps of all epochs: `lr * (1 + cos(pi * step / steps)) / 2`, steps
+    /// from 0.
     Cosine,
-    /// A tenth after every so many epochs, at least 1.
+    /// Division by ten after every `epochs` epochs, at least 1.
     Step {
         /// Epochs at one rate.
         epochs: usize,
     },
-    /// `ReduceLROnPlateau`: half, each time that `patience` epochs in a row (at least 1) have not brought the validation loss (without a
-    /// validation set the training loss) more than 1e-4 below its best.
+    /// `ReduceLROnPlateau`: half, each time that `patience` epochs in a row (at least 1) have not
+    /// brought the validation loss (without a validation set the training loss) more than 1e-4
+    /// below its best.
     Plateau {
         /// Epochs without improvement.
         patience: usize,
     },
 }
 
-/// What to train, and how.
+/// The settings of a training.
 ///
 /// The defaults are those of Keras where it has any.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainConfig {
-    /// Widths of the hidden layers, first to last, each at least 1. A layer may have at most 2^29 weights (2 GiB), its
-    /// inputs times its outputs. Default 256, one layer.
+    /// Widths of the hidden layers, first to last, each at least 1. A layer may have at most 2^29
+    /// weights (2 GiB), its inputs times its outputs. Default 256, one layer.
     pub units: Vec<usize>,
-    /// Whether the sums of each hidden layer are normalised before its ReLU (Keras `BatchNormalization`); such a layer has no bias of its
-    /// own. Batches must then have at least 2 samples. Default false.
+    /// Whether the sums of each hidden layer are normalized before its ReLU (Keras
+    /// `BatchNormalization`); such a layer has no bias of its own. The batch size must then be at
+    /// least 2. Default false.
     pub batch_norm: bool,
-    /// Share of the values that dropout sets to zero while training, in `[0, 1)`. It acts on the
-    /// output of each hidden layer, or on the features if there is none. Default 0.5.
+    /// Dropout rate: the fraction of values set to zero in training, in `[0, 1)`. Dropout acts on
+    /// the output of each hidden layer, or on the features if there is none. Default 0.5.
     pub dropout: f32,
-    /// Adds this times the sum of the squares of all kernels to the loss (Keras `regularizers.L2`), at least 0. Default 0.
+    /// Factor of the L2 penalty, the sum of the squares of all kernels, which is added to the loss
+    /// (Keras `regularizers.L2`); at least 0. Default 0.
     pub l2: f64,
-    /// For each class a factor of the losses of its samples (Keras `class_weight`), at least 0; empty if all are 1. Default empty.
+    /// For each class a factor of the losses of its samples (Keras `class_weight`), at least 0;
+    /// empty if all are 1. Default empty.
     pub class_weights: Vec<f64>,
-    /// Share of the target that is spread over all classes (Keras `label_smoothing`), in `[0, 1)`. Default 0.
+    /// Fraction of the target that is spread over all classes (Keras `label_smoothing`), in
+    /// `[0, 1)`. Default 0.
     pub label_smoothing: f64,
-    /// How many classes there are, at least 2. Default 2.
+    /// Number of classes, at least 2. Default 2.
     pub classes: usize,
-    /// How the weights are stepped. Default RMSprop with learning rate 0.001.
+    /// The optimizer. Default RMSprop with learning rate 0.001.
     pub optimizer: Optimizer,
-    /// How the learning rate goes on. Default constant.
+    /// The schedule of the learning rate. Default constant.
     pub schedule: Schedule,
-    /// The most passes over the training set, at least 1. Default 30.
+    /// Maximum number of epochs, at least 1. Default 30.
     pub epochs: usize,
-    /// Samples for each step, at least 1; the last batch of an epoch may be smaller. Default 32.
+    /// Samples of each step, at least 1; the last batch of an epoch may be smaller. Default 32.
     pub batch_size: usize,
     /// Seed of the initial weights, of the shuffles and of the dropout masks, which are drawn from
-    /// three independent streams: changing `dropout`, say, leaves the shuffles as they were.
+    /// three independent streams: changing `dropout`, for example, does not change the shuffles.
     /// Default 0.
     pub seed: u64,
-    /// Stops after this many epochs in a row without a new best epoch (0 acts as 1, as in Keras's
-    /// `EarlyStopping`). `None` runs all epochs. Default `None`.
+    /// Number of epochs in a row without a new best epoch after which training stops (0 acts as 1,
+    /// as in Keras's `EarlyStopping`). `None` runs all epochs. Default `None`.
     pub patience: Option<usize>,
     /// Whether each epoch takes the samples in a new random order. Default true.
     pub shuffle: bool,
@@ -207,7 +218,8 @@ impl TrainConfig {
             return invalid("l2", "at least 0 and within the range of f32", self.l2);
         }
         if !self.class_weights.is_empty() {
-            at_least("class_weights", self.class_weights.len(), self.classes, "one for each class")?;
+            let weights = self.class_weights.len();
+            at_least("class_weights", weights, self.classes, "one for each class")?;
             let bad = |w: &&f64| !(**w >= 0.0 && (**w as f32).is_finite());
             if let Some(weight) = self.class_weights.iter().find(bad) {
                 return invalid("class_weights", "at least 0 and within the range of f32", weight);
@@ -215,24 +227,30 @@ impl TrainConfig {
         }
         match self.schedule {
             Schedule::Step { epochs } => at_least("schedule.epochs", epochs, 1, "at least 1")?,
-            Schedule::Plateau { patience } => at_least("schedule.patience", patience, 1, "at least 1")?,
+            Schedule::Plateau { patience } => {
+                at_least("schedule.patience", patience, 1, "at least 1")?;
+            }
             Schedule::Constant | Schedule::Cosine => {}
         }
         self.optimizer.validate()
     }
 
-    /// How many values the last layer gives: 1 (a sigmoid's) for two classes, else one a class.
+    /// Number of outputs of the last layer: 1 (of a sigmoid) for two classes, else one per class.
     pub fn outputs(&self) -> usize {
         if self.classes == 2 { 1 } else { self.classes }
     }
 }
 
-fn invalid(field: &'static str, requirement: &'static str, value: impl Display) -> Result<(), TrainError> {
+fn invalid(
+    field: &'static str,
+    requirement: &'static str,
+    value: impl Display,
+) -> Result<(), TrainError> {
     Err(TrainError::InvalidConfig { field, requirement, value: value.to_string() })
 }
 
-/// The steps are computed in `f32`, so what counts is what is left of the number there: 1e-50 would
-/// become 0, and 0.999999999 would become 1.
+/// Checks a number as it is in `f32`, in which the steps are computed: 1e-50 would become 0, and
+/// 0.999999999 would become 1.
 fn positive(field: &'static str, value: f64) -> Result<(), TrainError> {
     let rounded = value as f32;
     if rounded > 0.0 && rounded.is_finite() {
@@ -248,7 +266,12 @@ fn fraction(field: &'static str, value: f64) -> Result<(), TrainError> {
     invalid(field, "at least 0 and below 1", value)
 }
 
-fn at_least(field: &'static str, value: usize, least: usize, requirement: &'static str) -> Result<(), TrainError> {
+fn at_least(
+    field: &'static str,
+    value: usize,
+    least: usize,
+    requirement: &'static str,
+) -> Result<(), TrainError> {
     if value >= least {
         return Ok(());
     }

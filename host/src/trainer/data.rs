@@ -3,21 +3,22 @@ use std::ops::ControlFlow;
 
 use super::{Split, TrainError};
 
-/// A table of features, one row a sample, from which batches are gathered.
+/// A table of features, one row for each sample, from which batches are gathered.
 ///
-/// Rows may be kept in any form, for instance quantised in a mapped file; a row must give the same
+/// Rows may be kept in any form, for instance quantized in a mapped file; a row must give the same
 /// values whenever it is gathered within an epoch, or training is not reproducible.
 pub trait FeatureSource: Sync {
-    /// Makes the rows of an epoch (from 1) ready, if they differ from epoch to epoch; they must depend on its number only, not on the epochs
-    /// before. A break ends the training before that epoch. The trainer calls this for the training set only.
+    /// Prepares the rows of an epoch (from 1), if they differ from epoch to epoch; they must depend
+    /// on its number only, not on the epochs before. A break ends the training before that epoch.
+    /// The trainer calls this for the training set only.
     ///
     /// # Errors
-    /// What is wrong, in one line; it becomes [`TrainError::Source`].
+    /// The reason, in one line; it becomes [`TrainError::Source`].
     fn prepare(&self, _epoch: usize) -> Result<ControlFlow<()>, String> {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// How many rows there are.
+    /// Number of rows.
     fn len(&self) -> usize;
 
     /// Whether there are no rows.
@@ -25,7 +26,7 @@ pub trait FeatureSource: Sync {
         self.len() == 0
     }
 
-    /// How many features a row has.
+    /// Number of features of a row.
     fn dim(&self) -> usize;
 
     /// Writes the given rows, in their order, one after the other into `out`.
@@ -60,13 +61,29 @@ impl Dataset<'_> {
             return Err(TrainError::NoFeatures { split });
         }
         match self.labels.iter().position(|&label| label >= classes) {
-            Some(row) => Err(TrainError::LabelOutOfRange { split, row, label: self.labels[row], classes }),
+            Some(row) => {
+                let label = self.labels[row];
+                Err(TrainError::LabelOutOfRange { split, row, label, classes })
+            }
             None => Ok(()),
         }
     }
 
+    /// Checks the dimension of the features.
+    pub(super) fn check_dim(&self, split: Split, expected: usize) -> Result<(), TrainError> {
+        let found = self.features.dim();
+        if found == expected {
+            return Ok(());
+        }
+        Err(TrainError::DimensionMismatch { split, expected, found })
+    }
+
     /// The features of `rows`, `[rows, dim]` row by row, and their labels.
-    pub(super) fn batch(&self, split: Split, rows: &[usize]) -> Result<(Vec<f32>, Vec<usize>), TrainError> {
+    pub(super) fn batch(
+        &self,
+        split: Split,
+        rows: &[usize],
+    ) -> Result<(Vec<f32>, Vec<usize>), TrainError> {
         let dim = self.features.dim();
         let mut features = vec![0.0; rows.len() * dim];
         let gathered = self.features.gather(rows, &mut features);
@@ -83,7 +100,7 @@ impl Dataset<'_> {
     }
 }
 
-/// Whether no value is infinite or not a number. Without an early exit, so that it is vectorised.
+/// Whether no value is infinite or not a number. Without an early exit, so that it is vectorized.
 pub(super) fn all_finite(values: &[f32]) -> bool {
     values.iter().fold(true, |all, v| all & v.is_finite())
 }

@@ -2,7 +2,7 @@ use std::fmt;
 
 use thiserror::Error;
 
-/// Which of the two data sets an error is about.
+/// One of the two data sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Split {
     /// The samples that the weights are fitted to.
@@ -20,7 +20,7 @@ impl fmt::Display for Split {
     }
 }
 
-/// Why a head could not be trained or evaluated.
+/// An error of training or evaluating a head.
 ///
 /// Rows count from 0, as in [`Dataset`](super::Dataset); epochs and batches from 1, as people and
 /// Keras count them.
@@ -32,7 +32,7 @@ pub enum TrainError {
     InvalidConfig {
         /// The field, as `optimizer.rho`.
         field: &'static str,
-        /// Its range in words.
+        /// A description of its range.
         requirement: &'static str,
         /// The value found.
         value: String,
@@ -62,7 +62,7 @@ pub enum TrainError {
     /// A label is not the index of a class.
     #[error(
         "the label of row {row} of the {split} set is {label}, but with {classes} classes labels \
-         go from 0 to {}", classes - 1
+         range from 0 to {}", classes - 1
     )]
     LabelOutOfRange {
         /// The data set.
@@ -71,7 +71,7 @@ pub enum TrainError {
         row: usize,
         /// The label found.
         label: usize,
-        /// How many classes there are.
+        /// Number of classes.
         classes: usize,
     },
     /// The features do not fit the head, or those of the validation set those of the training set.
@@ -79,13 +79,13 @@ pub enum TrainError {
     DimensionMismatch {
         /// The data set.
         split: Split,
-        /// The dimension wanted.
+        /// The dimension expected.
         expected: usize,
         /// The dimension found.
         found: usize,
     },
     /// A feature is infinite or not a number.
-    #[error("row {row} of the {split} set holds a feature that is not finite")]
+    #[error("row {row} of the {split} set has a feature that is not finite")]
     NonFiniteFeature {
         /// The data set.
         split: Split,
@@ -93,15 +93,18 @@ pub enum TrainError {
         row: usize,
     },
     /// Features could not be read from where they are kept.
-    #[error("the features of the {split} set cannot be read any more: {reason}")]
+    #[error("the features of the {split} set can no longer be read: {reason}")]
     Unreadable {
         /// The data set.
         split: Split,
-        /// The source's reason.
+        /// The reason the source gives.
         reason: String,
     },
     /// A layer would have more than 2^29 weights.
-    #[error("a layer from {inputs} to {outputs} values has too many weights (over {})", super::MAX_WEIGHTS)]
+    #[error(
+        "a layer from {inputs} to {outputs} values has too many weights (over {})",
+        super::MAX_WEIGHTS
+    )]
     TooManyWeights {
         /// Inputs of the layer.
         inputs: usize,
@@ -132,30 +135,21 @@ pub enum TrainError {
         /// The learning rate in use.
         lr: f64,
     },
-    /// A state to go on from is of another network or other data.
-    #[error("the saved state of the training does not fit: its {what} are of another training")]
+    /// A state to resume from, or a model to fine-tune, does not match the network or the data.
+    #[error("the saved state does not match this training: the {what} differ")]
     WrongState {
-        /// The part that does not fit.
+        /// The part that does not match.
         what: &'static str,
     },
-    /// The rows of an epoch could not be made.
+    /// The rows of an epoch could not be prepared.
     #[error("epoch {epoch}: {reason}")]
     Source {
         /// The epoch, from 1.
         epoch: usize,
-        /// What the source of the rows says.
+        /// The reason the source of the rows gives.
         reason: String,
     },
-    /// Training was stopped before its first epoch was whole.
+    /// Training was stopped before its first epoch was complete.
     #[error("training was stopped before the end of its first epoch")]
     Stopped,
-    /// The tensor library failed; the trainer itself never causes this.
-    #[error("the tensor backend failed: {0}")]
-    Backend(String),
-}
-
-impl TrainError {
-    pub(super) fn backend(error: impl fmt::Display) -> Self {
-        Self::Backend(error.to_string())
-    }
 }

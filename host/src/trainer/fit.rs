@@ -1,275 +1,265 @@
-use std::hint::black_box;
+//! The training loop, for every network.
+
 use std::ops::ControlFlow;
 
 use super::data::all_finite;
 use super::head::Evaluation;
 use super::loss::{LossRule, cross_entropy};
-use super::network::{Network, sum_of_squares};
+use super::network::{Dropout, Network, sum_of_squares};
 use super::optimizer::OptimizerState;
-use super::random::{Random, Stream};
-use super::state::{Best, Moment, Part, State};
-use super::{BatchNorm, Dataset, DenseWeights, EpochStats, MAX_WEIGHTS, Split, TrainConfig, TrainError, TrainedHead};
+use super::schedule::LearningRate;
+use super::state::{BestEpoch, PartialEpoch};
+use super::{Dataset, EpochStats, ProgressEvent, Split, TrainConfig, TrainError, TrainState};
 
-/// Rows that are evaluated at once: enough for the matrix products to run at full speed.
-const EVALUATION_ROWS: usize = 256;
+/// A report to the caller after a batch or an epoch.
+pub struct Progress<'a, S> {
+    /// The point that training has reached.
+    pub at: ProgressEvent<'a>,
+    snapshot: &'a dyn Fn() -> S,
+}
 
-/// Trains a head.
-///
-/// See [the module](super) for what is computed. `hear` is called after each batch and after each epoch; if it
-/// breaks, training stops there and gives the best head so far, of the epochs that are whole. With `from`, training goes on where
-/// [`Progress::state`] was taken, also amid an epoch, and comes to the same bits as if it had not been away.
-///
-/// The best epoch is the one with the highest validation accuracy, among equals the one with the
-/// lowest validation loss, and without a validation set the one with the lowest training loss;
-/// among epochs equal in that too, the first. With `keep_last` it is the last.
-///
-/// # Errors
-///
-/// If a field of `config` is outside its range; if a data set is empty, has no features, not one
-/// label a row, a label that is no class or a feature that is not finite; if the two data sets
-/// differ in dimension; if training diverges, so that a loss is not finite; if `from` is not of this network and these data;
-/// [`TrainError::Stopped`] if it is stopped before there is a whole epoch.
-pub fn train(
-    config: &TrainConfig,
-    training: &Dataset,
-    validation: Option<&Dataset>,
-    from: Option<State>,
-    hear: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
-) -> Result<TrainedHead, TrainError> {
-    config.validate()?;
-    training.validate(Split::Training, config.classes)?;
-    let dim = training.features.dim();
-    if let Some(validation) = validation {
-        validation.validate(Split::Validation, config.classes)?;
-        if validation.features.dim() != dim {
-            return Err(TrainError::DimensionMismatch {
-                split: Split::Validation,
-                expected: dim,
-                found: validation.features.dim(),
-            });
-        }
+impl<S> Progress<'_, S> {
+    /// A copy of everything needed to resume from here; some four times the size of the weights.
+    pub fn state(&self) -> S {
+        (self.snapshot)()
     }
-    let state = match from {
-        Some(state) => {
-            state.check(config, &widths(config, dim)?, training.labels.len())?;
-            state
-        }
-        None => {
-            let mut random = Random::new(config.seed);
-            let layers = initial_layers(config, dim, &mut random.weights)?;
-            State::new(config, layers, random, training.labels.len())
-        }
-    };
-    fit(config, state, training, validation, hear)
 }
 
-/// How training stands after a batch or an epoch.
-pub struct Progress<'a> {
-    /// After which.
-    pub at: Moment<'a>,
-    state: &'a State,
-    network: &'a Network,
-    optimizer: &'a OptimizerState,
+/// The state of the training of a network.
+pub(super) type StateOf<N> = TrainState<<N as Network>::Weights, <N as Network>::Rate>;
+
+/// A callback that may stop the training.
+pub(super) type OnEvent<'a, N> = dyn FnMut(&Progress<StateOf<N>>) -> ControlFlow<()> + 'a;
+
+/// One training. Everything in it is valid.
+pub(super) struct Fit<'a, N: Network> {
+    config: &'a TrainConfig,
+    training: &'a Dataset<'a>,
+    validation: Option<&'a Dataset<'a>>,
+    network: N,
+    optimizer: OptimizerState,
+    /// Its weights and moments are those at the start; the current ones are in `network` and
+    /// `optimizer`.
+    state: StateOf<N>,
+    on_event: &'a mut OnEvent<'a, N>,
 }
 
-impl Progress<'_> {
-    /// Everything that is needed to go on from here; some four times the size of the weights.
+impl<'a, N: Network> Fit<'a, N> {
+    /// Starts, or resumes, from `state`, whose weights `network` has.
     ///
     /// # Errors
-    /// If the tensor library fails.
-    pub fn state(&self) -> Result<State, TrainError> {
-        let mut state = self.state.clone();
-        state.layers = self.network.weights()?;
-        state.moments = Some(self.optimizer.moments().clone());
-        Ok(state)
-    }
-}
-
-/// Widths of what goes between the layers: features, hidden layers, outputs.
-fn widths(config: &TrainConfig, dim: usize) -> Result<Vec<usize>, TrainError> {
-    let widths: Vec<usize> = [dim].into_iter().chain(config.units.iter().copied()).chain([config.outputs()]).collect();
-    for pair in widths.windows(2) {
-        let (inputs, outputs) = (pair[0], pair[1]);
-        if inputs.checked_mul(outputs).is_none_or(|weights| weights > MAX_WEIGHTS) {
-            return Err(TrainError::TooManyWeights { inputs, outputs });
+    /// If the state of the optimizer is of another network.
+    pub(super) fn new(
+        config: &'a TrainConfig,
+        (training, validation): (&'a Dataset<'a>, Option<&'a Dataset<'a>>),
+        network: N,
+        mut state: StateOf<N>,
+        on_event: &'a mut OnEvent<'a, N>,
+    ) -> Result<Self, TrainError> {
+        let lengths: Vec<usize> =
+            network.parameters().iter().map(|parameter| parameter.values.len()).collect();
+        let mut optimizer = OptimizerState::new(config.optimizer, &lengths);
+        if let Some(moments) = state.moments.take()
+            && !optimizer.restore(moments)
+        {
+            return Err(TrainError::WrongState { what: "state of the optimizer" });
         }
+        Ok(Self { config, training, validation, network, optimizer, state, on_event })
     }
-    Ok(widths)
-}
 
-/// Keras's initial weights: `glorot_uniform` kernels and biases of zero.
-fn initial_layers(config: &TrainConfig, dim: usize, stream: &mut Stream) -> Result<Vec<DenseWeights>, TrainError> {
-    let widths = widths(config, dim)?;
-    let layers = widths.windows(2).zip(1..).map(|(pair, number)| {
-        let (inputs, outputs) = (pair[0], pair[1]);
-        DenseWeights {
-            inputs,
-            outputs,
-            kernel: stream.glorot_uniform(inputs, outputs),
-            bias: vec![0.0; outputs],
-            norm: (config.batch_norm && number <= config.units.len()).then(|| BatchNorm::new(outputs)),
-        }
-    });
-    Ok(layers.collect())
-}
-
-/// Trains from the given state; everything is valid.
-pub(super) fn fit(
-    config: &TrainConfig,
-    mut state: State,
-    training: &Dataset,
-    validation: Option<&Dataset>,
-    hear: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
-) -> Result<TrainedHead, TrainError> {
-    keep_freed_memory();
-    let mut network = Network::new(&state.layers);
-    // The network has them now.
-    state.layers = Vec::new();
-    let mut optimizer = OptimizerState::new(config.optimizer, &network.lengths());
-    if let Some(moments) = state.moments.take()
-        && !optimizer.restore(moments)
-    {
-        return Err(TrainError::WrongState { what: "state of the optimiser" });
+    /// Measures the network as epoch 0, on the validation set or else on the training set.
+    pub(super) fn measure_start(&mut self) -> Result<ControlFlow<()>, TrainError> {
+        let (split, data) = match self.validation {
+            Some(validation) => (Split::Validation, validation),
+            None => (Split::Training, self.training),
+        };
+        let lr = self.config.optimizer.lr();
+        let before = self.evaluate(split, data, TrainError::NonFiniteWeights { epoch: 0, lr })?;
+        let measured = self.validation.map(|_| before);
+        let stats = EpochStats {
+            epoch: 0,
+            loss: before.loss,
+            accuracy: before.accuracy,
+            val_loss: measured.map(|m| m.loss),
+            val_accuracy: measured.map(|m| m.accuracy),
+            lr,
+        };
+        Ok(self.record(stats, self.network.weights()))
     }
-    let rule = LossRule { smoothing: config.label_smoothing, weights: &config.class_weights };
-    let samples = state.order.len();
-    let batches = samples.div_ceil(config.batch_size);
 
-    'epochs: while !state.is_done(config) {
-        let epoch = state.history.len() + 1;
-        if training.features.prepare(epoch).map_err(|reason| TrainError::Source { epoch, reason })?.is_break() {
-            let done = state.part.map_or(0, |part| part.batches);
-            let at = Moment::Batch { epoch, done };
-            // There is nothing left to break off.
-            let _ = hear(&Progress { at, state: &state, network: &network, optimizer: &optimizer });
-            break;
+    /// The state as it is, but for the weights and moments.
+    pub(super) fn into_state(self) -> StateOf<N> {
+        self.state
+    }
+
+    /// Runs the epochs that are left, unless the callback stops them.
+    pub(super) fn run(mut self) -> Result<StateOf<N>, TrainError> {
+        while !self.state.is_done(self.config) && self.epoch()?.is_continue() {}
+        Ok(self.state)
+    }
+
+    /// One epoch, or what is left of it.
+    fn epoch(&mut self) -> Result<ControlFlow<()>, TrainError> {
+        let epoch = self.state.epochs() + 1;
+        let prepared = self.training.features.prepare(epoch);
+        if prepared.map_err(|reason| TrainError::Source { epoch, reason })?.is_break() {
+            let done = self.state.partial.map_or(0, |partial| partial.batches);
+            // It stops whatever the callback answers.
+            let _ = self.report(ProgressEvent::Batch { epoch, done });
+            return Ok(ControlFlow::Break(()));
         }
+        if self.config.shuffle && self.state.partial.is_none() {
+            self.state.random.order.shuffle(&mut self.state.order);
+        }
+        let samples = self.state.order.len();
+        let batches = samples.div_ceil(self.config.batch_size);
         let mut lr = 0.0;
-        if config.shuffle && state.part.is_none() {
-            state.random.order.shuffle(&mut state.order);
-        }
-        let mut part = state.part.take().unwrap_or_default();
-        while part.batches < batches {
-            let batch = part.batches + 1;
-            let first = part.batches * config.batch_size;
-            let rows = &state.order[first..samples.min(first + config.batch_size)];
-            lr = state.rate.at(config, epoch, (epoch - 1) * batches + batch - 1, config.epochs * batches);
-            optimizer.set_lr(lr);
-            let outcome;
-            (network, outcome) =
-                step(config, rule, network, &mut optimizer, &mut state.random.dropout, training, rows)?;
-            let Some(outcome) = outcome else {
-                return Err(TrainError::NonFiniteLoss { epoch, batch, lr });
-            };
-            part = Part { batches: batch, loss: part.loss + outcome.loss, correct: part.correct + outcome.correct };
-            if batch < batches {
-                state.part = Some(part);
-                let at = Moment::Batch { epoch, done: batch };
-                if hear(&Progress { at, state: &state, network: &network, optimizer: &optimizer }).is_break() {
-                    break 'epochs;
+        let mut partial = self.state.partial.take().unwrap_or_default();
+        while partial.batches < batches {
+            let step = (epoch - 1) * batches + partial.batches;
+            lr = self.state.rate.at(self.config, epoch, step, self.config.epochs * batches);
+            self.optimizer.set_lr(lr);
+            partial = self.step(epoch, partial, lr)?;
+            if partial.batches < batches {
+                self.state.partial = Some(partial);
+                if self.report(ProgressEvent::Batch { epoch, done: partial.batches }).is_break() {
+                    return Ok(ControlFlow::Break(()));
                 }
             }
         }
-        state.part = None;
-        // The losses do not show what the last step of the epoch did.
-        let weights = network.weights()?;
+        self.state.partial = None;
+        self.end_epoch(epoch, partial, lr)
+    }
+
+    /// One step, on the batch after those of `partial`.
+    fn step(
+        &mut self,
+        epoch: usize,
+        partial: PartialEpoch,
+        lr: f64,
+    ) -> Result<PartialEpoch, TrainError> {
+        let Self { config, state, network, .. } = self;
+        let first = partial.batches * config.batch_size;
+        let rows = &state.order[first..state.order.len().min(first + config.batch_size)];
+        let (features, labels) = self.training.batch(Split::Training, rows)?;
+        let samples = rows.len();
+        let stream = &mut state.random.dropout;
+        let dropout = (config.dropout > 0.0).then_some(Dropout { rate: config.dropout, stream });
+        let logits = network.forward(features, samples, dropout);
+        let batch = partial.batches + 1;
+        if !all_finite(&logits) {
+            return Err(TrainError::NonFiniteLoss { epoch, batch, lr });
+        }
+        let rule = LossRule { smoothing: config.label_smoothing, weights: &config.class_weights };
+        let loss = cross_entropy(&logits, &labels, config.outputs(), rule);
+        network.backward(loss.gradient);
+        let penalty = self.update();
+        Ok(PartialEpoch {
+            batches: batch,
+            loss: partial.loss + (loss.sum + penalty * samples as f64),
+            correct: partial.correct + loss.correct,
+        })
+    }
+
+    /// Steps all weights. Returns the L2 penalty before the step, whose gradient is added to that
+    /// of the loss.
+    fn update(&mut self) -> f64 {
+        let l2 = self.config.l2;
+        let mut penalty = 0.0;
+        self.optimizer.begin_step();
+        for (index, parameter) in self.network.parameters_mut().into_iter().enumerate() {
+            let (values, gradient) = (&mut parameter.values, &mut parameter.gradient);
+            if l2 > 0.0 && parameter.is_kernel {
+                penalty += l2 * sum_of_squares(values);
+                let factor = (2.0 * l2) as f32;
+                for (gradient, weight) in gradient.iter_mut().zip(&*values) {
+                    *gradient += factor * weight;
+                }
+            }
+            self.optimizer.update(index, values, gradient);
+        }
+        penalty
+    }
+
+    /// Measures and records an epoch whose batches are done.
+    fn end_epoch(
+        &mut self,
+        epoch: usize,
+        partial: PartialEpoch,
+        lr: f64,
+    ) -> Result<ControlFlow<()>, TrainError> {
         let diverged = TrainError::NonFiniteWeights { epoch, lr };
-        if !weights.iter().all(DenseWeights::is_finite) {
+        // The losses do not show what the last step of the epoch did.
+        let weights = self.network.weights();
+        if !N::is_finite(&weights) {
             return Err(diverged);
         }
-        let measured = match validation {
-            Some(validation) => {
-                // Keras weights the classes in training only.
-                let rule = LossRule { weights: &[], ..rule };
-                let mut measured = evaluate(&network, config.outputs(), validation, rule)?.ok_or(diverged)?;
-                if config.l2 > 0.0 {
-                    measured.loss += config.l2 * weights.iter().map(|layer| sum_of_squares(&layer.kernel)).sum::<f64>();
-                }
-                Some(measured)
-            }
+        let measured = match self.validation {
+            Some(validation) => Some(self.evaluate(Split::Validation, validation, diverged)?),
             None => None,
         };
-        let stats = part.end(epoch, samples, measured, lr);
-        state.history.push(stats);
-        state.rate.end_epoch(config, stats.val_loss.unwrap_or(stats.loss));
-        if config.keep_last || state.best.as_ref().is_none_or(|best| is_better(&stats, &best.stats)) {
-            state.best = Some(Best { stats, layers: weights });
-        }
-        let at = Moment::Epoch { stats: &stats, last: state.is_done(config) };
-        if hear(&Progress { at, state: &state, network: &network, optimizer: &optimizer }).is_break() {
-            break;
-        }
+        let stats = partial.end(epoch, self.state.order.len(), measured, lr);
+        self.state.rate.end_epoch(self.config, stats.val_loss.unwrap_or(stats.loss));
+        Ok(self.record(stats, weights))
     }
 
-    let Some(Best { stats, layers }) = state.best else {
-        // There is at least one epoch, and the first is the best so far, unless it was stopped.
-        return Err(TrainError::Stopped);
-    };
-    let layers = layers.into_iter().map(DenseWeights::folded).collect();
-    Ok(TrainedHead { layers, best_epoch: stats.epoch, history: state.history })
-}
-
-/// Has glibc's `malloc` keep the memory of freed tensors for the next ones.
-///
-/// Each step allocates and frees gradients as large as the weights. By default glibc returns such
-/// memory to the system at once and faults it in again, page by page, which takes a fifth of the
-/// time of a step, and more for heads on flattened feature maps. Freeing one block of the largest
-/// size that it still learns from makes it keep up to twice as much. The block itself is never
-/// touched, so it costs nothing; other allocators do not mind it.
-fn keep_freed_memory() {
-    const LARGEST: usize = (32 << 20) - (64 << 10);
-    drop(black_box(Vec::<u8>::with_capacity(LARGEST)));
-}
-
-/// What one batch gave before its step.
-struct StepOutcome {
-    /// The samples' losses and penalties, added up.
-    loss: f64,
-    correct: usize,
-}
-
-/// One step on the given rows; no outcome if the loss is not finite.
-fn step(
-    config: &TrainConfig,
-    rule: LossRule,
-    network: Network,
-    optimizer: &mut OptimizerState,
-    dropout: &mut Stream,
-    training: &Dataset,
-    rows: &[usize],
-) -> Result<(Network, Option<StepOutcome>), TrainError> {
-    let (mut features, labels) = training.batch(Split::Training, rows)?;
-    let mut masks = Vec::new();
-    if config.dropout > 0.0 {
-        masks.extend(config.units.iter().map(|units| dropout.dropout_mask(config.dropout, rows.len() * units)));
-        if config.units.is_empty() {
-            let factors = dropout.dropout_mask(config.dropout, features.len());
-            features.iter_mut().zip(factors).for_each(|(x, f)| *x *= f);
+    /// Mean loss, with the L2 penalty, and accuracy; `diverged` if a logit is not finite.
+    fn evaluate(
+        &self,
+        split: Split,
+        data: &Dataset,
+        diverged: TrainError,
+    ) -> Result<Evaluation, TrainError> {
+        let config = self.config;
+        // Keras weights the classes in training only.
+        let smoothing = if N::SMOOTHED_VALIDATION { config.label_smoothing } else { 0.0 };
+        let rule = LossRule { smoothing, weights: &[] };
+        let measured = evaluate(&self.network, config.outputs(), split, data, rule)?;
+        let mut measured = measured.ok_or(diverged)?;
+        if config.l2 > 0.0 {
+            let parameters = self.network.parameters();
+            let kernels = parameters.iter().filter(|parameter| parameter.is_kernel);
+            let squares: f64 = kernels.map(|kernel| sum_of_squares(&kernel.values)).sum();
+            measured.loss += config.l2 * squares;
         }
+        Ok(measured)
     }
-    let (gradients, outcome) = network.gradients(features, rows.len(), masks, |logits| {
-        let loss = cross_entropy(&logits, &labels, config.outputs(), rule);
-        let outcome = all_finite(&logits).then_some(StepOutcome { loss: loss.sum, correct: loss.correct });
-        Ok((loss.gradient, outcome))
-    })?;
-    let (network, penalty) = network.update(gradients, optimizer, config.l2)?;
-    let with_penalty =
-        |outcome: StepOutcome| StepOutcome { loss: outcome.loss + penalty * rows.len() as f64, ..outcome };
-    Ok((network, outcome.map(with_penalty)))
+
+    /// Adds an epoch to the history, keeps its weights if it is the best, and reports it.
+    fn record(&mut self, stats: EpochStats, weights: N::Weights) -> ControlFlow<()> {
+        self.state.history.push(stats);
+        let best = self.state.best.as_ref();
+        if self.config.keep_last || best.is_none_or(|best| is_better(&stats, &best.stats)) {
+            self.state.best = Some(BestEpoch { stats, weights });
+        }
+        let last = self.state.is_done(self.config);
+        self.report(ProgressEvent::Epoch { stats: &stats, last })
+    }
+
+    fn report(&mut self, at: ProgressEvent) -> ControlFlow<()> {
+        let Self { network, optimizer, state, on_event, .. } = self;
+        let snapshot = || TrainState {
+            weights: network.weights(),
+            moments: Some(optimizer.moments().clone()),
+            ..state.clone()
+        };
+        on_event(&Progress { at, snapshot: &snapshot })
+    }
 }
 
 /// Mean loss and accuracy of valid data; `None` if a logit is not finite.
-pub(super) fn evaluate(
-    network: &Network,
+pub(super) fn evaluate<N: Network>(
+    network: &N,
     outputs: usize,
+    split: Split,
     data: &Dataset,
     rule: LossRule,
 ) -> Result<Option<Evaluation>, TrainError> {
     let rows: Vec<usize> = (0..data.labels.len()).collect();
     let (mut loss, mut correct) = (0.0, 0);
-    for rows in rows.chunks(EVALUATION_ROWS) {
-        let (features, labels) = data.batch(Split::Validation, rows)?;
-        let logits = network.logits(features, rows.len())?;
+    for rows in rows.chunks(N::EVALUATION_ROWS) {
+        let (features, labels) = data.batch(split, rows)?;
+        let logits = network.logits(features, rows.len());
         if !all_finite(&logits) {
             return Ok(None);
         }
@@ -281,7 +271,7 @@ pub(super) fn evaluate(
     Ok(Some(Evaluation { loss: loss / samples, accuracy: correct as f64 / samples }))
 }
 
-pub(super) fn is_better(new: &EpochStats, old: &EpochStats) -> bool {
+fn is_better(new: &EpochStats, old: &EpochStats) -> bool {
     match (new.val_accuracy, old.val_accuracy) {
         (Some(accuracy), Some(best)) if accuracy != best => accuracy > best,
         (Some(_), Some(_)) => new.val_loss < old.val_loss,

@@ -8,18 +8,17 @@ pub(super) struct BatchLoss {
     pub(super) gradient: Vec<f32>,
 }
 
-/// What a loss is computed with beside logits and classes.
+/// Settings of the loss.
 #[derive(Clone, Copy, Default)]
 pub(super) struct LossRule<'a> {
-    /// Share of the target that is spread over all classes, in `[0, 1)`.
+    /// Fraction of the target that is spread over all classes, in `[0, 1)`.
     pub(super) smoothing: f64,
     /// A factor for each class; empty if all are 1.
     pub(super) weights: &'a [f64],
 }
 
-/// Cross-entropy of `logits`, `[labels, outputs]` row by row, against the classes in `labels`.
-///
-/// If the logits are finite, so is the loss.
+/// Computes the cross-entropy of `logits`, `[labels, outputs]` row by row, against the classes in
+/// `labels`. If the logits are finite, so is the loss.
 ///
 /// With one output `z` it is binary cross-entropy of `p = sigmoid(z)`, and class 1 is predicted
 /// where `p > 1/2`, that is `z > 0`:
@@ -32,19 +31,25 @@ pub(super) struct LossRule<'a> {
 /// logit is predicted (the first of equals, as numpy's `argmax`):
 ///
 /// ```text
-/// loss = -ln p_y = ln sum_j exp(z_j - max z) - (z_y - max z),                 dloss/dz = p - onehot(y)
+/// loss = -ln p_y = ln sum_j exp(z_j - max z) - (z_y - max z),             dloss/dz = p - onehot(y)
 /// ```
 ///
-/// With smoothing `s` the targets are `y (1 - s) + s / 2` and `onehot(y) (1 - s) + s / K`. Loss and gradient of a sample are
-/// multiplied by the weight of its class; the mean still divides by the number of samples, as Keras does.
+/// With smoothing `s` the targets are `y (1 - s) + s / 2` and `onehot(y) (1 - s) + s / K`. Loss and
+/// gradient of a sample are multiplied by the weight of its class; the mean still divides by the
+/// number of samples, as in Keras.
 ///
-/// Both forms neither overflow nor lose digits. Everything is computed in `f64`, which costs nothing
-/// at these sizes. The gradient is written down rather than derived by autodiff since it is this
-/// simple, and since autodiff of the stable forms is wrong at the kinks of `max` and `abs`.
-pub(super) fn cross_entropy(logits: &[f32], labels: &[usize], outputs: usize, rule: LossRule) -> BatchLoss {
+/// Both forms neither overflow nor lose digits. Everything is computed in `f64`, which costs
+/// nothing at these sizes.
+pub(super) fn cross_entropy(
+    logits: &[f32],
+    labels: &[usize],
+    outputs: usize,
+    rule: LossRule,
+) -> BatchLoss {
     let mut loss = BatchLoss { sum: 0.0, correct: 0, gradient: Vec::with_capacity(logits.len()) };
     let samples = labels.len() as f64;
-    let smooth = |target: f64, classes: f64| target * (1.0 - rule.smoothing) + rule.smoothing / classes;
+    let smoothing = rule.smoothing;
+    let smooth = |target: f64, classes: f64| target * (1.0 - smoothing) + smoothing / classes;
     for (row, &label) in logits.chunks_exact(outputs).zip(labels) {
         let weight = rule.weights.get(label).copied().unwrap_or(1.0);
         if let &[logit] = row {
@@ -66,15 +71,14 @@ pub(super) fn cross_entropy(logits: &[f32], labels: &[usize], outputs: usize, ru
         let exponential = |logit: f32| (f64::from(logit) - largest).exp();
         let total: f64 = row.iter().map(|&logit| exponential(logit)).sum();
         let target = |class: usize| smooth(if class == label { 1.0 } else { 0.0 }, outputs as f64);
+        let log_probabilities = row.iter().map(|&logit| f64::from(logit) - largest);
         let expected: f64 =
-            row.iter().zip(0..).map(|(&logit, class)| target(class) * (f64::from(logit) - largest)).sum();
+            log_probabilities.enumerate().map(|(class, log)| target(class) * log).sum();
         loss.sum += weight * (total.ln() - expected);
         loss.correct += usize::from(predicted == label);
-        loss.gradient.extend(
-            row.iter()
-                .enumerate()
-                .map(|(class, &logit)| (weight * (exponential(logit) / total - target(class)) / samples) as f32),
-        );
+        loss.gradient.extend(row.iter().enumerate().map(|(class, &logit)| {
+            (weight * (exponential(logit) / total - target(class)) / samples) as f32
+        }));
     }
     loss
 }
@@ -88,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn binary_matches_the_definition() {
+    fn binary_cross_entropy_matches_the_definition() {
         let loss = cross_entropy(&[0.5, -2.0, 0.0], &[1, 0, 1], 1, LossRule::default());
         let sigmoid = |z: f64| 1.0 / (1.0 + (-z).exp());
         close(loss.sum, -(sigmoid(0.5).ln() + (1.0 - sigmoid(-2.0)).ln() + 0.5_f64.ln()));
@@ -99,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn categorical_matches_the_definition() {
+    fn categorical_cross_entropy_matches_the_definition() {
         let loss = cross_entropy(&[1.0, 2.0, 3.0, 5.0, 5.0, 0.0], &[2, 1], 3, LossRule::default());
         let e = std::f64::consts::E;
         let first = e.powi(3) / (e + e.powi(2) + e.powi(3));
@@ -111,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn huge_logits_stay_finite() {
+    fn cross_entropy_of_huge_logits_is_finite() {
         let loss = cross_entropy(&[3e38, -3e38], &[0, 1], 1, LossRule::default());
         assert!(loss.sum.is_finite() && loss.sum > 5e38);
         assert_eq!(loss.gradient, [0.5, -0.5]);
@@ -121,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_and_smoothing_match_the_definition() {
+    fn class_weights_and_smoothing_match_the_definition() {
         let rule = LossRule { smoothing: 0.2, weights: &[0.5, 3.0, 1.0] };
         let loss = cross_entropy(&[0.5], &[1], 1, rule);
         let p = 1.0 / (1.0 + (-0.5_f64).exp());
@@ -130,7 +134,8 @@ mod tests {
         let loss = cross_entropy(&[1.0, 2.0, 3.0], &[0], 3, rule);
         let total: f64 = (1..4).map(|z| f64::from(z).exp()).sum();
         let target = [0.8 + 0.2 / 3.0, 0.2 / 3.0, 0.2 / 3.0];
-        let expected: f64 = (1..4).zip(target).map(|(z, y)| -y * (f64::from(z).exp() / total).ln()).sum();
+        let expected: f64 =
+            (1..4).zip(target).map(|(z, y)| -y * (f64::from(z).exp() / total).ln()).sum();
         close(loss.sum, 0.5 * expected);
         for (g, (z, y)) in loss.gradient.iter().zip((1..4).zip(target)) {
             assert!((f64::from(*g) - 0.5 * (f64::from(z).exp() / total - y)).abs() < 1e-7);

@@ -6,38 +6,53 @@ use super::Optimizer;
 
 /// An [`Optimizer`] with the state it keeps for each tensor of weights.
 ///
-/// The steps are written out here rather than taken from `burn::optim` for two reasons. Burn's
-/// formulae are not Keras's: its RMSprop divides by `sqrt(v) + epsilon` where Keras divides by
-/// `sqrt(v + epsilon)`, which makes steps along tiny gradients up to a thousand times smaller; its Adam corrects the bias of `v` before it adds `epsilon` and not after, and its
-/// defaults differ. And as a chain of tensor operations each step would read and write every
-/// weight some eight times, which takes longer than the matrix products; here it is one pass in
-/// place.
+/// The formulae are those of Keras, from which other libraries differ: an RMSprop that divides by
+/// `sqrt(v) + epsilon` rather than `sqrt(v + epsilon)`, for example, makes steps along tiny
+/// gradients up to a thousand times smaller. Each step is one pass in place: as a chain of tensor
+/// operations it would read and write every weight some eight times, which takes longer than the
+/// matrix products.
 pub(super) struct OptimizerState {
     rule: Rule,
     moments: Moments,
 }
 
-/// What an optimiser remembers of the steps so far.
+/// The state that an optimizer keeps between steps; part of the format of checkpoints.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Moments {
+pub struct Moments {
     /// `beta1^t` and `beta2^t` of Adam's current step `t`.
     beta_powers: [f64; 2],
-    slots: Vec<Slot>,
+    tensors: Vec<TensorMoments>,
 }
 
-/// Running values for each weight of a tensor; empty if the rule has no use for them.
+/// Running values for each weight of a tensor; empty if the rule does not use them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Slot {
+struct TensorMoments {
     momentum: Vec<f32>,
     velocity: Vec<f32>,
 }
 
-/// An [`Optimizer`] with its numbers rounded to `f32` in the way that Keras does.
+/// An [`Optimizer`] with its numbers rounded to `f32` as Keras does.
 #[derive(Clone, Copy)]
 enum Rule {
-    RmsProp { lr: f32, rho: f32, one_minus_rho: f32, epsilon: f32, momentum: f32 },
-    Adam { lr: f32, beta1: f32, beta2: f32, one_minus_beta1: f32, one_minus_beta2: f32, epsilon: f32 },
-    Sgd { lr: f32, momentum: f32 },
+    RmsProp {
+        lr: f32,
+        rho: f32,
+        one_minus_rho: f32,
+        epsilon: f32,
+        momentum: f32,
+    },
+    Adam {
+        lr: f32,
+        beta1: f32,
+        beta2: f32,
+        one_minus_beta1: f32,
+        one_minus_beta2: f32,
+        epsilon: f32,
+    },
+    Sgd {
+        lr: f32,
+        momentum: f32,
+    },
 }
 
 impl From<Optimizer> for Rule {
@@ -58,7 +73,9 @@ impl From<Optimizer> for Rule {
                 one_minus_beta2: (1.0 - beta2) as f32,
                 epsilon: epsilon as f32,
             },
-            Optimizer::Sgd { lr, momentum } => Self::Sgd { lr: lr as f32, momentum: momentum as f32 },
+            Optimizer::Sgd { lr, momentum } => {
+                Self::Sgd { lr: lr as f32, momentum: momentum as f32 }
+            }
         }
     }
 }
@@ -72,37 +89,41 @@ impl OptimizerState {
             Rule::Adam { .. } => (true, true),
             Rule::Sgd { momentum, .. } => (momentum > 0.0, false),
         };
-        let slots = lengths
+        let tensors = lengths
             .iter()
-            .map(|&len| Slot {
+            .map(|&len| TensorMoments {
                 momentum: vec![0.0; if has_momentum { len } else { 0 }],
                 velocity: vec![0.0; if has_velocity { len } else { 0 }],
             })
             .collect();
-        Self { rule, moments: Moments { beta_powers: [1.0; 2], slots } }
+        Self { rule, moments: Moments { beta_powers: [1.0; 2], tensors } }
     }
 
-    /// What it remembers.
+    /// The state between steps.
     pub(super) fn moments(&self) -> &Moments {
         &self.moments
     }
 
-    /// Goes on where another one was; whether the tensors are of the same lengths.
+    /// Continues from a saved state. Returns whether its tensors are of the same lengths.
     pub(super) fn restore(&mut self, moments: Moments) -> bool {
-        let lengths = |m: &Moments| m.slots.iter().map(|s| (s.momentum.len(), s.velocity.len())).collect::<Vec<_>>();
+        let lengths = |m: &Moments| -> Vec<_> {
+            m.tensors.iter().map(|t| (t.momentum.len(), t.velocity.len())).collect()
+        };
         let fits = lengths(&moments) == lengths(&self.moments);
         self.moments = moments;
         fits
     }
 
-    /// The learning rate of the next steps.
+    /// Sets the learning rate of the next steps.
     pub(super) fn set_lr(&mut self, rate: f64) {
         match &mut self.rule {
-            Rule::RmsProp { lr, .. } | Rule::Adam { lr, .. } | Rule::Sgd { lr, .. } => *lr = rate as f32,
+            Rule::RmsProp { lr, .. } | Rule::Adam { lr, .. } | Rule::Sgd { lr, .. } => {
+                *lr = rate as f32
+            }
         }
     }
 
-    /// To be called once before the tensors are updated with the gradients of a batch.
+    /// Begins a step; called once before the tensors are updated with the gradients of a batch.
     pub(super) fn begin_step(&mut self) {
         if let Rule::Adam { beta1, beta2, .. } = self.rule {
             self.moments.beta_powers[0] *= f64::from(beta1);
@@ -110,9 +131,9 @@ impl OptimizerState {
         }
     }
 
-    /// Steps the tensor `index`. All three have the length that was given for it.
+    /// Steps the tensor `index`. `weights` and `gradient` have the length that was given for it.
     pub(super) fn update(&mut self, index: usize, weights: &mut [f32], gradient: &[f32]) {
-        let Slot { momentum, velocity } = &mut self.moments.slots[index];
+        let TensorMoments { momentum, velocity } = &mut self.moments.tensors[index];
         let (momentum, velocity) = (momentum.as_mut_slice(), velocity.as_mut_slice());
         match self.rule {
             Rule::RmsProp { lr, rho, one_minus_rho, epsilon, momentum: decay } => {
@@ -172,7 +193,7 @@ const CHUNK: usize = 1 << 15;
 
 /// Runs `step` on pieces of the slices, all of the same length, in parallel.
 ///
-/// Each weight is stepped by itself, so the pieces have no influence on the outcome.
+/// Each weight is stepped by itself, so the pieces do not affect the result.
 fn in_chunks<const N: usize>(
     weights: &mut [f32],
     gradient: &[f32],
@@ -190,7 +211,10 @@ fn in_chunks<const N: usize>(
     for (i, values) in state.into_iter().enumerate() {
         (state0[i], state1[i]) = values.split_at_mut(middle);
     }
-    rayon::join(|| in_chunks(weights0, gradient0, state0, step), || in_chunks(weights1, gradient1, state1, step));
+    rayon::join(
+        || in_chunks(weights0, gradient0, state0, step),
+        || in_chunks(weights1, gradient1, state1, step),
+    );
 }
 
 #[cfg(test)]
@@ -223,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn every_weight_follows_the_formula() {
+    fn optimizer_steps_follow_the_formula() {
         let rules = [
             Optimizer::rms_prop(0.01),
             Optimizer::RmsProp { lr: 0.02, rho: 0.7, epsilon: 1e-3, momentum: 0.6 },
@@ -253,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn tensors_keep_separate_state() {
+    fn optimizer_keeps_separate_state_for_tensors() {
         let mut state = OptimizerState::new(Optimizer::rms_prop(0.01), &[1, 1]);
         let (mut a, mut b) = ([0.0], [0.0]);
         state.begin_step();

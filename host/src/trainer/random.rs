@@ -4,12 +4,11 @@ use serde::{Deserialize, Serialize};
 
 /// The trainer's random numbers, in three streams that never overlap.
 ///
-/// Everything is drawn here, on the calling thread, and nothing from the tensor library's global
-/// generator: that one is shared by the whole process, so that another thread could change the
-/// outcome. The draws are spelled out rather than left to `rand`, whose algorithms may change
-/// between versions, and with them the weights that a seed gives.
+/// Everything is drawn here, on the calling thread: from a generator shared by the process, another
+/// thread could change the result. The draws are spelled out rather than left to `rand`, whose
+/// algorithms may change between versions, and with them the weights that a seed gives.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Random {
+pub struct Random {
     pub(super) weights: Stream,
     pub(super) order: Stream,
     pub(super) dropout: Stream,
@@ -28,14 +27,16 @@ impl Random {
     }
 }
 
+/// One stream of random numbers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Stream(Xoshiro256PlusPlus);
+pub struct Stream(Xoshiro256PlusPlus);
 
-/// Random numbers are made of 24 bits, all that an `f32` below 1 holds.
+/// Bits of a random number: as many as the mantissa of an `f32` has.
 const BITS: u32 = 24;
 
 impl Stream {
-    /// Keras's `glorot_uniform`: uniform in `[-l, l)` with `l = sqrt(6 / (inputs + outputs))`.
+    /// Draws Keras's `glorot_uniform`: uniform in `[-l, l)` with `l = sqrt(6 / (inputs +
+    /// outputs))`.
     pub(super) fn glorot_uniform(&mut self, inputs: usize, outputs: usize) -> Vec<f32> {
         let limit = (6.0 / (inputs as f64 + outputs as f64)).sqrt() as f32;
         let scale = (1.0 / f64::from(1_u32 << BITS)) as f32;
@@ -47,7 +48,7 @@ impl Stream {
             .collect()
     }
 
-    /// Brings `items` into a random order, each equally likely (Fisher and Yates).
+    /// Shuffles `items`, each order equally likely (Fisher and Yates).
     pub(super) fn shuffle(&mut self, items: &mut [usize]) {
         for last in (1..items.len()).rev() {
             let other = self.below(last as u64 + 1) as usize;
@@ -55,19 +56,20 @@ impl Stream {
         }
     }
 
-    /// A whole number below `bound`, each equally likely (Lemire's rejection).
+    /// Draws an integer below `bound`, each equally likely (Lemire's rejection).
     fn below(&mut self, bound: u64) -> u64 {
         loop {
             let wide = u128::from(self.0.next_u64()) * u128::from(bound);
-            // 2^64 is no multiple of `bound`: without dropping the `2^64 mod bound` draws with the
-            // smallest low halves, some results would be more likely.
+            // 2^64 is not a multiple of `bound`: without dropping the `2^64 mod bound` draws with
+            // the smallest low halves, some results would be more likely.
             if wide as u64 >= bound.wrapping_neg() % bound {
                 return (wide >> u64::BITS) as u64;
             }
         }
     }
 
-    /// `len` factors of an inverted dropout: 0 with probability `rate`, else `1 / (1 - rate)`.
+    /// Draws `len` factors of an inverted dropout: 0 with probability `rate`, else
+    /// `1 / (1 - rate)`.
     pub(super) fn dropout_mask(&mut self, rate: f32, len: usize) -> Vec<f32> {
         let threshold = (f64::from(rate) * f64::from(1_u32 << BITS)).ceil() as u32;
         let kept = (1.0 / (1.0 - f64::from(rate))) as f32;
@@ -90,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn streams_differ_and_repeat() {
+    fn random_streams_differ_and_repeat() {
         let draws = |seed| {
             let mut random = Random::new(seed);
             [random.weights.0.next_u64(), random.order.0.next_u64(), random.dropout.0.next_u64()]
@@ -102,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn glorot_fills_its_range() {
+    fn glorot_uniform_fills_its_range() {
         let values = Random::new(1).weights.glorot_uniform(100, 50);
         let limit = 0.2_f32; // sqrt(6 / 150)
         assert_eq!(values.len(), 5000);
@@ -136,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn dropout_keeps_the_mean() {
+    fn dropout_mask_keeps_the_mean() {
         let mut random = Random::new(3);
         for rate in [0.0, 0.2, 0.5, 0.9] {
             let mask = random.dropout.dropout_mask(rate, 100_001);

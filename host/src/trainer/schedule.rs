@@ -5,10 +5,39 @@ use super::{Schedule, TrainConfig};
 /// Keras's `min_delta` of `ReduceLROnPlateau`.
 const MIN_DELTA: f64 = 1e-4;
 
-/// The learning rate as training goes on.
+/// The learning rate as training advances.
+pub trait LearningRate: Clone {
+    /// The rate before the first step.
+    fn new(config: &TrainConfig) -> Self;
+
+    /// The rate of a step: `epoch` from 1, `step` of all `steps` of the training from 0.
+    fn at(&self, config: &TrainConfig, epoch: usize, step: usize, steps: usize) -> f64;
+
+    /// Takes account of the loss of an epoch.
+    fn end_epoch(&mut self, config: &TrainConfig, loss: f64);
+}
+
+/// The rate of the optimizer, whatever the schedule. It has no state, so that it takes no bytes in
+/// a checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Rate {
-    /// That of the optimiser, less what plateaus have taken.
+pub struct FixedRate;
+
+impl LearningRate for FixedRate {
+    fn new(_: &TrainConfig) -> Self {
+        Self
+    }
+
+    fn at(&self, config: &TrainConfig, _: usize, _: usize, _: usize) -> f64 {
+        config.optimizer.lr()
+    }
+
+    fn end_epoch(&mut self, _: &TrainConfig, _: f64) {}
+}
+
+/// The rate that a [`Schedule`] gives.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Rate {
+    /// The rate of the optimizer, less what plateaus have taken.
     base: f64,
     /// Lowest loss so far, for plateaus.
     best: f64,
@@ -16,18 +45,17 @@ pub(super) struct Rate {
     waited: usize,
 }
 
-impl Rate {
-    pub(super) fn new(config: &TrainConfig) -> Self {
+impl LearningRate for Rate {
+    fn new(config: &TrainConfig) -> Self {
         Self { base: config.optimizer.lr(), best: f64::INFINITY, waited: 0 }
     }
 
-    /// The rate of a step: `epoch` from 1, `step` of all `steps` of the training from 0.
-    pub(super) fn at(&self, config: &TrainConfig, epoch: usize, step: usize, steps: usize) -> f64 {
+    fn at(&self, config: &TrainConfig, epoch: usize, step: usize, steps: usize) -> f64 {
         match config.schedule {
             Schedule::Constant | Schedule::Plateau { .. } => self.base,
             Schedule::Cosine => {
-                let share = step.min(steps) as f64 / steps.max(1) as f64;
-                self.base * 0.5 * (1.0 + libm::cos(std::f64::consts::PI * share))
+                let fraction = step.min(steps) as f64 / steps.max(1) as f64;
+                self.base * 0.5 * (1.0 + libm::cos(std::f64::consts::PI * fraction))
             }
             Schedule::Step { epochs } => {
                 let tenths = (epoch - 1) / epochs.max(1);
@@ -36,8 +64,7 @@ impl Rate {
         }
     }
 
-    /// Takes in the loss of an epoch.
-    pub(super) fn end_epoch(&mut self, config: &TrainConfig, loss: f64) {
+    fn end_epoch(&mut self, config: &TrainConfig, loss: f64) {
         let Schedule::Plateau { patience } = config.schedule else { return };
         if loss < self.best - MIN_DELTA {
             self.best = loss;
@@ -62,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn cosine_goes_from_all_to_nothing() {
+    fn cosine_schedule_falls_to_zero() {
         let config = config(Schedule::Cosine);
         let rate = Rate::new(&config);
         let at = |step| rate.at(&config, 1, step, 100);
@@ -72,19 +99,20 @@ mod tests {
     }
 
     #[test]
-    fn steps_are_tenths() {
+    fn step_schedule_divides_by_ten() {
         let config = config(Schedule::Step { epochs: 3 });
-        let rates: Vec<f64> = (1..=7).map(|epoch| Rate::new(&config).at(&config, epoch, 0, 1)).collect();
+        let rates: Vec<f64> =
+            (1..=7).map(|epoch| Rate::new(&config).at(&config, epoch, 0, 1)).collect();
         for (found, wanted) in rates.iter().zip([0.8, 0.8, 0.8, 0.08, 0.08, 0.08, 0.008]) {
             assert!((found - wanted).abs() < 1e-12, "{rates:?}");
         }
     }
 
     #[test]
-    fn plateaus_halve() {
+    fn plateau_schedule_halves() {
         let config = config(Schedule::Plateau { patience: 2 });
         let mut rate = Rate::new(&config);
-        // The fourth is not better by enough; the fifth makes two in a row; then it begins anew.
+        // The fourth is not better by enough; the fifth makes two in a row; then counting restarts.
         let losses = [1.0, 0.9, 0.8, 0.799_95, 0.85, 0.85, 0.79, 0.79, 0.79];
         let rates = losses.map(|loss| {
             rate.end_epoch(&config, loss);

@@ -3,41 +3,58 @@ use serde::{Deserialize, Serialize};
 use super::head::Evaluation;
 use super::optimizer::Moments;
 use super::random::Random;
-use super::schedule::Rate;
+use super::schedule::{FixedRate, LearningRate, Rate};
+use super::tail_network::TailWeights;
 use super::{DenseWeights, EpochStats, TrainConfig, TrainError};
 
+/// The state of a head in training.
+pub type HeadState = TrainState<Vec<DenseWeights>, Rate>;
+
+/// The state of fine-tuning.
+pub type FineTuneState = TrainState<TailWeights, FixedRate>;
+
 /// All that training keeps from one epoch to the next.
+///
+/// Checkpoints hold it as it is serialized: the order of its fields is part of their format.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct State {
+pub struct TrainState<W, R> {
     /// The weights; empty while the network has them.
-    pub(super) layers: Vec<DenseWeights>,
-    /// What the optimiser remembers; `None` at the start.
+    pub(super) weights: W,
+    /// The state of the optimizer; `None` at the start.
     pub(super) moments: Option<Moments>,
     pub(super) random: Random,
-    /// The order of the samples in the epoch at hand, else in the last one, which the next one shuffles.
+    /// The order of the samples in the current epoch, else in the last one, which the next one
+    /// shuffles.
     pub(super) order: Vec<usize>,
-    pub(super) rate: Rate,
-    /// One for each epoch so far.
+    pub(super) rate: R,
+    /// The metrics of each epoch so far.
     pub(super) history: Vec<EpochStats>,
-    pub(super) best: Option<Best>,
-    /// The epoch at hand, if it has begun.
-    pub(super) part: Option<Part>,
+    pub(super) best: Option<BestEpoch<W>>,
+    /// The current epoch, if it has begun.
+    pub(super) partial: Option<PartialEpoch>,
 }
 
-/// What has been done of an epoch.
+/// Progress within an epoch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Part {
-    /// Batches behind it.
+pub(super) struct PartialEpoch {
+    /// Batches that are done.
     pub(super) batches: usize,
-    /// The losses of their samples, added up.
+    /// The sum of the losses of their samples.
     pub(super) loss: f64,
     /// Samples among them that were classified correctly.
     pub(super) correct: usize,
 }
 
-impl Part {
-    /// The figures of an epoch that has come to its end after `samples`, `measured` on what validates.
-    pub(super) fn end(self, epoch: usize, samples: usize, measured: Option<Evaluation>, lr: f64) -> EpochStats {
+impl PartialEpoch {
+    /// The metrics of the epoch after all its `samples`; `measured` are those of the validation
+    /// set.
+    pub(super) fn end(
+        self,
+        epoch: usize,
+        samples: usize,
+        measured: Option<Evaluation>,
+        lr: f64,
+    ) -> EpochStats {
         EpochStats {
             epoch,
             loss: self.loss / samples as f64,
@@ -49,27 +66,27 @@ impl Part {
     }
 }
 
-/// Where a training stands when it is heard of.
+/// A point of training at which the caller is called.
 #[derive(Debug, Clone, Copy)]
-pub enum Moment<'a> {
+pub enum ProgressEvent<'a> {
     /// Between two steps of an epoch.
     Batch {
         /// The epoch, from 1.
         epoch: usize,
-        /// Batches of it that are done; 0 if it is ended before its first.
+        /// Batches of it that are done; 0 if it ends before its first.
         done: usize,
     },
     /// After an epoch.
     Epoch {
-        /// Its figures.
+        /// Its metrics.
         stats: &'a EpochStats,
-        /// Whether no other follows.
+        /// Whether it is the last one.
         last: bool,
     },
 }
 
-impl<'a> Moment<'a> {
-    /// The figures of the epoch that has just ended.
+impl<'a> ProgressEvent<'a> {
+    /// The metrics of the epoch that has just ended.
     pub fn stats(self) -> Option<&'a EpochStats> {
         match self {
             Self::Epoch { stats, .. } => Some(stats),
@@ -80,51 +97,50 @@ impl<'a> Moment<'a> {
 
 /// The best epoch so far and its weights.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Best {
+pub(super) struct BestEpoch<W> {
     pub(super) stats: EpochStats,
-    pub(super) layers: Vec<DenseWeights>,
+    pub(super) weights: W,
 }
 
-impl State {
-    /// Before the first epoch.
-    pub(super) fn new(config: &TrainConfig, layers: Vec<DenseWeights>, random: Random, samples: usize) -> Self {
-        let (order, rate) = ((0..samples).collect(), Rate::new(config));
-        Self { layers, moments: None, random, order, rate, history: Vec::new(), best: None, part: None }
+impl<W, R: LearningRate> TrainState<W, R> {
+    /// The state before the first epoch.
+    pub(super) fn new(config: &TrainConfig, weights: W, random: Random, samples: usize) -> Self {
+        Self {
+            weights,
+            moments: None,
+            random,
+            order: (0..samples).collect(),
+            rate: R::new(config),
+            history: Vec::new(),
+            best: None,
+            partial: None,
+        }
     }
 
-    /// How many epochs are done.
+    /// Number of epochs that are done.
     pub fn epochs(&self) -> usize {
-        self.history.len()
+        self.history.last().map_or(0, |stats| stats.epoch)
     }
 
-    /// Whether more epochs have passed since the best than patience allows.
-    pub(super) fn out_of_patience(&self, config: &TrainConfig) -> bool {
-        let waited = self.history.len() - self.best.as_ref().map_or(0, |best| best.stats.epoch);
-        config.patience.is_some_and(|patience| !self.history.is_empty() && waited >= patience.max(1))
-    }
-
-    /// Whether no epoch is left to run.
+    /// Whether no epoch is left to run: all are done, or patience has run out.
     pub(super) fn is_done(&self, config: &TrainConfig) -> bool {
-        self.history.len() >= config.epochs || self.out_of_patience(config)
+        let best = self.best.as_ref().map_or(0, |best| best.stats.epoch);
+        let waited = self.epochs().saturating_sub(best);
+        self.epochs() >= config.epochs
+            || config.patience.is_some_and(|patience| waited >= patience.max(1))
     }
 
-    /// Holds a state that was read from a file against the network, whose layers have these widths, and the data.
-    pub(super) fn check(&self, config: &TrainConfig, widths: &[usize], samples: usize) -> Result<(), TrainError> {
+    /// Checks a state that was read from a file against the training: its history starts at epoch
+    /// `first`, and `fits` says whether weights are of the network.
+    pub(super) fn check(
+        &self,
+        config: &TrainConfig,
+        samples: usize,
+        first: usize,
+        fits: impl Fn(&W) -> bool,
+    ) -> Result<(), TrainError> {
         let wrong = |what| Err(TrainError::WrongState { what });
-        let fits = |layers: &[DenseWeights]| {
-            layers.len() + 1 == widths.len()
-                && layers.iter().zip(widths.windows(2)).enumerate().all(|(index, (layer, pair))| {
-                    let (inputs, outputs) = (pair[0], pair[1]);
-                    let hidden = index + 2 < widths.len();
-                    let norm = layer.norm.as_ref();
-                    (layer.inputs, layer.outputs) == (inputs, outputs)
-                        && (layer.kernel.len(), layer.bias.len()) == (inputs * outputs, outputs)
-                        && norm.is_some() == (config.batch_norm && hidden)
-                        && norm.is_none_or(|n| [&n.gamma, &n.mean, &n.variance].iter().all(|v| v.len() == outputs))
-                        && layer.is_finite()
-                })
-        };
-        if !fits(&self.layers) {
+        if !fits(&self.weights) || !self.best.as_ref().is_none_or(|best| fits(&best.weights)) {
             return wrong("weights");
         }
         let mut order = self.order.clone();
@@ -132,11 +148,17 @@ impl State {
         if !order.iter().copied().eq(0..samples) {
             return wrong("order of the samples");
         }
-        let of_history = |best: &Best| (1..=self.history.len()).contains(&best.stats.epoch) && fits(&best.layers);
-        if !self.best.as_ref().map_or(self.history.is_empty(), of_history) {
+        let epochs = first..first + self.history.len();
+        let is_started = first > 0 || !epochs.is_empty();
+        if !is_started || !self.history.iter().map(|stats| stats.epoch).eq(epochs.clone()) {
+            return wrong("epochs");
+        }
+        let is_past = |best: &BestEpoch<W>| epochs.contains(&best.stats.epoch);
+        if !self.best.as_ref().map_or(epochs.is_empty(), is_past) {
             return wrong("best epoch");
         }
-        if self.part.is_some_and(|part| part.batches >= samples.div_ceil(config.batch_size)) {
+        let batches = samples.div_ceil(config.batch_size);
+        if self.partial.is_some_and(|partial| partial.batches >= batches) {
             return wrong("batches of the epoch");
         }
         Ok(())

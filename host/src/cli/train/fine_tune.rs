@@ -21,8 +21,8 @@ use crate::metrics;
 use crate::progress::Meter;
 use crate::report::Order;
 use crate::trainer::{
-    self, Dataset, DenseWeights, FineTuneState, FineTuned, Model, Moment, Optimizer, TrainConfig,
-    TrainedHead,
+    self, Dataset, DenseWeights, FineTuneState, FineTuned, Model, Optimizer, ProgressEvent,
+    TrainConfig, TrainedHead,
 };
 
 /// Ending of the checkpoint of fine-tuning.
@@ -277,7 +277,7 @@ impl Job<'_> {
                 stopped = interrupted();
                 teller.tell(progress.at);
                 // What comes before the first and after the last epoch takes long too.
-                let due = matches!(progress.at, Moment::Epoch { stats, last } if last || stats.epoch == 0);
+                let due = matches!(progress.at, ProgressEvent::Epoch { stats, last } if last || stats.epoch == 0);
                 if let Err(e) = checkpoint.save(|| progress.state(), stopped || due) {
                     teller.note(format_args!("no checkpoint was written: {e:#}"));
                 }

@@ -8,7 +8,7 @@ use vgg_edge_cli::terminal::{Printer, note};
 
 use crate::PROGRAM;
 use crate::progress::Meter;
-use crate::trainer::{EpochStats, Moment};
+use crate::trainer::{EpochStats, ProgressEvent};
 
 /// What is being trained.
 #[derive(Clone, Copy)]
@@ -52,10 +52,10 @@ impl<'a> Teller<'a> {
     }
 
     /// Tells of a batch or an epoch.
-    pub fn tell(&self, at: Moment) {
+    pub fn tell(&self, at: ProgressEvent) {
         let done = match at {
-            Moment::Batch { epoch, done } => (epoch - 1) * self.batches + done,
-            Moment::Epoch { stats, .. } => stats.epoch * self.batches,
+            ProgressEvent::Batch { epoch, done } => (epoch - 1) * self.batches + done,
+            ProgressEvent::Epoch { stats, .. } => stats.epoch * self.batches,
         };
         if let Some(meter) = &self.meter {
             meter.set(done as u64);

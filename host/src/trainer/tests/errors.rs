@@ -9,25 +9,25 @@ fn good() -> Samples {
 }
 
 #[test]
-fn bad_data_sets_are_refused() {
+fn bad_data_sets_are_rejected() {
     let config = small_config();
     let split = Split::Training;
     let empty = Samples::new(6, &[], &[]);
     assert_eq!(error(&config, &empty, None), TrainError::Empty { split });
-    assert_eq!(error(&config, &good(), Some(&empty)), TrainError::Empty { split: Split::Validation });
+    let split_of_empty = Split::Validation;
+    assert_eq!(error(&config, &good(), Some(&empty)), TrainError::Empty { split: split_of_empty });
     let flat = Samples::new(0, &[], &[0, 1, 0]);
     assert_eq!(error(&config, &flat, None), TrainError::NoFeatures { split });
 
     let mut samples = good();
     samples.labels.pop();
-    assert_eq!(error(&config, &samples, None), TrainError::LabelCount { split, rows: 20, labels: 19 });
+    let miscounted = TrainError::LabelCount { split, rows: 20, labels: 19 };
+    assert_eq!(error(&config, &samples, None), miscounted);
     let mut samples = good();
     samples.labels[7] = 2;
     let found = error(&config, &samples, None);
-    assert_eq!(
-        found.to_string(),
-        "the label of row 7 of the training set is 2, but with 2 classes labels go from 0 to 1"
-    );
+    assert_eq!(found, TrainError::LabelOutOfRange { split, row: 7, label: 2, classes: 2 });
+    assert!(found.to_string().ends_with("with 2 classes labels range from 0 to 1"), "{found}");
     let other = Samples::separable(20, 5, 2, 1);
     assert_eq!(
         error(&config, &good(), Some(&other)),
@@ -36,23 +36,24 @@ fn bad_data_sets_are_refused() {
 }
 
 #[test]
-fn features_that_are_not_finite_are_named() {
+fn non_finite_features_are_reported_with_their_row() {
     for bad in [f32::NAN, f32::INFINITY] {
         let mut samples = good();
         samples.features.values[6 * 13 + 2] = bad;
-        let [training, validation] =
-            [Split::Training, Split::Validation].map(|split| TrainError::NonFiniteFeature { split, row: 13 });
+        let [training, validation] = [Split::Training, Split::Validation]
+            .map(|split| TrainError::NonFiniteFeature { split, row: 13 });
         assert_eq!(error(&small_config(), &samples, None), training);
         assert_eq!(error(&small_config(), &good(), Some(&samples)), validation);
     }
 }
 
 #[test]
-fn bad_configurations_are_refused() {
+fn bad_configurations_are_rejected() {
     let adam = |lr, beta1, beta2, epsilon| Optimizer::Adam { lr, beta1, beta2, epsilon };
     let rms_prop = |rho, epsilon, momentum| Optimizer::RmsProp { lr: 0.1, rho, epsilon, momentum };
     let sgd = |lr, momentum| Optimizer::Sgd { lr, momentum };
     let with = |optimizer| TrainConfig { optimizer, ..small_config() };
+    let scheduled = |schedule| TrainConfig { schedule, ..small_config() };
     #[rustfmt::skip]
     let cases = [
         (TrainConfig { classes: 1, ..small_config() }, "classes"),
@@ -68,8 +69,8 @@ fn bad_configurations_are_refused() {
         (TrainConfig { label_smoothing: 1.0, ..small_config() }, "label_smoothing"),
         (TrainConfig { class_weights: vec![1.0], ..small_config() }, "class_weights"),
         (TrainConfig { class_weights: vec![1.0, -1.0], ..small_config() }, "class_weights"),
-        (TrainConfig { schedule: Schedule::Step { epochs: 0 }, ..small_config() }, "schedule.epochs"),
-        (TrainConfig { schedule: Schedule::Plateau { patience: 0 }, ..small_config() }, "schedule.patience"),
+        (scheduled(Schedule::Step { epochs: 0 }), "schedule.epochs"),
+        (scheduled(Schedule::Plateau { patience: 0 }), "schedule.patience"),
         (with(Optimizer::rms_prop(0.0)), "optimizer.lr"),
         (with(Optimizer::adam(-1.0)), "optimizer.lr"),
         (with(Optimizer::sgd(f64::NAN)), "optimizer.lr"),
@@ -96,14 +97,14 @@ fn bad_configurations_are_refused() {
 }
 
 #[test]
-fn absurd_widths_are_refused() {
+fn absurd_layer_widths_are_rejected() {
     let config = TrainConfig { units: vec![usize::MAX / 3], ..small_config() };
     let found = error(&config, &good(), None);
     assert!(matches!(found, TrainError::TooManyWeights { inputs: 6, .. }), "{found}");
 }
 
 #[test]
-fn divergence_names_epoch_and_batch() {
+fn divergence_error_has_epoch_and_batch() {
     let config = TrainConfig { optimizer: Optimizer::sgd(1e30), ..small_config() };
     let found = error(&config, &good(), None);
     assert!(matches!(found, TrainError::NonFiniteLoss { epoch: 1, batch: 2 | 3, .. }), "{found:?}");
@@ -113,8 +114,8 @@ fn divergence_names_epoch_and_batch() {
 }
 
 #[test]
-fn divergence_in_the_last_step_shows() {
-    // One step an epoch: its loss is still that of the initial weights.
+fn divergence_in_the_last_step_is_detected() {
+    // One step per epoch: its loss is still that of the initial weights.
     let mut samples = good();
     samples.features.values.iter_mut().for_each(|v| *v *= 1e10);
     let config = TrainConfig {

@@ -1,44 +1,60 @@
-//! Compares with what Keras 3 did; `record_keras.py` recorded it.
+//! Compares with recorded steps and epochs of Keras 3; `record_keras.py` records them.
 
-use super::super::{fit::fit, loss::LossRule, random::Random};
-use super::keras_fixture::{BATCH, BATCHES, FEATURES, FITS, STEPS};
+use serde::Deserialize;
+
+use super::super::loss::{LossRule, cross_entropy};
+use super::super::network::Network;
+use super::super::{head_network::HeadNetwork, optimizer::OptimizerState, train::train_from};
 use super::*;
 
-pub(super) struct Batch {
-    pub(super) features: &'static [f32],
-    pub(super) two_classes: &'static [usize],
-    pub(super) three_classes: &'static [usize],
+#[derive(Deserialize)]
+struct Recording {
+    features: usize,
+    batch: usize,
+    batches: Vec<Batch>,
+    steps: Vec<StepCase>,
+    fits: Vec<FitCase>,
 }
 
-pub(super) struct Step {
-    pub(super) loss: f64,
-    pub(super) accuracy: f64,
+#[derive(Deserialize)]
+struct Batch {
+    features: Vec<f32>,
+    two_classes: Vec<usize>,
+    three_classes: Vec<usize>,
+}
+
+#[derive(Deserialize)]
+struct Step {
+    loss: f64,
+    accuracy: f64,
     /// Kernel and bias of each layer after the step.
-    pub(super) weights: &'static [&'static [f32]],
+    weights: Vec<Vec<f32>>,
 }
 
-pub(super) struct StepCase {
-    pub(super) name: &'static str,
-    pub(super) optimizer: Optimizer,
-    pub(super) classes: usize,
-    pub(super) start: &'static [&'static [f32]],
-    pub(super) steps: &'static [Step],
+#[derive(Deserialize)]
+struct StepCase {
+    name: String,
+    optimizer: Optimizer,
+    classes: usize,
+    start: Vec<Vec<f32>>,
+    steps: Vec<Step>,
 }
 
-pub(super) struct FitCase {
-    pub(super) name: &'static str,
-    pub(super) optimizer: Optimizer,
-    pub(super) classes: usize,
-    pub(super) units: usize,
-    pub(super) start: &'static [&'static [f32]],
-    pub(super) features: &'static [f32],
-    pub(super) labels: &'static [usize],
-    pub(super) val_features: &'static [f32],
-    pub(super) val_labels: &'static [usize],
-    pub(super) loss: &'static [f64],
-    pub(super) accuracy: &'static [f64],
-    pub(super) val_loss: &'static [f64],
-    pub(super) val_accuracy: &'static [f64],
+#[derive(Deserialize)]
+struct FitCase {
+    name: String,
+    optimizer: Optimizer,
+    classes: usize,
+    units: usize,
+    start: Vec<Vec<f32>>,
+    features: Vec<f32>,
+    labels: Vec<usize>,
+    val_features: Vec<f32>,
+    val_labels: Vec<usize>,
+    loss: Vec<f64>,
+    accuracy: Vec<f64>,
+    val_loss: Vec<f64>,
+    val_accuracy: Vec<f64>,
 }
 
 const TOLERANCE: f64 = 1e-5;
@@ -48,59 +64,49 @@ pub(super) fn assert_close(actual: f64, expected: f64, what: &str) {
     assert!(difference < TOLERANCE, "{what}: {actual}, Keras {expected}");
 }
 
-fn layers(tensors: &[&[f32]]) -> Vec<DenseWeights> {
+fn recording() -> Recording {
+    serde_json::from_str(include_str!("keras.json")).unwrap()
+}
+
+fn layers(tensors: &[Vec<f32>]) -> Vec<DenseWeights> {
     tensors
         .chunks_exact(2)
         .map(|pair| DenseWeights {
             inputs: pair[0].len() / pair[1].len(),
             outputs: pair[1].len(),
-            kernel: pair[0].to_vec(),
-            bias: pair[1].to_vec(),
+            kernel: pair[0].clone(),
+            bias: pair[1].clone(),
             norm: None,
         })
         .collect()
 }
 
-/// All batches as one data set.
-fn batches(classes: usize, count: usize) -> Samples {
-    let batches = &BATCHES[..count];
-    let labels = |batch: &Batch| match classes {
-        2 => batch.two_classes,
-        _ => batch.three_classes,
-    };
-    Samples::new(
-        FEATURES,
-        &batches.iter().flat_map(|b| b.features).copied().collect::<Vec<_>>(),
-        &batches.iter().flat_map(labels).copied().collect::<Vec<_>>(),
-    )
-}
-
 #[test]
-fn first_steps_match() {
-    for case in STEPS {
-        let mut start = layers(case.start);
-        assert_eq!(start[0].inputs, FEATURES);
-        let mut network = network::Network::new(&start);
-        let mut state = optimizer::OptimizerState::new(case.optimizer, &network.lengths());
-        let outputs = start.pop().map_or(0, |last| last.outputs);
-        for (step, number) in case.steps.iter().zip(1..) {
-            let what = format!("{}, step {number}", case.name);
-            let samples = batches(case.classes, number);
-            let rows: Vec<usize> = ((number - 1) * BATCH..number * BATCH).collect();
-            let (features, labels) = samples.dataset().batch(Split::Training, &rows).unwrap();
-            let (gradients, (loss, correct)) = network
-                .gradients(features, BATCH, Vec::new(), |logits| {
-                    let loss = loss::cross_entropy(&logits, &labels, outputs, LossRule::default());
-                    Ok((loss.gradient, (loss.sum, loss.correct)))
-                })
-                .unwrap();
-            (network, _) = network.update(gradients, &mut state, 0.0).unwrap();
+fn first_steps_match_keras() {
+    let recording = recording();
+    for case in &recording.steps {
+        let start = layers(&case.start);
+        assert_eq!(start[0].inputs, recording.features);
+        let outputs = start.last().unwrap().outputs;
+        let mut network = HeadNetwork::new(&start);
+        let lengths: Vec<usize> = network.parameters().iter().map(|p| p.values.len()).collect();
+        let mut optimizer = OptimizerState::new(case.optimizer, &lengths);
+        for (number, (step, batch)) in case.steps.iter().zip(&recording.batches).enumerate() {
+            let what = format!("{}, step {}", case.name, number + 1);
+            let labels = if case.classes == 2 { &batch.two_classes } else { &batch.three_classes };
+            let rows = labels.len();
+            let logits = network.forward(batch.features.clone(), rows, None);
+            let loss = cross_entropy(&logits, labels, outputs, LossRule::default());
+            network.backward(loss.gradient);
+            optimizer.begin_step();
+            for (index, parameter) in network.parameters_mut().into_iter().enumerate() {
+                optimizer.update(index, &mut parameter.values, &parameter.gradient);
+            }
             // The values of single losses agree better than the weights.
-            let loss = loss / BATCH as f64;
-            assert!((loss - step.loss).abs() < 1e-6, "{what}: {loss}, {}", step.loss);
-            assert_close(correct as f64 / BATCH as f64, step.accuracy, &what);
-            let weights = network.weights().unwrap();
-            for (layer, expected) in weights.iter().zip(layers(step.weights)) {
+            let mean = loss.sum / rows as f64;
+            assert!((mean - step.loss).abs() < 1e-6, "{what}: {mean}, {}", step.loss);
+            assert_close(loss.correct as f64 / rows as f64, step.accuracy, &what);
+            for (layer, expected) in network.weights().iter().zip(layers(&step.weights)) {
                 assert_eq!(layer.kernel.len(), expected.kernel.len());
                 let pairs = layer.kernel.iter().zip(&expected.kernel);
                 for (a, e) in pairs.chain(layer.bias.iter().zip(&expected.bias)) {
@@ -108,29 +114,32 @@ fn first_steps_match() {
                 }
             }
         }
+        assert_eq!(case.steps.len(), recording.batches.len());
     }
 }
 
-/// Whole epochs with a partial last batch: the statistics are Keras's too.
+/// Whole epochs with a partial last batch: the metrics are those of Keras.
 #[test]
-fn epoch_statistics_match() {
-    for case in FITS {
-        let training = Samples::new(FEATURES, case.features, case.labels);
-        let validation = Samples::new(FEATURES, case.val_features, case.val_labels);
-        assert_ne!(training.labels.len() % BATCH, 0);
+fn epoch_statistics_match_keras() {
+    let recording = recording();
+    for case in &recording.fits {
+        let training = Samples::new(recording.features, &case.features, &case.labels);
+        let validation = Samples::new(recording.features, &case.val_features, &case.val_labels);
+        assert_ne!(training.labels.len() % recording.batch, 0);
         let config = TrainConfig {
             units: if case.units > 0 { vec![case.units] } else { vec![] },
             dropout: 0.0,
             classes: case.classes,
             optimizer: case.optimizer,
             epochs: case.loss.len(),
-            batch_size: BATCH,
+            batch_size: recording.batch,
             shuffle: false,
             ..TrainConfig::default()
         };
-        let head = fit(
+        let random = random::Random::new(0);
+        let head = train_from(
             &config,
-            State::new(&config, layers(case.start), Random::new(0), training.labels.len()),
+            TrainState::new(&config, layers(&case.start), random, training.labels.len()),
             &training.dataset(),
             Some(&validation.dataset()),
             &mut |_| ControlFlow::Continue(()),

@@ -1,9 +1,9 @@
 mod errors;
 mod fine_tune;
+mod gradients;
 mod keras;
-mod keras_fixture;
 mod keras_options;
-mod keras_options_fixture;
+mod saved_states;
 mod training;
 
 use std::ops::ControlFlow;
@@ -47,16 +47,14 @@ impl Samples {
     /// features that belong to the class.
     fn separable(rows: usize, dim: usize, classes: usize, seed: u64) -> Self {
         let mut random = random::Random::new(seed);
-        // The generator has no plain uniform numbers; these are uniform in -1..1 up to a factor.
-        let noise = random.weights.glorot_uniform(rows, dim);
-        let scale = (6.0 / (rows + dim) as f32).sqrt();
+        let noise = uniform(&mut random.weights, rows * dim, 1.0);
         let labels: Vec<usize> = (0..rows).map(|row| row * 7 % classes).collect();
         let values = noise
             .iter()
             .enumerate()
             .map(|(i, noise)| {
                 let signal = (i % dim) % classes == labels[i / dim];
-                (noise / scale * 0.7).max(0.0) + f32::from(u8::from(signal))
+                (noise * 0.7).max(0.0) + f32::from(u8::from(signal))
             })
             .collect();
         Self { features: Matrix { dim, values }, labels }
@@ -71,7 +69,14 @@ impl Samples {
     }
 }
 
-/// Small and quick.
+/// Random numbers, uniform between `-size` and `size`.
+fn uniform(stream: &mut random::Stream, len: usize, size: f32) -> Vec<f32> {
+    // A kernel of one output; the generator has no plain uniform numbers.
+    let limit = (6.0 / (len + 1) as f32).sqrt();
+    stream.glorot_uniform(len, 1).iter().map(|value| value / limit * size).collect()
+}
+
+/// A small and quick training.
 fn small_config() -> TrainConfig {
     TrainConfig {
         units: vec![8],
@@ -84,9 +89,14 @@ fn small_config() -> TrainConfig {
     }
 }
 
-fn run(config: &TrainConfig, training: &Samples, validation: Option<&Samples>) -> Result<TrainedHead, TrainError> {
+fn run(
+    config: &TrainConfig,
+    training: &Samples,
+    validation: Option<&Samples>,
+) -> Result<TrainedHead, TrainError> {
     let validation = validation.map(Samples::dataset);
-    train(config, &training.dataset(), validation.as_ref(), None, &mut |_| ControlFlow::Continue(()))
+    let on_event = &mut |_: &Progress<HeadState>| ControlFlow::Continue(());
+    train(config, &training.dataset(), validation.as_ref(), None, on_event)
 }
 
 /// The weights as bits, since -0.0 equals 0.0 and NaN nothing.

@@ -17,9 +17,9 @@ fn in_pool<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> T {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// On separable data the loss goes down and most samples come out right.
+    /// On separable data the loss falls and most samples are classified correctly.
     #[test]
-    fn learns_what_can_be_separated(
+    fn training_learns_separable_data(
         optimizer in optimizers(),
         classes in 2_usize..5,
         units in prop_oneof![Just(0_usize), 4_usize..20],
@@ -44,7 +44,7 @@ proptest! {
     /// The same seed gives the same bits, another seed others, and the shapes are right for every
     /// size of the last batch.
     #[test]
-    fn repeats_itself(
+    fn training_is_reproducible(
         rows in 1_usize..40,
         dim in 1_usize..20,
         units in prop::collection::vec(1_usize..20, 0..4),
@@ -57,7 +57,8 @@ proptest! {
     ) {
         let training = Samples::separable(rows, dim, classes, 1);
         let config = TrainConfig {
-            units: units.clone(), batch_norm, dropout, classes, optimizer, batch_size, seed, epochs: 2,
+            units: units.clone(), batch_norm, dropout, classes, optimizer, batch_size, seed,
+            epochs: 2,
             ..TrainConfig::default()
         };
         let head = run(&config, &training, Some(&training)).unwrap();
@@ -80,7 +81,7 @@ proptest! {
 
     /// The weights returned are those of the epoch that the history shows to be the best.
     #[test]
-    fn keeps_the_best_epoch(optimizer in optimizers(), seed: u64, with_validation: bool) {
+    fn training_keeps_the_best_epoch(optimizer in optimizers(), seed: u64, with_validation: bool) {
         let training = Samples::separable(40, 5, 3, 1);
         let validation = Samples::separable(300, 5, 3, 2);
         let config = TrainConfig { optimizer, seed, classes: 3, epochs: 12, ..small_config() };
@@ -105,7 +106,7 @@ proptest! {
 
 /// Large enough for all parallel parts: the matrix products, the optimizer's pieces.
 #[test]
-fn threads_make_no_difference() {
+fn number_of_threads_changes_no_bit() {
     let training = Samples::separable(130, 700, 3, 1);
     let validation = Samples::separable(300, 700, 3, 2);
     for optimizer in [Optimizer::rms_prop(0.001), Optimizer::adam(0.001), Optimizer::sgd(0.01)] {
@@ -132,7 +133,7 @@ fn threads_make_no_difference() {
 
 /// Other training in the same process must not disturb, as a global generator would.
 #[test]
-fn concurrent_training_makes_no_difference() {
+fn concurrent_training_changes_no_bit() {
     let training = Samples::separable(60, 30, 2, 1);
     let train = |seed| {
         let config = TrainConfig { seed, ..small_config() };
@@ -186,7 +187,7 @@ fn every_epoch_takes_every_sample_once() {
     let source = Counting { inner: &samples.features, seen: std::sync::Mutex::default() };
     let data = Dataset { features: &source, labels: &samples.labels };
     let mut orders = Vec::new();
-    let mut hear = |progress: &Progress| {
+    let mut on_event = |progress: &Progress<HeadState>| {
         if progress.at.stats().is_none() {
             return ControlFlow::Continue(());
         }
@@ -195,7 +196,7 @@ fn every_epoch_takes_every_sample_once() {
         orders.push(batches.concat());
         ControlFlow::Continue(())
     };
-    train(&small_config(), &data, None, None, &mut hear).unwrap();
+    train(&small_config(), &data, None, None, &mut on_event).unwrap();
     for (i, order) in orders.iter().enumerate() {
         let mut sorted = order.clone();
         sorted.sort_unstable();
@@ -205,7 +206,7 @@ fn every_epoch_takes_every_sample_once() {
 }
 
 #[test]
-fn the_callback_sees_and_stops() {
+fn the_callback_sees_and_stops_training() {
     let training = Samples::separable(30, 6, 2, 1);
     let (mut seen, mut batches) = (Vec::new(), Vec::new());
     let config = TrainConfig { epochs: 4, ..small_config() };
@@ -214,17 +215,18 @@ fn the_callback_sees_and_stops() {
         batches.clear();
         train(&config, &training.dataset(), None, None, &mut |progress| {
             match progress.at {
-                Moment::Batch { epoch, done } => batches.push((epoch, done)),
-                Moment::Epoch { stats, last } => {
+                ProgressEvent::Batch { epoch, done } => batches.push((epoch, done)),
+                ProgressEvent::Epoch { stats, last } => {
                     assert_eq!(last, stats.epoch == 4);
                     seen.push(*stats);
                 }
             }
-            if batches.len() + seen.len() == stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            let stops = batches.len() + seen.len() == stop;
+            if stops { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })
         .map(|head| (head, seen.clone(), batches.clone()))
     };
-    // 30 samples in batches of 8: three moments between batches and one after the epoch.
+    // 30 samples in batches of 8: three events between batches and one after the epoch.
     assert_eq!(run(2), Err(TrainError::Stopped));
     for stop in [12, 14] {
         let (head, seen, batches) = run(stop).unwrap();
@@ -262,16 +264,27 @@ fn dropout_acts_only_while_training() {
     }
 }
 
-/// A training that goes on from a state that was written and read comes to the same bits and history as one that was never away.
+/// A training that resumes from a state that was written and read arrives at the same bits and
+/// history as one without interruption.
 #[test]
-fn going_on_changes_no_bit() {
+fn resuming_changes_no_bit() {
     let training = Samples::separable(50, 9, 3, 1);
     let validation = Samples::separable(20, 9, 3, 2);
-    let schedules =
-        [Schedule::Constant, Schedule::Cosine, Schedule::Step { epochs: 2 }, Schedule::Plateau { patience: 1 }];
-    let optimizers = [Optimizer::adam(0.01), Optimizer::rms_prop(0.005), Optimizer::Sgd { lr: 0.05, momentum: 0.9 }];
-    for ((schedule, optimizer), batch_norm) in
-        schedules.into_iter().zip(optimizers.into_iter().cycle()).zip([false, true].into_iter().cycle())
+    let schedules = [
+        Schedule::Constant,
+        Schedule::Cosine,
+        Schedule::Step { epochs: 2 },
+        Schedule::Plateau { patience: 1 },
+    ];
+    let optimizers = [
+        Optimizer::adam(0.01),
+        Optimizer::rms_prop(0.005),
+        Optimizer::Sgd { lr: 0.05, momentum: 0.9 },
+    ];
+    for ((schedule, optimizer), batch_norm) in schedules
+        .into_iter()
+        .zip(optimizers.into_iter().cycle())
+        .zip([false, true].into_iter().cycle())
     {
         let config = TrainConfig {
             units: vec![8, 6],
@@ -286,55 +299,60 @@ fn going_on_changes_no_bit() {
         };
         let data = (training.dataset(), validation.dataset());
         let whole = run(&config, &training, Some(&validation)).unwrap();
-        // After whole epochs, and between batches of the one that follows, the first among them.
-        for (away_after, batches) in [(1, 0), (4, 0), (whole.history.len(), 0), (0, 2), (3, 1), (4, 6)] {
+        let epochs = whole.history.len();
+        // After complete epochs, and between batches of the one that follows, also of the first.
+        for (stop_after, batches) in [(1, 0), (4, 0), (epochs, 0), (0, 2), (3, 1), (4, 6)] {
             let mut left = None;
             let stopped = train(&config, &data.0, Some(&data.1), None, &mut |progress| {
                 let here = match progress.at {
-                    Moment::Batch { epoch, done } => (epoch - 1, done),
-                    Moment::Epoch { stats, .. } => (stats.epoch, 0),
+                    ProgressEvent::Batch { epoch, done } => (epoch - 1, done),
+                    ProgressEvent::Epoch { stats, .. } => (stats.epoch, 0),
                 };
-                if here != (away_after, batches) {
+                if here != (stop_after, batches) {
                     return ControlFlow::Continue(());
                 }
-                left = Some(postcard::to_stdvec(&progress.state().unwrap()).unwrap());
+                left = Some(postcard::to_stdvec(&progress.state()).unwrap());
                 ControlFlow::Break(())
             });
-            assert_eq!(stopped.is_err(), away_after == 0);
-            let state: State = postcard::from_bytes(&left.unwrap()).unwrap();
-            assert_eq!(state.epochs(), away_after);
+            assert_eq!(stopped.is_err(), stop_after == 0);
+            let state: HeadState = postcard::from_bytes(&left.unwrap()).unwrap();
+            assert_eq!(state.epochs(), stop_after);
             let mut again = Vec::new();
             let resumed = train(&config, &data.0, Some(&data.1), Some(state), &mut |progress| {
                 again.extend(progress.at.stats().map(|stats| stats.epoch));
                 ControlFlow::Continue(())
             })
             .unwrap();
-            assert_eq!(again, (away_after + 1..=whole.history.len()).collect::<Vec<_>>());
+            assert_eq!(again, (stop_after + 1..=epochs).collect::<Vec<_>>());
             assert!(bits(&resumed) == bits(&whole), "{schedule:?}, {optimizer:?}");
             assert_eq!(resumed, whole);
         }
     }
 }
 
-/// A state of another network or of other data is refused, not run into.
+/// A state of another network or of other data is rejected.
 #[test]
-fn states_that_do_not_fit_are_refused() {
+fn states_that_do_not_fit_are_rejected() {
     let training = Samples::separable(30, 9, 3, 1);
     let config = TrainConfig { classes: 3, ..small_config() };
     let mut state = None;
     train(&config, &training.dataset(), None, None, &mut |progress| {
-        state = Some(progress.state().unwrap());
-        if progress.at.stats().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        state = Some(progress.state());
+        let stops = progress.at.stats().is_some();
+        if stops { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })
     .unwrap();
     let state = state.unwrap();
     let fewer = Samples::separable(29, 9, 3, 1);
-    let beyond = State { part: Some(state::Part { batches: 4, ..Default::default() }), ..state.clone() };
-    let refused = train(&config, &training.dataset(), None, Some(beyond), &mut |_| ControlFlow::Continue(()));
-    assert!(matches!(refused, Err(TrainError::WrongState { .. })));
-    let other = |config: &TrainConfig, data: &Samples| {
-        train(config, &data.dataset(), None, Some(state.clone()), &mut |_| ControlFlow::Continue(())).map(drop)
+    let resume = |config: &TrainConfig, data: &Samples, state: &HeadState| {
+        let on_event = &mut |_: &Progress<HeadState>| ControlFlow::Continue(());
+        train(config, &data.dataset(), None, Some(state.clone()), on_event).map(drop)
     };
+    let beyond = state::PartialEpoch { batches: 4, ..Default::default() };
+    let beyond = TrainState { partial: Some(beyond), ..state.clone() };
+    let refused = resume(&config, &training, &beyond);
+    assert!(matches!(refused, Err(TrainError::WrongState { .. })));
+    let other = |config: &TrainConfig, data: &Samples| resume(config, data, &state);
     for (config, data) in [
         (TrainConfig { units: vec![9], ..config.clone() }, &training),
         (TrainConfig { batch_norm: true, ..config.clone() }, &training),
@@ -347,25 +365,27 @@ fn states_that_do_not_fit_are_refused() {
 }
 
 #[test]
-fn the_last_epoch_is_kept_if_asked_for() {
+fn keep_last_keeps_the_last_epoch() {
     let training = Samples::separable(40, 6, 2, 1);
     let config = TrainConfig { keep_last: true, optimizer: Optimizer::sgd(0.5), ..small_config() };
     let head = run(&config, &training, Some(&training)).unwrap();
     assert_eq!(head.best_epoch, head.history.len());
 }
 
-/// A class that weighs nothing has no part in training: its samples might as well be others.
+/// The samples of a class of weight 0 do not affect the training.
 #[test]
-fn weightless_classes_have_no_say() {
+fn classes_of_weight_zero_do_not_count() {
     let training = Samples::separable(40, 6, 3, 1);
-    let config = TrainConfig { classes: 3, class_weights: vec![1.0, 1.0, 0.0], dropout: 0.0, ..small_config() };
+    let class_weights = vec![1.0, 1.0, 0.0];
+    let config = TrainConfig { classes: 3, class_weights, dropout: 0.0, ..small_config() };
     let mut changed = Samples::separable(40, 6, 3, 1);
     for (row, &label) in training.labels.iter().enumerate() {
         if label == 2 {
             changed.features.values[row * 6..][..6].fill(0.25);
         }
     }
-    let train = |config: &TrainConfig, samples: &Samples| bits(&run(config, samples, None).unwrap());
+    let train =
+        |config: &TrainConfig, samples: &Samples| bits(&run(config, samples, None).unwrap());
     assert_eq!(train(&config, &training), train(&config, &changed));
     let even = TrainConfig { class_weights: vec![], ..config };
     assert_ne!(train(&even, &training), train(&even, &changed));
