@@ -321,7 +321,7 @@ fn what_is_not_vgg16_is_named() {
     let normalized = torch(&base, |tensors| tensors[1].0 = "features.1.running_mean".into());
     assert!(refused(normalized).contains("batch normalization"));
     let unbiased = torch(&base, |tensors| drop(tensors.remove(2)));
-    assert!(refused(unbiased).contains("features.0.bias is missing"));
+    assert!(refused(unbiased).contains("features.0.bias: it is missing"));
     let theano = {
         let mut first = base.clone();
         (first.layers[0].inputs, first.layers[0].outputs) = (3, 3);
@@ -370,7 +370,7 @@ fn what_is_not_vgg16_is_named() {
             value: "../../etc/passwd".into(),
         }];
     });
-    assert!(refused(outside).contains("outside the folder"));
+    assert!(refused(outside).contains("outside the directory"));
     // Nothing says how pictures are pre-processed.
     let anonymous = exported(&base, |model| model.producer_name.clear());
     assert!(refused(anonymous).contains("--preprocess"));
@@ -446,10 +446,10 @@ fn pictures_that_do_not_serve_are_refused() {
         let inputs = vec![inputs_of(base, frames)];
         quantize(base, inputs, &Options::default(), Kernel::Portable, |_| Ok(()))
     };
-    assert!(run(&base, &[]).unwrap_err().to_string().contains("no pictures"));
+    assert!(run(&base, &[]).unwrap_err().to_string().contains("no images"));
     let black = Image::new(8, 8, vec![0; 192]).unwrap();
     let words = run(&base, &[black.clone(), black]).unwrap_err().to_string();
-    assert!(words.contains("all of 2 pictures are of a single color"), "{words}");
+    assert!(words.contains("all 2 images are of a single color"), "{words}");
     // One picture is few, but enough to compute with.
     run(&base, &frames(1, 4)).unwrap();
     // A layer that is never above 0.
@@ -584,9 +584,11 @@ fn a_tail_is_taken_out_trained_and_put_back() {
     );
     assert_eq!(tail(&model, "block2_conv1").unwrap(), taken);
     assert_eq!(tail(&model, "block1_conv2").unwrap().frozen, 1);
-    for (first, words) in
-        [("block1", "no block or layer after the first"), ("block", "block2_conv1"), ("x", "\"x\"")]
-    {
+    for (first, words) in [
+        ("block1", "not a block or layer after the first"),
+        ("block", "block2_conv1"),
+        ("x", "\"x\""),
+    ] {
         assert!(tail(&model, first).unwrap_err().to_string().contains(words), "{first}");
     }
     assert!(tail(b"no model", "block2").is_err());

@@ -334,7 +334,7 @@ fn guarded<R>(work: impl FnOnce() -> Result<R>) -> Result<R> {
 fn claim(files: &ModelLoader, before: Option<&(PathBuf, File)>) -> Result<Option<(PathBuf, File)>> {
     match files.state() {
         Some(state) if before.is_none_or(|(folder, _)| folder != state.folder()) => {
-            Ok(Some((state.folder().to_owned(), state.unverified_info()?)))
+            Ok(Some((state.folder().to_owned(), state.claim()?)))
         }
         _ => Ok(None),
     }

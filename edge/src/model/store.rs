@@ -196,7 +196,7 @@ impl ModelStore {
 
     /// Whether an `edge run` uses the folder.
     pub fn is_running(&self) -> bool {
-        self.unverified_info().is_err()
+        self.claim().is_err()
     }
 
     /// What is known; nothing at first.
@@ -500,9 +500,9 @@ mod tests {
     fn one_run_a_folder() {
         let folder = tempfile::tempdir().unwrap();
         let state = ModelStore::open(folder.path()).unwrap();
-        let claim = state.unverified_info().unwrap();
+        let claim = state.claim().unwrap();
         assert!(state.is_running());
-        assert!(state.unverified_info().unwrap_err().to_string().contains("another edge run"));
+        assert!(state.claim().unwrap_err().to_string().contains("another edge run"));
         // Not in the way of a change.
         runs(&state, pair("a", "b")).unwrap();
         drop(claim);
