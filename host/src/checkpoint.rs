@@ -161,10 +161,7 @@ fn decode<S: DeserializeOwned>(bytes: &[u8]) -> Result<(Key, S), String> {
             format!("checkpoint of format {found}, but this program reads format {FORMAT}")
         }
         EnvelopeError::Length { .. } => "the checkpoint is truncated".to_owned(),
-        e @ EnvelopeError::TooLarge { .. } => format!("the checkpoint is too large: {e}"),
-        EnvelopeError::Checksum => {
-            "the checkpoint is damaged (its checksum does not match)".to_owned()
-        }
+        e => format!("the checkpoint is damaged ({e})"),
     })?;
     postcard::from_bytes(payload).map_err(|e| format!("the checkpoint is damaged ({e})"))
 }

@@ -98,8 +98,8 @@ impl Histogram {
         })
     }
 
-    /// Returns the sum of the squared errors of u8 up to `reach`, with the middle of each bin as its
-    /// value.
+    /// Returns the sum of the squared errors of u8 up to `reach`, with the middle of each bin as
+    /// its value.
     fn squared_error(&self, reach: f64, width: f64) -> f64 {
         let scale = reach / 255.0;
         let error = |(bin, &count): (usize, &u64)| {

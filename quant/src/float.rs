@@ -1,8 +1,8 @@
 //! The base in f32, the reference for the integers.
 //!
-//! Own code, because the sums of a library depend on the CPU. Each output starts at its bias and adds
-//! `x * w` tap by tap (row, column) and channel by channel; each product and each sum is rounded to
-//! f32. Every CPU gives the same bits.
+//! Own code, because the sums of a library depend on the CPU. Each output starts at its bias and
+//! adds `x * w` tap by tap (row, column) and channel by channel; each product and each sum is
+//! rounded to f32. Every CPU gives the same bits.
 
 use crate::weights::{FloatBase, FloatLayer};
 use vgg_edge::multiversion;

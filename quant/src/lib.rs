@@ -1,8 +1,8 @@
 //! From the weights of a VGG16 to the exact int8 base.
 //!
 //! [`import`] reads the files of Keras, torchvision and ONNX exporters into a [`FloatBase`];
-//! [`quantize`](quantize::quantize) converts it to integers with calibration images; [`onnx`] writes
-//! either; [`compare`] measures the error.
+//! [`quantize`](quantize::quantize) converts it to integers with calibration images; [`onnx`]
+//! writes either; [`compare`] measures the error.
 //!
 //! Every step gives the same bits on every CPU and with every number of threads: f32 sums have a
 //! fixed order ([`float`]), statistics are integers or sums in the order of the images, and the

@@ -1,8 +1,8 @@
 //! Dense linear algebra in f64 for the rounding of weights: a Gram matrix and its Cholesky factor.
 //!
 //! Own code, because the result must not depend on the CPU: libraries (faer, nalgebra with BLAS)
-//! choose blocking and fused multiply-add by the features of the CPU, and the last bits decide how a
-//! weight is rounded.
+//! choose blocking and fused multiply-add by the features of the CPU, and the last bits decide how
+//! a weight is rounded.
 
 use std::ops::Range;
 
@@ -240,13 +240,16 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(24))]
 
         #[test]
-        fn the_cholesky_factor_reproduces_the_matrix(n in 1usize..200, count in 1usize..30, seed in any::<u32>()) {
+        fn the_cholesky_factor_reproduces_the_matrix(
+            n in 1usize..200, count in 1usize..30, seed in any::<u32>(),
+        ) {
             let mut state = seed;
             let mut next = || {
                 state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 f64::from(state >> 24) - 128.0
             };
-            let vectors: Vec<Vec<f64>> = (0..count).map(|_| (0..n).map(|_| next()).collect()).collect();
+            let vectors: Vec<Vec<f64>> =
+                (0..count).map(|_| (0..n).map(|_| next()).collect()).collect();
             let mut matrix = Symmetric::zero(n);
             matrix.add_outer(vectors.iter().map(Vec::as_slice));
             for i in 0..n {
@@ -262,7 +265,8 @@ mod tests {
             for i in 0..n {
                 for j in 0..=i {
                     let back: f64 = (0..=j).map(|k| upper[k][i - k] * upper[k][j - k]).sum();
-                    prop_assert!((back - matrix.at(i, j)).abs() < 1e-6 * 16384.0 * count as f64, "{i} {j}");
+                    let limit = 1e-6 * 16384.0 * count as f64;
+                    prop_assert!((back - matrix.at(i, j)).abs() < limit, "{i} {j}");
                 }
             }
         }

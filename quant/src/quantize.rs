@@ -35,8 +35,9 @@ pub struct Options {
     /// The rounding of weights.
     pub rounding: Rounding,
     /// Limit of cross-layer equalization: a channel that uses little of the range of its layer is
-    /// scaled up, at most by this factor; the weights of the next layer (or the scales of the feature
-    /// map) compensate it (Nagel and others 2019, arXiv:1906.04721, for activations). 1 disables it.
+    /// scaled up, at most by this factor; the weights of the next layer (or the scales of the
+    /// feature map) compensate it (Nagel and others 2019, arXiv:1906.04721, for activations). 1
+    /// disables it.
     pub equalization: f64,
     /// Whether each bias compensates the mean difference of the layer's sums (the same paper,
     /// section 4.2).
@@ -174,8 +175,8 @@ pub fn quantize(
     })
 }
 
-/// Quantizes consecutive layers whose inputs are `samples`. Returns the scale of each channel of the
-/// last output too. The input has one scale and a zero point.
+/// Quantizes consecutive layers whose inputs are `samples`. Returns the scale of each channel of
+/// the last output too. The input has one scale and a zero point.
 pub(crate) fn quantize_layers(
     float: &[FloatLayer],
     mut samples: Vec<Sample>,
@@ -356,8 +357,8 @@ fn fold(layer: &FloatLayer, inputs: &[f32], outputs: &[f32]) -> FloatLayer {
 
 /// Returns the divisor of each output channel, from `1 / most` to 1.
 fn equalization(outputs: &[Map<f32>], channels: usize, most: f64) -> Vec<f32> {
-    /// Other images have larger values than those in calibration, and a coarser step costs less than
-    /// clipping.
+    /// Other images have larger values than those in calibration, and a coarser step costs less
+    /// than clipping.
     const ROOM: f64 = 2.0;
     let mut largest = vec![0.0f32; channels];
     for output in outputs {

@@ -73,8 +73,8 @@ pub fn to_nearest(kernel: &[f32], scales: &[f32]) -> Vec<i8> {
 /// and `L^T` is upper triangular: from the last weight to the first, each `q` is rounded from `w /
 /// scale` plus the projection of the errors already made. This is Babai's nearest plane, and the
 /// same as GPTQ (Frantar and others 2022, arXiv:2210.17323; for the equality Chen and others 2025,
-/// arXiv:2507.18553). The weights of the strongest inputs are rounded first. `damping`, a fraction of
-/// the mean of the diagonal, is added to the diagonal, and more if that is not enough.
+/// arXiv:2507.18553). The weights of the strongest inputs are rounded first. `damping`, a fraction
+/// of the mean of the diagonal, is added to the diagonal, and more if that is not enough.
 ///
 /// `kernel` is `[outputs, k]` and `gram` is `[k, k]`, in the same order of inputs.
 pub fn compensated(kernel: &[f32], scales: &[f32], gram: &Symmetric, damping: f64) -> Vec<i8> {
@@ -170,7 +170,9 @@ mod tests {
         /// is at most a quarter of the sum of the squared diagonal of the factor. A single output
         /// may still be worse than plain rounding by chance.
         #[test]
-        fn compensated_rounding_keeps_the_bound_of_the_nearest_plane(outputs in 1usize..20, k in 1usize..60, seed: u32) {
+        fn compensated_rounding_keeps_the_bound_of_the_nearest_plane(
+            outputs in 1usize..20, k in 1usize..60, seed: u32,
+        ) {
             const DAMPING: f64 = 0.01;
             let (kernel, gram) = layer(outputs, k, seed);
             // Far from the limits of i8, where rounding would be clipped.

@@ -51,8 +51,8 @@ impl Model {
 
     fn bytes(&self, node: &pb::NodeProto, operand: usize, kind: DataType) -> Result<&[u8]> {
         let tensor = self.tensor(node, operand)?;
-        // All tensors of `host base quantize` have raw data. Those of other programs can be read, but
-        // not replaced.
+        // All tensors of `host base quantize` have raw data. Those of other programs can be read,
+        // but not replaced.
         if tensor.data_type != kind as i32
             || (tensor.raw_data.is_empty() && !tensor.dims.contains(&0))
         {
@@ -171,9 +171,9 @@ pub fn tail(model: &[u8], first: &str) -> Result<Tail> {
     Ok(Tail { frozen, input_scale: model.scale(nodes[frozen], 1)?, layers })
 }
 
-/// Replaces the tail of a model by a trained one, quantized with `inputs`, the outputs of the frozen
-/// part for calibration images. `how` is appended to the source of the weights in the metadata. All
-/// other bytes stay.
+/// Replaces the tail of a model by a trained one, quantized with `inputs`, the outputs of the
+/// frozen part for calibration images. `how` is appended to the source of the weights in the
+/// metadata. All other bytes stay.
 ///
 /// # Errors
 /// As [`tail`] and [`quantize`](crate::quantize::quantize).

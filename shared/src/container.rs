@@ -38,6 +38,7 @@ pub struct Envelope {
 
 /// The reasons why bytes are not a valid file of an [`Envelope`].
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum EnvelopeError {
     /// The magic bytes are missing: the file is of another kind.
     #[error("a file of another kind")]

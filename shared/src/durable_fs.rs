@@ -20,8 +20,8 @@ const TEMPORARY: (&str, &str) = (".vgg-edge-", ".tmp");
 
 /// Writes a file through a temporary file beside it: write, sync, rename, sync the directory.
 ///
-/// `fill` writes the content. If it or the disk fails, `path` stays unchanged and the temporary file
-/// is removed. A symbolic link is followed: its target is replaced.
+/// `fill` writes the content. If it or the disk fails, `path` stays unchanged and the temporary
+/// file is removed. A symbolic link is followed: its target is replaced.
 ///
 /// # Errors
 /// [`Error::Io`] for failures of the system, and if `path` exists but is not a regular file, since
@@ -186,8 +186,8 @@ pub fn check_writable(path: &Path) -> Result<()> {
     probe.map_err(Error::io("write", path))
 }
 
-/// Returns the file that a write to `path` replaces, with symbolic links resolved; an error if it is
-/// not a regular file.
+/// Returns the file that a write to `path` replaces, with symbolic links resolved; an error if it
+/// is not a regular file.
 fn resolve(path: &Path) -> Result<PathBuf> {
     let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let kind = match std::fs::metadata(&path) {
@@ -205,8 +205,8 @@ fn directory(path: &Path) -> &Path {
     }
 }
 
-/// Returns the permissions that `open` gives a new file, before the umask. The default of `tempfile`
-/// is 0600, which would exclude the service that reads the head.
+/// Returns the permissions that `open` gives a new file, before the umask. The default of
+/// `tempfile` is 0600, which would exclude the service that reads the head.
 fn permissions() -> std::fs::Permissions {
     use std::os::unix::fs::PermissionsExt;
     std::fs::Permissions::from_mode(0o666)

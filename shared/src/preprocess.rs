@@ -169,7 +169,8 @@ impl Preprocess {
         3 * (self.size as usize).pow(2)
     }
 
-    /// Returns height, width and channels of a feature map: `[size / 32, size / 32, 512]` for VGG16.
+    /// Returns height, width and channels of a feature map: `[size / 32, size / 32, 512]` for
+    /// VGG16.
     pub fn feature_shape(&self) -> [usize; 3] {
         let side = (self.size / self.base.stride.max(1)) as usize;
         [side, side, self.base.channels as usize]
@@ -261,8 +262,8 @@ impl Quantizer {
         Some(self.settings.fit.source(within))
     }
 
-    /// Returns the input before quantization: `(p - mean) / std` in f32, channels last `[size, size,
-    /// 3]`, in the order of the backbone.
+    /// Returns the input before quantization: `(p - mean) / std` in f32, channels last `[size,
+    /// size, 3]`, in the order of the backbone.
     ///
     /// # Panics
     /// If the crop lies outside the image.

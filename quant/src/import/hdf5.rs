@@ -1,10 +1,10 @@
 //! Keras weights in HDF5: kernels as HWIO.
 //!
-//! | written by | kernel |
-//! |---|---|
-//! | Keras 1 and 2, `save_weights` and the published files | `block1_conv1/block1_conv1_W_1:0`, `block1_conv1/block1_conv1/kernel:0` |
-//! | the same, `save` | below `model_weights/` |
-//! | Keras 3, `save_weights` | `layers/conv2d_4/vars/0`, or `block2/layers/conv2d/vars/0` in nested models |
+//! - Keras 1 and 2, `save_weights` and the published files: `block1_conv1/block1_conv1_W_1:0` or
+//!   `block1_conv1/block1_conv1/kernel:0`
+//! - Keras 1 and 2, `save`: the same below `model_weights/`
+//! - Keras 3, `save_weights`: `layers/conv2d_4/vars/0`, or `block2/layers/conv2d/vars/0` in nested
+//!   models
 //!
 //! The reader searches for kernels of rank 4 with the bias in the same group. Names give the order.
 

@@ -161,8 +161,8 @@ mod tests {
     fn head_files_round_trip() {
         let head = example(&["a", "b", "c"]);
         assert_eq!(Head::from_bytes(&head.to_bytes().unwrap()).unwrap(), head);
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("head.postcard");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("head.postcard");
         head.save(&path).unwrap();
         assert_eq!(Head::open(&path).unwrap(), head);
     }
@@ -218,7 +218,9 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 512 }))]
         #[test]
-        fn no_head_file_panics(at in 0usize..15_000, value: u8, reseal: bool, cut in 0usize..20_000) {
+        fn no_head_file_panics(
+            at in 0usize..15_000, value: u8, reseal: bool, cut in 0usize..20_000,
+        ) {
             let mut bytes = example(&["a", "b", "c"]).to_bytes().unwrap();
             let at = at % bytes.len();
             let same = bytes[at] == value;
@@ -231,7 +233,8 @@ mod tests {
                 }
             } else {
                 bytes.truncate(cut);
-                let untouched = same && cut >= bytes.len() && bytes == example(&["a", "b", "c"]).to_bytes().unwrap();
+                let good = example(&["a", "b", "c"]).to_bytes().unwrap();
+                let untouched = same && cut >= bytes.len() && bytes == good;
                 prop_assert_eq!(Head::from_bytes(&bytes).is_ok(), untouched);
             }
         }

@@ -2,8 +2,8 @@
 //!
 //! JPEG goes through `zune-jpeg` in its scalar build; PNG, BMP, PNM and WebP through `image`. The
 //! content decides the format, never the name. As with Pillow's `convert("RGB")`, alpha is dropped
-//! and gray is repeated. Unlike Keras's `load_img`, the EXIF orientation is applied, because cameras
-//! and phones rely on it.
+//! and gray is repeated. Unlike Keras's `load_img`, the EXIF orientation is applied, because
+//! cameras and phones rely on it.
 
 use std::io::Cursor;
 use std::path::Path;
@@ -359,10 +359,10 @@ mod tests {
     /// cameras send it.
     #[test]
     fn jpeg_huffman_tables_may_be_missing() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/jpeg");
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/jpeg");
         let standard = huffman_segment();
         let mut compared = 0;
-        for entry in std::fs::read_dir(folder).unwrap() {
+        for entry in std::fs::read_dir(directory).unwrap() {
             let bytes = std::fs::read(entry.unwrap().path()).unwrap();
             // Removes the segments, if they hold the standard's tables.
             let (mut at, mut bare, mut tables) = (2, vec![0xff, 0xd8], Vec::new());

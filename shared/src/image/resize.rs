@@ -82,8 +82,8 @@ pub fn resize(
     }
 }
 
-/// A row of the source in planes, each followed by zeros, since vectors of weights may extend beyond
-/// the last pixel.
+/// A row of the source in planes, each followed by zeros, since vectors of weights may extend
+/// beyond the last pixel.
 struct Row {
     width: usize,
     planes: [Vec<i16>; 3],
@@ -114,8 +114,8 @@ fn nearest(pixels: &dyn Pixels, rect: Rect, width: usize, height: usize) -> Vec<
 }
 
 /// Returns the source pixel of each target pixel, as in Pillow's affine transform (`Geometry.c`,
-/// `ImagingScaleAffine`). It adds the step once per pixel in f64, so the sum is computed the same way
-/// here.
+/// `ImagingScaleAffine`). It adds the step once per pixel in f64, so the sum is computed the same
+/// way here.
 fn nearest_indices(from: usize, to: usize) -> Vec<usize> {
     let step = from as f64 / to as f64;
     let mut at = step * 0.5;
@@ -137,8 +137,9 @@ const LANES: usize = 8;
 
 /// The coefficients of one axis: the first source pixel and the weights of each target pixel.
 ///
-/// Every target pixel has the same number of weights, padded with zeros to whole vectors, and target
-/// pixels are padded to whole vectors too, so that inner loops have neither remainders nor checks.
+/// Every target pixel has the same number of weights, padded with zeros to whole vectors, and
+/// target pixels are padded to whole vectors too, so that inner loops have neither remainders nor
+/// checks.
 struct Axis {
     first: Vec<usize>,
     weights: Vec<[i32; LANES]>,
@@ -358,14 +359,16 @@ mod tests {
         sum
     }
 
-    /// Limit of the sides of images that are compared with [`real`], whose work grows with the fourth
-    /// power.
+    /// Limit of the sides of images that are compared with [`real`], whose work grows with the
+    /// fourth power.
     const SIDE: usize = if cfg!(miri) { 7 } else { 40 };
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 48 }))]
         #[test]
-        fn resizing_is_close_to_the_real_filter(w in 1..SIDE, h in 1..SIDE, tw in 1..SIDE, th in 1..SIDE, seed: u32) {
+        fn resizing_is_close_to_the_real_filter(
+            w in 1..SIDE, h in 1..SIDE, tw in 1..SIDE, th in 1..SIDE, seed: u32,
+        ) {
             let frame = frame(w, h, seed);
             let out = resize(&frame, whole(&frame), tw, th, Filter::Bilinear);
             for y in 0..th {
@@ -379,14 +382,18 @@ mod tests {
         }
 
         #[test]
-        fn resizing_to_the_same_size_changes_nothing(w in 1usize..20, h in 1usize..20, seed: u32, bilinear: bool) {
+        fn resizing_to_the_same_size_changes_nothing(
+            w in 1usize..20, h in 1usize..20, seed: u32, bilinear: bool,
+        ) {
             let frame = frame(w, h, seed);
             let filter = if bilinear { Filter::Bilinear } else { Filter::Nearest };
             prop_assert_eq!(resize(&frame, whole(&frame), w, h, filter), frame.rgb());
         }
 
         #[test]
-        fn resizing_a_part_equals_resizing_an_image_of_its_own(x in 0usize..9, y in 0usize..9, w in 1usize..9, h in 1usize..9, seed: u32) {
+        fn resizing_a_part_equals_resizing_an_image_of_its_own(
+            x in 0usize..9, y in 0usize..9, w in 1usize..9, h in 1usize..9, seed: u32,
+        ) {
             let frame = frame(20, 20, seed);
             let rect = Rect { x, y, width: w, height: h };
             let cut: Vec<u8> = (y..y + h)
@@ -394,7 +401,8 @@ mod tests {
                 .collect();
             let cut = Image::new(w, h, cut).unwrap();
             for filter in [Filter::Bilinear, Filter::Nearest] {
-                prop_assert_eq!(resize(&frame, rect, 7, 5, filter), resize(&cut, whole(&cut), 7, 5, filter));
+                let expected = resize(&cut, whole(&cut), 7, 5, filter);
+                prop_assert_eq!(resize(&frame, rect, 7, 5, filter), expected);
             }
         }
     }

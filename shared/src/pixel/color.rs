@@ -113,7 +113,9 @@ impl Coefficients {
 
 multiversion! {
     /// Converts planes of Y, Cb and Cr to R, G and B, in place.
-    pub(super) fn convert(coefficients: Coefficients, y: &mut [i16], cb: &mut [i16], cr: &mut [i16]) {
+    pub(super) fn convert(
+        coefficients: Coefficients, y: &mut [i16], cb: &mut [i16], cr: &mut [i16],
+    ) {
         for ((y, cb), cr) in y.iter_mut().zip(cb).zip(cr) {
             [*y, *cb, *cr] = coefficients.rgb(*y, *cb, *cr);
         }

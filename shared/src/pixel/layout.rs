@@ -23,8 +23,9 @@ impl Layout {
     /// [`PixelFormat::Nv12`], half for the planar formats.
     ///
     /// # Errors
-    /// [`Error::Image`] if there are no pixels, a mosaic has fewer than 2x2 pixels, or the stride is
-    /// shorter than a row; [`Error::ImageTooLarge`] beyond the limits of [`crate::image::decode`].
+    /// [`Error::Image`] if there are no pixels, a mosaic has fewer than 2x2 pixels, or the stride
+    /// is shorter than a row; [`Error::ImageTooLarge`] beyond the limits of
+    /// [`crate::image::decode`].
     pub fn new(
         format: PixelFormat,
         width: usize,

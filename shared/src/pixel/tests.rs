@@ -66,7 +66,7 @@ fn bytes(n: usize, seed: u32) -> Vec<u8> {
 /// The definition of each format, one sample at a time.
 fn naive(layout: &Layout, bytes: &[u8], x: usize, y: usize) -> [u8; 3] {
     use PixelFormat as F;
-    let Layout { format, width, height, stride, color } = *layout;
+    let Layout { format, height, stride, color, .. } = *layout;
     let at = |plane: usize, stride: usize, y: usize, x: usize| bytes[plane + y * stride + x];
     let luma_end = stride * height;
     let (pair, half) = (x / 2, stride.div_ceil(2));
@@ -124,45 +124,48 @@ fn naive(layout: &Layout, bytes: &[u8], x: usize, y: usize) -> [u8; 3] {
         F::Bgr3 => [2, 1, 0].map(|c| at(0, stride, y, 3 * x + c)),
         F::Grey if color.range == Range::Full => [at(0, stride, y, x); 3],
         F::Grey => ycbcr(at(0, stride, y, x), 128, 128),
-        F::Bggr | F::Gbrg | F::Grbg | F::Rggb => {
-            let pattern: [usize; 4] = match format {
-                F::Bggr => [2, 1, 1, 0],
-                F::Gbrg => [1, 2, 0, 1],
-                F::Grbg => [1, 0, 2, 1],
-                _ => [0, 1, 1, 2],
-            };
-            let color_at = |x: usize, y: usize| pattern[2 * (y % 2) + x % 2];
-            let mirror = |v: isize, n: usize| {
-                let last = n as isize - 1;
-                (if v < 0 {
-                    -v
-                } else if v > last {
-                    2 * last - v
-                } else {
-                    v
-                }) as usize
-            };
-            // The mean of the nearest neighbors of a color, rounded half up.
-            [0, 1, 2].map(|color| {
-                for distance in 0..=2isize {
-                    let near = (-1..=1isize).flat_map(|dy| (-1..=1isize).map(move |dx| (dx, dy)));
-                    let found: Vec<u32> = near
-                        .filter(|(dx, dy)| dx * dx + dy * dy == distance)
-                        .map(|(dx, dy)| {
-                            (mirror(x as isize + dx, width), mirror(y as isize + dy, height))
-                        })
-                        .filter(|&(x, y)| color_at(x, y) == color)
-                        .map(|(x, y)| u32::from(at(0, stride, y, x)))
-                        .collect();
-                    if !found.is_empty() {
-                        let n = found.len() as u32;
-                        return ((found.iter().sum::<u32>() + n / 2) / n) as u8;
-                    }
-                }
-                unreachable!("every color is within the pattern")
-            })
-        }
+        F::Bggr | F::Gbrg | F::Grbg | F::Rggb => naive_mosaic(layout, bytes, x, y),
     }
+}
+
+/// The definition of the Bayer formats.
+fn naive_mosaic(layout: &Layout, bytes: &[u8], x: usize, y: usize) -> [u8; 3] {
+    use PixelFormat as F;
+    let Layout { format, width, height, stride, .. } = *layout;
+    let pattern: [usize; 4] = match format {
+        F::Bggr => [2, 1, 1, 0],
+        F::Gbrg => [1, 2, 0, 1],
+        F::Grbg => [1, 0, 2, 1],
+        _ => [0, 1, 1, 2],
+    };
+    let color_at = |x: usize, y: usize| pattern[2 * (y % 2) + x % 2];
+    let mirror = |v: isize, n: usize| {
+        let last = n as isize - 1;
+        (if v < 0 {
+            -v
+        } else if v > last {
+            2 * last - v
+        } else {
+            v
+        }) as usize
+    };
+    // The mean of the nearest neighbors of a color, rounded half up.
+    [0, 1, 2].map(|color| {
+        for distance in 0..=2isize {
+            let near = (-1..=1isize).flat_map(|dy| (-1..=1isize).map(move |dx| (dx, dy)));
+            let found: Vec<u32> = near
+                .filter(|(dx, dy)| dx * dx + dy * dy == distance)
+                .map(|(dx, dy)| (mirror(x as isize + dx, width), mirror(y as isize + dy, height)))
+                .filter(|&(x, y)| color_at(x, y) == color)
+                .map(|(x, y)| u32::from(bytes[y * stride + x]))
+                .collect();
+            if !found.is_empty() {
+                let n = found.len() as u32;
+                return ((found.iter().sum::<u32>() + n / 2) / n) as u8;
+            }
+        }
+        unreachable!("every color is within the pattern")
+    })
 }
 
 proptest! {
@@ -170,16 +173,20 @@ proptest! {
 
     #[test]
     fn rows_match_the_definition_of_the_pixel_format(
-        index in 0..FORMATS.len(), width in 2usize..35, height in 2usize..12, padding in 0usize..9, color in 0usize..4, seed: u32,
+        index in 0..FORMATS.len(), width in 2usize..35, height in 2usize..12,
+        padding in 0usize..9, color in 0usize..4, seed: u32,
     ) {
         let format = FORMATS[index].0;
         // Chroma of NV12 comes in pairs, so its stride is even.
-        let stride = format.row_bytes(width) + if matches!(format, PixelFormat::Nv12 | PixelFormat::Nv21) { 2 * padding } else { padding };
+        let unit = if matches!(format, PixelFormat::Nv12 | PixelFormat::Nv21) { 2 } else { 1 };
+        let stride = format.row_bytes(width) + unit * padding;
         let layout = Layout::new(format, width, height, stride, Color::ALL[color]).unwrap();
         let bytes = bytes(layout.frame_bytes(), seed);
         let raw = RawFrame::new(layout, &bytes).unwrap();
         let frame = raw.to_frame();
-        let wanted: Vec<u8> = (0..height).flat_map(|y| (0..width).map(move |x| (x, y))).flat_map(|(x, y)| naive(&layout, &bytes, x, y)).collect();
+        let positions = (0..height).flat_map(|y| (0..width).map(move |x| (x, y)));
+        let wanted: Vec<u8> =
+            positions.flat_map(|(x, y)| naive(&layout, &bytes, x, y)).collect();
         prop_assert_eq!(frame.rgb(), &wanted[..], "{:?}", format);
         // Every part of a row is the same part of the whole.
         let (x, y) = (seed as usize % width, seed as usize % height);
