@@ -1,72 +1,69 @@
 //! The command `classify` of both programs.
 
-use vgg_edge::Error;
 use vgg_edge::classifier::Classifier;
 use vgg_edge::pixel::RawFrame;
+use vgg_edge::{Error, Image};
 
 use crate::options::ClassifyOptions;
 use crate::record::FrameResult;
-use crate::terminal;
+use crate::terminal::{self, CancelToken, Interrupted};
 
-/// Why [`classify_files`] did not get through.
+/// The errors of [`classify`].
 #[derive(Debug, thiserror::Error)]
 pub enum ClassifyError {
-    /// Some files could not be read; each was named on stderr.
+    /// Some files could not be read; each has a message of its own.
     #[error("{failed} of {total} files could not be classified")]
     Unreadable {
-        /// How many failed.
+        /// Number of files that failed.
         failed: usize,
-        /// How many there were.
+        /// Number of all files.
         total: usize,
     },
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] Error),
-    /// Standard output is closed.
+    /// Standard output cannot be written.
     #[error("cannot write the results")]
     Output(#[from] std::io::Error),
-    /// Ctrl-C.
+    /// The run was interrupted.
     #[error(transparent)]
-    Interrupted(#[from] terminal::Interrupted),
+    Interrupted(#[from] Interrupted),
 }
 
-/// Classifies files one after the other and prints a line for each; what cannot be read is named on
-/// stderr and the rest goes on. The whole of `host classify` and `edge classify` once the
-/// classifier stands.
+/// Classifies files one after the other and prints a line for each. A file that cannot be read is
+/// logged, and the next one follows.
 ///
 /// # Errors
-/// [`ClassifyError`]; for unreadable files only in the end.
-pub fn classify_files(
-    program: &str,
+/// [`ClassifyError`]; [`ClassifyError::Unreadable`] only after the last file.
+pub fn classify(
     classifier: &mut Classifier,
     options: &ClassifyOptions,
+    cancel: &CancelToken,
 ) -> Result<(), ClassifyError> {
     classifier.set_view(options.view.crop, options.view.fit.map(Into::into));
     classifier.set_digest(options.digest);
     let layout = options.raw.map(|layout| options.view.color(layout));
     let mut failed = 0;
     for (index, path) in options.files.iter().enumerate() {
-        if terminal::interrupted() {
-            return Err(terminal::Interrupted.into());
-        }
+        cancel.check()?;
         let name = path.to_string_lossy();
         let result = match layout {
             Some(layout) => {
                 vgg_edge::durable_fs::read_limited(path, vgg_edge::image::decode::MAX_FILE_BYTES)
                     .and_then(|bytes| classifier.classify(&RawFrame::new(layout, &bytes)?))
             }
-            None => vgg_edge::image::decode::decode_file(path)
-                .and_then(|frame| classifier.classify(&frame)),
+            None => Image::open(path).and_then(|image| classifier.classify(&image)),
         };
         let result = match result {
             Ok(result) => result,
             Err(e @ Error::Engine(_)) => return Err(e.into()),
             Err(e) => {
                 failed += 1;
-                let text = e.to_string();
-                // Errors of the system bear the path already.
-                let words = if text.starts_with(&*name) { text } else { format!("{name}: {text}") };
-                terminal::note(program, words);
+                match e {
+                    // The text has the path already.
+                    Error::Io { .. } => log::error!("{e}"),
+                    e => log::error!("{name}: {e}"),
+                }
                 continue;
             }
         };
@@ -86,4 +83,17 @@ pub fn classify_files(
     } else {
         Ok(())
     }
+}
+
+/// [`classify`] with the process-wide flag of [`terminal::catch_interrupts`], for programs without
+/// a token of their own.
+///
+/// # Errors
+/// As [`classify`].
+pub fn classify_files(
+    _program: &str,
+    classifier: &mut Classifier,
+    options: &ClassifyOptions,
+) -> Result<(), ClassifyError> {
+    classify(classifier, options, &terminal::process_token())
 }

@@ -8,30 +8,36 @@ use vgg_edge::pixel::{Color, Layout, parse_layout};
 use vgg_edge::preprocess::Fit;
 use vgg_edge::{Backbone, Result};
 
-/// Which base and which kernel.
+/// The backbone ("base") and its kernel.
 #[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Backbone")]
 pub struct BaseOptions {
-    /// The int8 base [default: models/vgg16-notop-int8.onnx here or beside the program]
+    /// The int8 base [default: models/vgg16-notop-int8.onnx]
+    ///
+    /// Without the flag it is searched in models/ of the current directory, and in models/ and
+    /// share/vgg-edge/ of the directory of the program and its parents.
     #[arg(long, value_name = "ONNX", env = vgg_edge::backbone::BASE_VARIABLE)]
     pub base: Option<PathBuf>,
 
-    /// Code for the convolutions, all with the same results: portable, avx2, neon, sdot [default:
-    /// the best for this CPU]
+    /// Kernel of the convolutions: portable, avx2, neon, sdot [default: the fastest of this CPU]
+    ///
+    /// All kernels give the same results, bit for bit. The environment variable VGG_EDGE_KERNEL
+    /// sets the default.
     #[arg(long, value_name = "NAME")]
     pub kernel: Option<String>,
 }
 
 impl BaseOptions {
-    /// Loads the base.
+    /// Loads the backbone.
     ///
     /// # Errors
-    /// As [`Backbone::load`], [`vgg_edge::backbone::find`] and [`Kernel::from_name`].
+    /// As [`Backbone::load`], [`BaseOptions::path`] and [`BaseOptions::kernel`].
     pub fn load(&self) -> Result<Backbone> {
         let kernel = self.kernel()?;
         Backbone::load(&self.path()?, kernel)
     }
 
-    /// Where the base is.
+    /// Returns the path of the base file, searched for if no flag or variable names it.
     ///
     /// # Errors
     /// As [`vgg_edge::backbone::find`].
@@ -39,10 +45,10 @@ impl BaseOptions {
         self.base.clone().map_or_else(vgg_edge::backbone::find, Ok)
     }
 
-    /// The kernel.
+    /// Returns the kernel, detected if no flag names it.
     ///
     /// # Errors
-    /// As [`Kernel::from_name`].
+    /// As [`Kernel::from_name`] and [`Kernel::detect`].
     pub fn kernel(&self) -> Result<Kernel> {
         self.kernel.as_deref().map_or_else(Kernel::detect, Kernel::from_name)
     }
@@ -51,11 +57,11 @@ impl BaseOptions {
 /// The names of [`Fit`] on the command line.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 pub enum FitName {
-    /// All of it, squeezed into the square
+    /// Whole image, stretched to the square
     Stretch,
-    /// The largest square in its center
+    /// Largest square in the center
     Cover,
-    /// All of it with its aspect ratio, padded
+    /// Whole image with its aspect ratio, padded
     Contain,
 }
 
@@ -69,25 +75,28 @@ impl From<FitName> for Fit {
     }
 }
 
-/// What part of a picture is looked at, and what raw samples mean.
+/// The part of an image that is used, and the color of raw samples.
 #[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Input")]
 pub struct ViewOptions {
-    /// Looks only at this part, in pixels from the upper left
+    /// Use only this part of each image, in pixels from the upper left
     #[arg(long, value_name = "X,Y,W,H", value_parser = parse_crop)]
     pub crop: Option<Rect>,
 
-    /// How that part becomes a square [default: as the head was trained]
+    /// Fit of each image to the square input [default: as in training]
     #[arg(long, value_enum)]
     pub fit: Option<FitName>,
 
-    /// What Y'CbCr samples mean: bt601, bt601-full, bt709, bt709-full [default: what the camera
-    /// says, else bt601]
+    /// Color of Y'CbCr samples: bt601, bt601-full, bt709, bt709-full
+    ///
+    /// The default is the color that the camera reports, otherwise bt601; for gray it is
+    /// bt601-full.
     #[arg(long, visible_alias = "colour", value_name = "NAME", value_parser = parse_color)]
     pub color: Option<Color>,
 }
 
 impl ViewOptions {
-    /// The layout with the color that was asked for, if any was.
+    /// Returns the layout with the color of the flag, if it is given.
     pub fn color(&self, layout: Layout) -> Layout {
         self.color.map_or(layout, |color| layout.with_color(color))
     }
@@ -98,23 +107,23 @@ fn parse_crop(text: &str) -> Result<Rect, String> {
         text.split(',').map(|part| part.trim().parse().ok()).collect();
     match numbers.as_deref() {
         Some(&[x, y, width, height]) if width > 0 && height > 0 => Ok(Rect { x, y, width, height }),
-        _ => Err("four whole numbers X,Y,W,H are wanted, the last two above 0".into()),
+        _ => Err("use four whole numbers X,Y,W,H; width and height must be above 0".into()),
     }
 }
 
 fn parse_color(text: &str) -> Result<Color, String> {
     Color::from_name(text)
-        .ok_or_else(|| format!("one of {} is wanted", Color::ALL.map(Color::name).join(", ")))
+        .ok_or_else(|| format!("use one of {}", Color::ALL.map(Color::name).join(", ")))
 }
 
 /// Arguments of `host classify` and `edge classify`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ClassifyOptions {
-    /// Picture files (JPEG, PNG, BMP, PNM, WebP)
+    /// Image files (JPEG, PNG, BMP, PNM, WebP)
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
 
-    /// The head
+    /// Head file
     #[arg(long, value_name = "FILE")]
     pub head: PathBuf,
 
@@ -126,17 +135,19 @@ pub struct ClassifyOptions {
     #[allow(missing_docs, reason = "clap would take it for the help of the command")]
     pub view: ViewOptions,
 
-    /// The files hold one raw frame each, as a camera gives it: FORMAT:WIDTHxHEIGHT, with :STRIDE
-    /// if rows are padded, such as yuyv:640x480
-    #[arg(long, value_name = "LAYOUT", value_parser = parse_layout)]
+    /// Read files as raw frames: FORMAT:WIDTHxHEIGHT[:STRIDE], such as yuyv:640x480
+    ///
+    /// Each file holds one frame in a camera's format. STRIDE is the distance between rows in
+    /// bytes, if rows are padded.
+    #[arg(long, help_heading = "Input", value_name = "LAYOUT", value_parser = parse_layout)]
     pub raw: Option<Layout>,
 
-    /// Prints NDJSON
-    #[arg(long)]
+    /// Print NDJSON
+    #[arg(long, help_heading = "Output")]
     pub json: bool,
 
-    /// Adds the SHA-256 of the quantized feature map to each line, to compare machines
-    #[arg(long, requires = "json")]
+    /// Add the SHA-256 of the quantized feature map to each line, to compare machines
+    #[arg(long, requires = "json", help_heading = "Output")]
     pub digest: bool,
 }
 
@@ -145,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn crops_and_colors() {
+    fn crop_and_color_flags() {
         assert_eq!(parse_crop("1, 2,3,4").unwrap(), Rect { x: 1, y: 2, width: 3, height: 4 });
         for wrong in ["", "1,2,3", "1,2,3,0", "1,2,-3,4", "1,2,3,4,5"] {
             assert!(parse_crop(wrong).is_err(), "{wrong}");

@@ -1,4 +1,4 @@
-//! How results are written: one line a frame, for people or as NDJSON; the same from both programs.
+//! The result line of a frame, as text or as NDJSON; the same in both programs.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -7,48 +7,49 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use vgg_edge::classifier::Classification;
 
-/// Now: RFC 3339, UTC, milliseconds.
+/// Returns the current time: RFC 3339, UTC, milliseconds.
 pub fn time() -> String {
     humantime::format_rfc3339_millis(SystemTime::now()).to_string()
 }
 
-/// One result, ready to be written.
+/// The result of one frame.
 ///
-/// As JSON: `{"frame","source","time","label","score","scores","latency_ms"}`, and others where
-/// they say something. `scores` is an object from label to score in the order of the labels;
-/// numbers are the shortest that give back the same f32.
+/// As JSON: `{"frame","source","time","label","score","scores","latency_ms"}`, and optional fields
+/// that are present only if they apply. `scores` is an object from label to score in the order of
+/// the labels; numbers are the shortest that parse to the same f32.
 #[derive(serde::Serialize)]
 pub struct FrameResult<'a> {
-    /// Number of the frame, from 0.
+    /// Number of the frame, counted from 0.
     pub frame: u64,
-    /// The file it came from.
+    /// The file or device of the frame.
     pub source: &'a str,
-    /// When it was classified: RFC 3339, UTC, milliseconds.
+    /// Time of the classification: RFC 3339, UTC, milliseconds.
     pub time: String,
-    /// What it shows.
+    /// The label, or `unknown`.
     pub label: &'a str,
-    /// Set if that label stands for nothing of interest ([`vgg_edge::Head::background`]).
+    /// Whether the label stands for images without anything of interest
+    /// ([`vgg_edge::Head::background`]).
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub background: bool,
-    /// The best score.
+    /// The best score, 0 to 1.
     pub score: f32,
     /// All scores.
     pub scores: Scores<'a>,
-    /// Time from the decoded frame to the answer, in milliseconds.
+    /// Time from the decoded frame to the result, in milliseconds.
     pub latency_ms: f64,
-    /// Time from the capture to the answer, in milliseconds; only for live sources. What does not
-    /// tell when it captured (a pipe, a file that is played, some drivers) counts from the arrival.
+    /// Time from the capture to the result, in milliseconds; only for live sources. Sources without
+    /// capture times (a pipe, a file that is played, some drivers) count from the arrival.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub age_ms: Option<f64>,
-    /// Set if nothing moved, so that this is the answer of an earlier frame.
+    /// Whether nothing moved, so that this is the result of an earlier frame.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub still: bool,
-    /// SHA-256 of the quantized feature map; only if it was asked for.
+    /// SHA-256 of the quantized feature map, if it was requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub features_sha256: Option<String>,
 }
 
-/// Labels with their scores, written as a JSON object.
+/// Labels with their scores, serialized as a JSON object.
 pub struct Scores<'a> {
     /// The labels.
     pub labels: &'a [String],
@@ -67,7 +68,7 @@ impl Serialize for Scores<'_> {
 }
 
 impl<'a> FrameResult<'a> {
-    /// A result of now.
+    /// Creates the result of a frame that was classified just now.
     pub fn new(
         frame: u64,
         source: &'a str,
@@ -89,9 +90,9 @@ impl<'a> FrameResult<'a> {
         }
     }
 
-    /// One line of JSON, without the line end.
+    /// Returns one line of JSON, without the newline.
     pub fn to_json(&self) -> String {
-        // A struct of strings and numbers has nothing that could fail; scores are finite.
+        // Serializing strings and finite numbers cannot fail.
         serde_json::to_string(self).unwrap_or_default()
     }
 }
@@ -107,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_has_the_promised_fields_in_order() {
+    fn result_json_has_its_fields_in_order() {
         let labels = ["z".to_owned(), "a\"b".to_owned()];
         let result = Classification {
             label: "z".into(),
@@ -118,10 +119,11 @@ mod tests {
         };
         let mut line = FrameResult::new(7, "x/y.jpg", &labels, &result);
         line.time = "T".into();
-        assert_eq!(
-            line.to_json(),
-            r#"{"frame":7,"source":"x/y.jpg","time":"T","label":"z","score":0.1,"scores":{"z":0.1,"a\"b":0.9},"latency_ms":1.235}"#
-        );
+        let expected = [
+            r#"{"frame":7,"source":"x/y.jpg","time":"T","label":"z","score":0.1,"#,
+            r#""scores":{"z":0.1,"a\"b":0.9},"latency_ms":1.235}"#,
+        ];
+        assert_eq!(line.to_json(), expected.concat());
         assert_eq!(line.to_string(), "x/y.jpg\tz\t0.100");
     }
 }

@@ -1,4 +1,4 @@
-//! What both programs do at the terminal: exit codes, errors in one line, standard output, Ctrl-C.
+//! Exit codes, errors in one line, standard output and signals.
 
 use std::error::Error as StdError;
 use std::io::{self, IsTerminal, Write};
@@ -10,24 +10,24 @@ use std::time::Duration;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 
-/// Exit code of a run that did what it was asked.
+/// Exit code of a run that succeeded.
 pub const DONE: u8 = 0;
 /// Exit code of a run that failed.
 pub const FAILED: u8 = 1;
-/// Exit code of a command line that makes no sense.
+/// Exit code of an invalid command line.
 pub const USAGE: u8 = 2;
 
-/// A command line that parses but makes no sense: ends with exit code [`USAGE`].
+/// An invalid command line that the parser accepts; leads to exit code [`USAGE`].
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct UsageError(pub String);
 
-/// The run was stopped by Ctrl-C or SIGTERM before it was done.
+/// The run was stopped by Ctrl-C or SIGTERM before its end.
 #[derive(Debug, thiserror::Error)]
-#[error("interrupted; nothing was written")]
+#[error("interrupted")]
 pub struct Interrupted;
 
-/// A request to stop, shared by whoever may ask for it and the work that polls it.
+/// A request to stop, shared by the signal handlers and the work that polls it.
 ///
 /// Clones share one state. Work that takes a while checks it between steps, and ends with
 /// [`Interrupted`].
@@ -93,21 +93,27 @@ impl Signals {
 static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 static HUNG_UP: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
-/// Whether Ctrl-C, SIGTERM or (if it ends the program) SIGHUP came since [`catch_interrupts`].
+/// Whether SIGINT, SIGTERM or, unless the program reloads on it, SIGHUP arrived since
+/// [`catch_interrupts`].
 pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
 }
 
-/// Whether SIGHUP came since the last call, for a program that reloads then.
+/// The token that [`catch_interrupts`] cancels.
+pub(crate) fn process_token() -> CancelToken {
+    CancelToken(INTERRUPTED.clone())
+}
+
+/// Whether SIGHUP arrived since the last call, for a program that reloads on it.
 pub fn hung_up() -> bool {
     HUNG_UP.swap(false, Ordering::Relaxed)
 }
 
-/// Makes Ctrl-C and SIGTERM a matter of [`interrupted`]; a second one ends the process at once.
-/// SIGHUP does the same, or is a matter of [`hung_up`] if the program `reloads` then.
+/// Installs handlers for SIGINT and SIGTERM, reported by [`interrupted`]; a second one ends the
+/// process at once. SIGHUP does the same, or is reported by [`hung_up`] if the program `reloads`.
 ///
 /// # Errors
-/// What the system says if it refuses handlers.
+/// The system's error if it refuses a handler.
 pub fn catch_interrupts(reloads: bool) -> io::Result<()> {
     let ends = [SIGINT, SIGTERM].into_iter().chain((!reloads).then_some(SIGHUP));
     for signal in ends {
@@ -121,24 +127,23 @@ pub fn catch_interrupts(reloads: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Says that Ctrl-C was seen if the program is still at work a little later: a step that is long
-/// and cannot be cut short looks like deafness else, and the second Ctrl-C would end it without
-/// saving.
+/// Prints a message if the program still runs one second after Ctrl-C. A long step that cannot be
+/// shortened looks like a hang otherwise, and a second Ctrl-C would end it without saving.
 pub fn explain_interrupts(program: &'static str) {
     let watch = move || {
         while !interrupted() {
             std::thread::sleep(Duration::from_millis(100));
         }
         std::thread::sleep(Duration::from_secs(1));
-        note(program, "stopping after the step at hand; Ctrl-C again ends at once, without saving");
+        note(program, "stopping after the current step; Ctrl-C again ends at once, without saving");
     };
-    // Without it the program works all the same.
+    // The program works without the thread too.
     drop(std::thread::Builder::new().name("interrupts".into()).spawn(watch));
 }
 
-/// Tells an error and its causes on stderr, in one line, and gives the exit code.
+/// Prints an error and its causes to stderr, in one line, and returns the exit code.
 ///
-/// A broken pipe is a reader that has seen enough, not an error.
+/// A broken pipe is a reader that has read enough, not an error.
 pub fn report<'a>(
     program: &str,
     causes: impl Iterator<Item = &'a (dyn StdError + 'static)>,
@@ -150,35 +155,40 @@ pub fn report<'a>(
     if causes.iter().any(is_broken_pipe) {
         return ExitCode::from(DONE);
     }
-    let mut words: Vec<String> = Vec::new();
-    for cause in &causes {
-        let text = cause.to_string().replace('\n', " ");
-        // Errors that name their cause in their own text would say it twice.
-        if !words.last().is_some_and(|last| last.contains(&text)) {
-            words.push(text);
-        }
-    }
-    note(program, format_args!("error: {}", words.join(": ")));
+    note(program, format_args!("error: {}", join(causes.iter().map(ToString::to_string))));
     ExitCode::from(if causes.iter().any(|cause| cause.is::<UsageError>()) { USAGE } else { FAILED })
 }
 
-/// Writes a line to stdout at once, so that a reader of a pipe sees each result when it is there.
+/// Joins the texts of an error and its causes in one line. A cause that is part of an earlier text
+/// is not repeated: some errors include the text of their cause.
+fn join(causes: impl Iterator<Item = String>) -> String {
+    let mut texts: Vec<String> = Vec::new();
+    for cause in causes {
+        let text = cause.replace('\n', " ");
+        if !texts.iter().any(|earlier| earlier.contains(&text)) {
+            texts.push(text);
+        }
+    }
+    texts.join(": ")
+}
+
+/// Writes a line to stdout and flushes, so that the reader of a pipe gets each result at once.
 ///
 /// # Errors
-/// What the system says; a broken pipe among it.
+/// The system's error, such as a broken pipe.
 pub fn print_line(line: impl std::fmt::Display) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{line}")?;
     out.flush()
 }
 
-/// Standard output of a run whose work is worth more than its words: what cannot be written stops
-/// the words, not the run, and is told of when the work is done.
+/// Standard output of a run whose work matters more than its output: a failed write stops the
+/// output, not the run, and is reported at the end.
 #[derive(Debug, Default)]
 pub struct Printer(Mutex<Option<io::Error>>);
 
 impl Printer {
-    /// Writes a line as [`print_line`] does; nothing once one could not be written.
+    /// Writes a line as [`print_line`] does, unless an earlier one failed.
     pub fn line(&self, line: impl std::fmt::Display) {
         let mut failed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if failed.is_none() {
@@ -186,32 +196,32 @@ impl Printer {
         }
     }
 
-    /// Ends the words.
+    /// Ends the output.
     ///
     /// # Errors
-    /// Why a line could not be written; a broken pipe among it.
+    /// The error of the first line that could not be written, such as a broken pipe.
     pub fn end(self) -> io::Result<()> {
         self.0.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 }
 
-/// Writes a note to stderr; if that is closed there is nobody to tell.
-pub fn note(program: &str, words: impl std::fmt::Display) {
-    let _ = writeln!(io::stderr(), "{program}: {words}");
+/// Writes a message to stderr; errors are ignored, since there is nowhere to report them.
+pub fn note(program: &str, message: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "{program}: {message}");
 }
 
-/// Whether progress bars make sense: stderr is a terminal that can move its cursor.
+/// Whether to draw progress bars: stderr is a terminal that can move its cursor.
 pub fn shows_progress() -> bool {
     io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// Today's date, `YYYY-MM-DD` in UTC, or that of `SOURCE_DATE_EPOCH` (reproducible-builds.org), so
-/// that files can be made again byte for byte.
+/// Returns today's date, `YYYY-MM-DD` in UTC, or that of `SOURCE_DATE_EPOCH`
+/// (reproducible-builds.org), so that files can be reproduced byte for byte.
 pub fn date() -> String {
     let epoch =
         std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|seconds| seconds.parse::<u64>().ok());
     let now = match epoch {
-        // The year 9999 is the last that the formatter knows.
+        // The formatter supports years up to 9999.
         Some(seconds) => std::time::UNIX_EPOCH + Duration::from_secs(seconds.min(253_402_300_799)),
         None => std::time::SystemTime::now(),
     };
@@ -228,6 +238,25 @@ mod tests {
 
     fn code(error: &(dyn StdError + 'static)) -> ExitCode {
         report("test", std::iter::successors(Some(error), |&error| error.source()))
+    }
+
+    #[test]
+    fn reports_name_each_cause_once() {
+        let joined = |texts: &[&str]| join(texts.iter().map(|&text| text.to_owned()));
+        assert_eq!(joined(&["cannot train", "a.jpg: cannot read: gone", "gone"]), {
+            "cannot train: a.jpg: cannot read: gone"
+        });
+        assert_eq!(joined(&["a: c", "b", "c"]), "a: c: b");
+        assert_eq!(joined(&["two\nlines", ""]), "two lines");
+    }
+
+    #[test]
+    fn cancel_tokens_share_their_state() {
+        let token = CancelToken::default();
+        let work = token.clone();
+        assert!(work.check().is_ok());
+        token.cancel();
+        assert_eq!(work.check().unwrap_err().to_string(), "interrupted");
     }
 
     #[test]

@@ -313,7 +313,7 @@ fn write_line(folder: &Path, frame: &Collected, name: &str) -> Result<()> {
     let index = open_index(&path)?;
     vgg_edge::durable_fs::append_line(&index, &line.to_string()).context(INDEX)?;
     if is_new {
-        vgg_edge::durable_fs::sync_folder(&path)?;
+        vgg_edge::durable_fs::sync_directory(&path)?;
     }
     Ok(())
 }

@@ -77,7 +77,7 @@ pub fn jpegs(bytes: &[u8], step: usize, look: &mut Look) -> Result<(), String> {
         match Picture::Jpeg(file.clone()).decoded().as_ref() {
             Ok(Picture::Rgb(frame)) => look(&file, Ok(frame)),
             Ok(_) => {}
-            Err(e) => look(&file, Err(vgg_edge::Error::Picture(e.to_string()))),
+            Err(e) => look(&file, Err(vgg_edge::Error::Image(e.to_string()))),
         }
         file.clear();
     }

@@ -30,7 +30,7 @@ impl Picture {
     /// Calls `f` with the pixels.
     ///
     /// # Errors
-    /// [`vgg_edge::Error::Picture`] for raw samples that are too few, and for a JPEG that is not
+    /// [`vgg_edge::Error::Image`] for raw samples that are too few, and for a JPEG that is not
     /// [`Picture::decoded`].
     pub fn with_pixels<T>(&self, f: impl FnOnce(&dyn Pixels) -> T) -> Result<T> {
         match self {

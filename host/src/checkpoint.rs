@@ -1,4 +1,4 @@
-//! `HEAD.checkpoint`: what it takes to go on with a training that was interrupted.
+//! `HEAD.checkpoint`: the state from which an interrupted training is resumed.
 //! `ARCHITECTURE.md` has the table.
 
 use std::path::{Path, PathBuf};
@@ -7,10 +7,8 @@ use std::time::{Duration, Instant};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use vgg_edge::Fingerprint;
+use vgg_edge::container::{Envelope, EnvelopeError};
 
-const MAGIC: &[u8; 8] = b"VGGECKPT";
-const HEADER: usize = 8 + 4;
-const CHECKSUM: usize = 32;
 
 /// Format version that is written and read.
 const FORMAT: u32 = 2;
@@ -18,35 +16,43 @@ const FORMAT: u32 = 2;
 /// Four times the largest head: weights, best weights, and two values of the optimizer for each.
 const MAX_BYTES: u64 = 4 * vgg_edge::head::MAX_BYTES + (64 << 20);
 
-/// What a training depends on beside its state: the same on both sides of an interruption, or the
-/// bits would differ.
+const ENVELOPE: Envelope = Envelope {
+    magic: *b"VGGECKPT",
+    version: FORMAT,
+    oldest: FORMAT,
+    has_length: false,
+    max_len: MAX_BYTES,
+};
+
+/// The inputs of a training beside its state. They must be the same before and after an
+/// interruption, or the bits would differ.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Key {
     /// The base.
     pub base: Fingerprint,
-    /// All settings of training and pre-processing, in words that are only compared.
+    /// All settings of training and preprocessing, as text that is only compared.
     pub settings: String,
-    /// Contents, classes and order of the pictures to train and to validate on.
+    /// Contents, classes and order of the training and validation images.
     pub data: Fingerprint,
 }
 
-/// Why a checkpoint is no use.
+/// The reasons why a checkpoint cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// It cannot be read.
-    #[error("--resume: {0}; train without --resume to begin anew")]
+    #[error("--resume: {0}; train without --resume to start over")]
     Read(vgg_edge::Error),
-    /// It is of another program, or damaged.
-    #[error("{path}: {what}; train without --resume to begin anew")]
+    /// It is of another version, of another training, or damaged.
+    #[error("{path}: {what}; train without --resume to start over")]
     Content {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         what: String,
     },
 }
 
-/// The file beside a head while that is being trained.
+/// The checkpoint file beside a head during training.
 pub struct Checkpoint {
     path: PathBuf,
     key: Key,
@@ -55,29 +61,29 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// The checkpoint of the head that goes to `head`, with another ending for another kind of
-    /// state; nothing is written yet.
-    pub fn new(head: &Path, ending: &str, key: Key, every: Duration) -> Self {
-        Self { path: path_of(head, ending), key, every, last: Instant::now() }
+    /// Returns the checkpoint of the head file `head`, with an extension for each kind of state;
+    /// nothing is written yet.
+    pub fn new(head: &Path, extension: &str, key: Key, every: Duration) -> Self {
+        Self { path: path_of(head, extension), key, every, last: Instant::now() }
     }
 
-    /// Looks whether a head has a checkpoint with one of these endings, before any work is done for
-    /// it.
+    /// Checks that a head has a checkpoint with one of these extensions, before any work is done
+    /// for it.
     ///
     /// # Errors
     /// [`CheckpointError::Content`] if there is none.
-    pub fn check_exists(head: &Path, endings: &[&str]) -> Result<(), CheckpointError> {
-        if Self::find(head, endings).is_some() {
+    pub fn check_exists(head: &Path, extensions: &[&str]) -> Result<(), CheckpointError> {
+        if Self::find(head, extensions).is_some() {
             return Ok(());
         }
-        let path = path_of(head, endings.last().copied().unwrap_or_default());
-        let what = "there is no checkpoint to go on from (--resume)".into();
+        let path = path_of(head, extensions.last().copied().unwrap_or_default());
+        let what = "there is no checkpoint to resume from (--resume)".into();
         Err(CheckpointError::Content { path, what })
     }
 
-    /// The first of the checkpoints with these endings that a head has.
-    pub fn find(head: &Path, endings: &[&str]) -> Option<PathBuf> {
-        endings.iter().map(|ending| path_of(head, ending)).find(|path| path.is_file())
+    /// Returns the first checkpoint of a head with one of these extensions.
+    pub fn find(head: &Path, extensions: &[&str]) -> Option<PathBuf> {
+        extensions.iter().map(|extension| path_of(head, extension)).find(|path| path.is_file())
     }
 
     /// The file.
@@ -85,13 +91,12 @@ impl Checkpoint {
         &self.path
     }
 
-    /// The state in the file.
+    /// Reads the state in the file.
     ///
     /// # Errors
-    /// [`CheckpointError`]: there is none, it is damaged, or it belongs to another training.
+    /// [`CheckpointError`]: there is no file, it is damaged, or it belongs to another training.
     pub fn load<S: DeserializeOwned>(&self) -> Result<S, CheckpointError> {
-        let bytes = vgg_edge::durable_fs::read_limited(&self.path, MAX_BYTES)
-            .map_err(CheckpointError::Read)?;
+        let bytes = ENVELOPE.read(&self.path).map_err(CheckpointError::Read)?;
         let wrong = |what: String| CheckpointError::Content { path: self.path.clone(), what };
         let (key, state) = decode(&bytes).map_err(wrong)?;
         let other = if key.base != self.key.base {
@@ -99,14 +104,14 @@ impl Checkpoint {
         } else if key.settings != self.key.settings {
             "the checkpoint is of a training with other settings"
         } else if key.data != self.key.data {
-            "the checkpoint is of a training on other pictures, or with others set aside"
+            "the checkpoint is of a training on other images, or with another validation set"
         } else {
             return Ok(state);
         };
         Err(wrong(other.into()))
     }
 
-    /// Writes the file if it is time to, or `now`; `state` is asked for only then.
+    /// Writes the file if the interval has passed or `now` is set; `state` is called only then.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -116,17 +121,17 @@ impl Checkpoint {
         now: bool,
     ) -> anyhow::Result<()> {
         if now || self.last.elapsed() >= self.every {
-            // Also if it fails: a full disk is not to be tried at every epoch.
+            // Also on failure: a full disk must not be tried at every epoch.
             self.last = Instant::now();
-            vgg_edge::durable_fs::write_bytes(&self.path, &encode(&self.key, &state())?)?;
+            ENVELOPE.write(&self.path, &encode(&self.key, &state())?)?;
         }
         Ok(())
     }
 
-    /// Removes the file, if there is one: the training is done.
+    /// Removes the file, if there is one, after the training.
     ///
     /// # Errors
-    /// If it is there and stays.
+    /// If it exists and cannot be removed.
     pub fn remove(&self) -> vgg_edge::Result<()> {
         match std::fs::remove_file(&self.path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
@@ -137,43 +142,35 @@ impl Checkpoint {
     }
 }
 
-fn path_of(head: &Path, ending: &str) -> PathBuf {
+fn path_of(head: &Path, extension: &str) -> PathBuf {
     let mut path = head.as_os_str().to_owned();
     path.push(".");
-    path.push(ending);
+    path.push(extension);
     path.into()
 }
 
 fn encode(key: &Key, state: &impl Serialize) -> anyhow::Result<Vec<u8>> {
-    let mut bytes = [&MAGIC[..], &FORMAT.to_le_bytes()].concat();
-    bytes = postcard::to_extend(&(key, state), bytes)?;
-    let checksum = Fingerprint::of(&bytes);
-    bytes.extend_from_slice(&checksum.0);
-    Ok(bytes)
+    ENVELOPE.encode(|header| Ok(postcard::to_extend(&(key, state), header)?))
 }
 
 fn decode<S: DeserializeOwned>(bytes: &[u8]) -> Result<(Key, S), String> {
-    if !bytes.starts_with(MAGIC) || bytes.len() < HEADER + CHECKSUM {
-        return Err("not a checkpoint, or cut".into());
-    }
-    let (content, checksum) = bytes.split_at(bytes.len() - CHECKSUM);
-    let version =
-        content[MAGIC.len()..].first_chunk().map_or(0, |version| u32::from_le_bytes(*version));
-    if version != FORMAT {
-        return Err(format!(
-            "checkpoint of format {version}, but this program reads format {FORMAT}"
-        ));
-    }
-    if Fingerprint::of(content).0 != checksum {
-        return Err("the checkpoint is damaged (its checksum does not match)".into());
-    }
-    postcard::from_bytes(&content[HEADER..]).map_err(|e| format!("the checkpoint is damaged ({e})"))
+    let (_, payload) = ENVELOPE.decode(bytes).map_err(|e| match e {
+        EnvelopeError::Magic => "not a checkpoint".to_owned(),
+        EnvelopeError::Version { found, .. } => {
+            format!("checkpoint of format {found}, but this program reads format {FORMAT}")
+        }
+        EnvelopeError::Length { .. } => "the checkpoint is truncated".to_owned(),
+        e => format!("the checkpoint is damaged ({e})"),
+    })?;
+    postcard::from_bytes(payload).map_err(|e| format!("the checkpoint is damaged ({e})"))
 }
 
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
     use std::ops::ControlFlow;
+
+    use vgg_edge::container::CHECKSUM_LEN;
 
     use super::*;
     use crate::trainer::{Dataset, FeatureSource, HeadState, TrainConfig, train};
@@ -200,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_comes_back_and_nothing_else_is_taken_for_it() {
+    fn checkpoints_round_trip_and_others_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let head = folder.path().join("head");
         let mut checkpoint = Checkpoint::new(&head, "checkpoint", key(), Duration::ZERO);
@@ -229,7 +226,7 @@ mod tests {
         };
         assert!(with(Key { base: Fingerprint::of(b"x"), ..key() }).contains("another base"));
         assert!(with(Key { settings: "t".into(), ..key() }).contains("other settings"));
-        assert!(with(Key { data: Fingerprint::of(b"x"), ..key() }).contains("other pictures"));
+        assert!(with(Key { data: Fingerprint::of(b"x"), ..key() }).contains("other images"));
         let good = std::fs::read(checkpoint.path()).unwrap();
         for (at, words) in [(0, "not a checkpoint"), (8, "format"), (good.len() / 2, "damaged")] {
             let mut bytes = good.clone();
@@ -246,10 +243,10 @@ mod tests {
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
-    /// With checksums that hold, since damage is found by those; what comes through must fit the
-    /// training or be refused.
+    /// With valid checksums, since those find plain damage: what decodes must fit the training or
+    /// be refused.
     #[test]
-    fn checkpoints_that_somebody_made() {
+    fn forged_checkpoints_are_refused_or_fit() {
         let labels: Vec<usize> = (0..20).map(|row| row % 2).collect();
         let data = Dataset { features: &Ramp, labels: &labels };
         let config =
@@ -269,7 +266,7 @@ mod tests {
                 decode::<HeadState>(bytes).is_err() || good.iter().any(|(_, good)| good == bytes),
                 "damage is not seen"
             );
-            let content = &bytes[..bytes.len().saturating_sub(CHECKSUM)];
+            let content = &bytes[..bytes.len().saturating_sub(CHECKSUM_LEN)];
             let sealed = [content, &Fingerprint::of(content).0].concat();
             if let Ok((_, state)) = decode::<HeadState>(&sealed) {
                 let trained = train(&config, &data, Some(&data), Some(state), &mut |_| {

@@ -1,18 +1,18 @@
-//! The range of an activation: how much of what was seen u8 covers.
+//! The range of an activation: the part of the observed values that u8 covers.
 
 use crate::{Error, Result};
 
-/// Bins of a histogram.
+/// Number of bins of a histogram.
 const BINS: usize = 8192;
 
-/// How the largest representable value of a layer's output is chosen.
+/// The choice of the largest representable value of a layer's output.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Method {
-    /// The largest value that was seen.
+    /// The largest observed value.
     MinMax,
-    /// The value that this share (percent) of all positive values does not exceed.
+    /// The value that this percentage of all positive values does not exceed.
     Percentile(f64),
-    /// The value that gives the least mean squared error of rounding and clipping together.
+    /// The value with the least mean squared error of rounding and clipping together.
     Mse,
 }
 
@@ -20,7 +20,7 @@ impl std::fmt::Display for Method {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::MinMax => f.write_str("min-max"),
-            Self::Percentile(share) => write!(f, "percentile {share}"),
+            Self::Percentile(percent) => write!(f, "percentile {percent}"),
             Self::Mse => f.write_str("MSE"),
         }
     }
@@ -34,12 +34,17 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// An empty one for values up to `largest`.
+    /// Creates an empty histogram for values up to `largest`.
     pub fn new(largest: f32) -> Self {
         Self { largest, counts: vec![0; BINS] }
     }
 
-    /// Counts values; those that are not positive are left out, since 0 has no error.
+    /// Returns the upper end of the last bin.
+    pub fn largest(&self) -> f32 {
+        self.largest
+    }
+
+    /// Counts values; those that are not positive are skipped, since 0 has no error.
     pub fn add(&mut self, values: impl Iterator<Item = f32>) {
         let step = BINS as f32 / self.largest;
         for value in values.filter(|&v| v > 0.0) {
@@ -47,30 +52,31 @@ impl Histogram {
         }
     }
 
-    /// Adds the counts of another of the same range.
+    /// Adds the counts of another histogram with the same range.
     pub fn merge(mut self, other: &Self) -> Self {
         self.counts.iter_mut().zip(&other.counts).for_each(|(a, b)| *a += b);
         self
     }
 
-    /// The largest value that u8 shall represent, in (0, largest].
+    /// Returns the largest value that u8 represents, in (0, largest].
     ///
     /// # Errors
-    /// [`Error::Layer`] if nothing positive was seen.
+    /// [`Error::Layer`] without positive values.
     pub fn reach(&self, method: Method, layer: &str) -> Result<f32> {
         let total: u64 = self.counts.iter().sum();
         if total == 0 || !self.largest.is_normal() {
             return Err(Error::Layer {
                 layer: layer.into(),
-                reason: "no calibration picture gives it an output above 0; calibrate with photographs like those it will see"
+                reason: "no calibration image gives it an output above 0; \
+                         calibrate with photographs like those to be classified"
                     .into(),
             });
         }
         let width = f64::from(self.largest) / BINS as f64;
         Ok(match method {
             Method::MinMax => self.largest,
-            Method::Percentile(share) => {
-                let wanted = share / 100.0 * total as f64;
+            Method::Percentile(percent) => {
+                let wanted = percent / 100.0 * total as f64;
                 let mut seen = 0;
                 let bin = self.counts.iter().position(|&count| {
                     seen += count;
@@ -92,7 +98,8 @@ impl Histogram {
         })
     }
 
-    /// Sum of the squared errors of u8 up to `reach`, each bin taken at its middle.
+    /// Returns the sum of the squared errors of u8 up to `reach`, with the middle of each bin as
+    /// its value.
     fn squared_error(&self, reach: f64, width: f64) -> f64 {
         let scale = reach / 255.0;
         let error = |(bin, &count): (usize, &u64)| {
@@ -115,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn methods_choose_what_they_say() {
+    fn calibration_methods_choose_the_range() {
         // A thousand values up to 1 and a single outlier at 10.
         let mut values: Vec<f32> = (1..=1000).map(|i| i as f32 / 1000.0).collect();
         values.push(10.0);
@@ -124,16 +131,16 @@ mod tests {
         let percentile = seen.reach(Method::Percentile(99.8), "l").unwrap();
         assert!((0.99..1.01).contains(&percentile), "{percentile}");
         assert_eq!(seen.reach(Method::Percentile(100.0), "l").unwrap(), 10.0);
-        // One value clipped by 1 costs more than a thousand values rounded finer gain.
+        // Clipping one value by 1 costs more than finer rounding of a thousand values gains.
         assert!(seen.reach(Method::Mse, "l").unwrap() > 9.0);
-        // With a million small values it is the other way round.
+        // With a million small values it is the opposite.
         let many: Vec<f32> =
             (0..2_000_000).map(|i| (i % 1000) as f32 / 1000.0).chain([10.0]).collect();
         assert!(histogram(&many).reach(Method::Mse, "l").unwrap() < 9.0);
     }
 
     #[test]
-    fn nothing_seen_is_an_error() {
+    fn an_empty_histogram_is_an_error() {
         assert!(
             Histogram::new(0.0)
                 .reach(Method::Mse, "block1_conv1")

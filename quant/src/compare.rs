@@ -1,4 +1,4 @@
-//! What quantization costs: f32 and integers side by side, layer by layer.
+//! The error of quantization: f32 and integers side by side, layer by layer.
 
 use rayon::prelude::*;
 use vgg_edge::kernels::{Kernel, Stack};
@@ -8,8 +8,8 @@ use crate::quantize::{Inputs, each_layer};
 use crate::weights::FloatBase;
 use crate::{Error, Result};
 
-/// One layer's figures over all pictures, after ReLU and pooling; errors of the layers before are
-/// included.
+/// The metrics of one layer over all images, after ReLU and pooling; the errors of earlier layers
+/// are included.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerReport {
     /// Name of the layer.
@@ -20,12 +20,11 @@ pub struct LayerReport {
     pub relative_error: f64,
     /// Cosine of the angle between both outputs.
     pub cosine: f64,
-    /// Largest difference, in the layer's units.
+    /// Largest difference, in units of the layer.
     pub max_error: f64,
-    /// Scale of the layer's output, the size of one step; where each channel has its own, the
-    /// largest.
+    /// Scale of the layer's output, the size of one step; the largest if each channel has its own.
     pub scale: f64,
-    /// Share of the values above 0 that are beyond the largest that u8 represents.
+    /// Fraction of the values above 0 that exceed the largest value of u8.
     pub clipped: f64,
 }
 
@@ -42,7 +41,7 @@ struct Sums {
 }
 
 impl Sums {
-    /// `scales` are one, or one a channel.
+    /// `scales` has one value, or one per channel.
     fn add(&mut self, real: &Map<f32>, q: &Map<u8>, scales: &[f32]) {
         for ((&f, &q), &scale) in real.data.iter().zip(&q.data).zip(scales.iter().cycle()) {
             let reach = 255.5 * scale;
@@ -69,13 +68,13 @@ impl Sums {
     }
 }
 
-/// Runs both bases on the same pictures.
+/// Runs both bases on the same images.
 ///
-/// `scales` are the output scales of the integer layers, one for each, or one for each channel of
-/// it.
+/// `scales` are the output scales of the integer layers, one for each layer or for each of its
+/// channels.
 ///
 /// # Errors
-/// [`Error::Calibration`] if there are no pictures or the layers are not alike.
+/// [`Error::Calibration`] if there are no images or the layers differ.
 pub fn compare(
     float: &FloatBase,
     layers: &[vgg_edge::kernels::ConvLayer],
@@ -93,7 +92,7 @@ pub fn compare(
         return Err(Error::Calibration("the two bases have different layers".into()));
     }
     if inputs.real.is_empty() {
-        return Err(Error::Calibration("there are no pictures".into()));
+        return Err(Error::Calibration("there are no images".into()));
     }
     let net = FloatNet::new(float);
     let stacks: Vec<Stack> =
@@ -111,7 +110,7 @@ pub fn compare(
             sums
         })
         .collect();
-    // In the order of the pictures, so that the last digit does not depend on threads.
+    // In the order of the images, so that the last digit does not depend on threads.
     let total =
         each.into_iter().reduce(|a, b| a.into_iter().zip(&b).map(|(a, b)| a.merge(b)).collect());
     let reports = total.unwrap_or_default().into_iter().zip(layers).zip(scales).map(

@@ -1,30 +1,30 @@
-//! The base in f32: what the integers are measured against.
+//! The base in f32, the reference for the integers.
 //!
-//! Own code, because a library's sums depend on the CPU: each output starts at its bias and adds `x
-//! * w` tap by tap (row, column) and channel by channel, each product and each sum rounded to f32.
-//! Every CPU gives the same bits.
+//! Own code, because the sums of a library depend on the CPU. Each output starts at its bias and
+//! adds `x * w` tap by tap (row, column) and channel by channel; each product and each sum is
+//! rounded to f32. Every CPU gives the same bits.
 
 use crate::weights::{FloatBase, FloatLayer};
 use vgg_edge::multiversion;
 
-/// Output channels that are computed at once.
+/// Number of output channels that are computed at a time.
 const BLOCK: usize = 16;
 
-/// A feature map of one picture: `[height, width, channels]`, channels last.
+/// A feature map of one image: `[height, width, channels]`, channels last.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Map<T> {
     /// Rows.
     pub height: usize,
-    /// Pixels a row.
+    /// Pixels per row.
     pub width: usize,
-    /// Values a pixel.
+    /// Values per pixel.
     pub channels: usize,
     /// `height * width * channels` values.
     pub data: Vec<T>,
 }
 
 impl<T: Copy> Map<T> {
-    /// A map with a border of one pixel of `value`.
+    /// Returns the map with a border of one pixel of `value`.
     pub(crate) fn bordered(&self, value: T) -> Self {
         let (height, width, row) = (self.height + 2, self.width + 2, self.width * self.channels);
         let mut data = vec![value; height * width * self.channels];
@@ -40,7 +40,7 @@ impl<T: Copy> Map<T> {
 }
 
 impl<T: Copy + PartialOrd> Map<T> {
-    /// 2x2 max pooling with stride 2; an odd last row or column is dropped, as in Keras.
+    /// Applies 2x2 max pooling with stride 2; an odd last row or column is dropped, as in Keras.
     pub fn max_pool(&self) -> Self {
         let (height, width, channels) = (self.height / 2, self.width / 2, self.channels);
         let mut data = Vec::with_capacity(height * width * channels);
@@ -64,13 +64,13 @@ impl<T: Copy + PartialOrd> Map<T> {
     }
 }
 
-/// A convolution with its weights in the order in which they are read.
+/// A convolution with its weights in the order of access.
 pub struct FloatConv {
     inputs: usize,
     outputs: usize,
     /// `[block][tap][channel][output of the block]`.
     weights: Vec<f32>,
-    /// Filled up to blocks.
+    /// Padded to whole blocks.
     bias: Vec<f32>,
     pool: bool,
 }
@@ -92,7 +92,7 @@ impl FloatConv {
         Self { inputs: layer.inputs, outputs: layer.outputs, weights, bias, pool: layer.pool }
     }
 
-    /// The sums with bias, before ReLU and pooling.
+    /// Returns the sums with bias, before ReLU and pooling.
     ///
     /// # Panics
     /// If the map has another number of channels.
@@ -109,19 +109,20 @@ impl FloatConv {
         out
     }
 
-    /// ReLU and, if the layer has it, pooling.
+    /// Applies ReLU and, if the layer has it, pooling.
     pub fn activate(&self, mut sums: Map<f32>) -> Map<f32> {
         sums.data.iter_mut().for_each(|v| *v = v.max(0.0));
         if self.pool { sums.max_pool() } else { sums }
     }
 
-    /// [`FloatConv::sums`] and [`FloatConv::activate`].
+    /// Applies [`FloatConv::sums`] and [`FloatConv::activate`].
     pub fn run(&self, input: &Map<f32>) -> Map<f32> {
         self.activate(self.sums(input))
     }
 }
 
 multiversion! {
+    /// Computes the sums of a convolution, block by block and tile by tile.
     fn convolve(conv: &FloatConv, padded: &Map<f32>, out: &mut Map<f32>) {
         let (channels, stride) = (conv.inputs, padded.width * padded.channels);
         let (width, outputs) = (out.width, conv.outputs);
@@ -130,11 +131,13 @@ multiversion! {
             let bias: [f32; BLOCK] = std::array::from_fn(|lane| conv.bias[block * BLOCK + lane]);
             let lanes = BLOCK.min(outputs - block * BLOCK);
             for y in 0..out.height {
-                let rows: [&[f32]; 3] = std::array::from_fn(|dy| &padded.data[(y + dy) * stride..][..stride]);
+                let row = |dy: usize| &padded.data[(y + dy) * stride..][..stride];
+                let rows: [&[f32]; 3] = std::array::from_fn(row);
                 let to = &mut out.data[y * width * outputs..][..width * outputs];
                 let mut store = |x: usize, sums: &[[f32; BLOCK]]| {
                     for (p, sums) in sums.iter().enumerate() {
-                        to[(x + p) * outputs + block * BLOCK..][..lanes].copy_from_slice(&sums[..lanes]);
+                        let at = (x + p) * outputs + block * BLOCK;
+                        to[at..][..lanes].copy_from_slice(&sums[..lanes]);
                     }
                 };
                 let mut x = 0;
@@ -186,18 +189,22 @@ impl FloatNet {
         Self { convs: base.layers.iter().map(FloatConv::new).collect() }
     }
 
-    /// The feature map of a normalized input.
+    /// Returns the feature map of a normalized input.
     pub fn features(&self, input: &Map<f32>) -> Map<f32> {
         self.each_layer(input, |_, _| {})
     }
 
-    /// As [`FloatNet::features`]; `seen` gets each layer's index and output, after ReLU and
-    /// pooling.
-    pub fn each_layer(&self, input: &Map<f32>, mut seen: impl FnMut(usize, &Map<f32>)) -> Map<f32> {
+    /// As [`FloatNet::features`]. `on_layer` is called with the index and the output of each layer,
+    /// after ReLU and pooling.
+    pub fn each_layer(
+        &self,
+        input: &Map<f32>,
+        mut on_layer: impl FnMut(usize, &Map<f32>),
+    ) -> Map<f32> {
         let mut map = input.clone();
         for (index, conv) in self.convs.iter().enumerate() {
             map = conv.run(&map);
-            seen(index, &map);
+            on_layer(index, &map);
         }
         map
     }

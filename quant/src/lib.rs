@@ -1,13 +1,13 @@
 //! From the weights of a VGG16 to the exact int8 base.
 //!
-//! [`import`] reads weights as Keras, torchvision and ONNX exporters write them into a
-//! [`FloatBase`]; [`quantize`](quantize::quantize) makes integers of it with the help of
-//! calibration pictures; [`onnx`] writes either; [`compare`] tells what was lost.
+//! [`import`] reads the files of Keras, torchvision and ONNX exporters into a [`FloatBase`];
+//! [`quantize`](quantize::quantize) converts it to integers with calibration images; [`onnx`]
+//! writes either; [`compare`] measures the error.
 //!
-//! Every step gives the same bits on every CPU and with every number of threads: f32 sums run in a
-//! fixed order ([`float`]), statistics are integers or sums in the order of the pictures, and the
-//! linear algebra is our own f64 code without fused multiply-add ([`linalg`]). The same weights and
-//! pictures give the same file.
+//! Every step gives the same bits on every CPU and with every number of threads: f32 sums have a
+//! fixed order ([`float`]), statistics are integers or sums in the order of the images, and the
+//! linear algebra is own f64 code without fused multiply-add ([`linalg`]). The same weights and
+//! images give the same file.
 
 pub mod calibrate;
 pub mod compare;
@@ -23,5 +23,5 @@ pub mod tail;
 mod tests;
 pub mod weights;
 
-pub use error::{Error, Result};
+pub use error::{Error, Result, WeightsError};
 pub use weights::{FloatBase, FloatLayer, Normalization};

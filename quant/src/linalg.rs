@@ -1,8 +1,8 @@
 //! Dense linear algebra in f64 for the rounding of weights: a Gram matrix and its Cholesky factor.
 //!
 //! Own code, because the result must not depend on the CPU: libraries (faer, nalgebra with BLAS)
-//! choose blocking and fused multiply-add by what the CPU has, and the last bits decide how a
-//! weight is rounded.
+//! choose blocking and fused multiply-add by the features of the CPU, and the last bits decide how
+//! a weight is rounded.
 
 use std::ops::Range;
 
@@ -14,13 +14,13 @@ use vgg_edge::multiversion;
 const ROWS: usize = 4;
 /// Columns of a tile.
 const COLUMNS: usize = 8;
-/// Rows that a task works on; a multiple of [`ROWS`].
+/// Rows of a parallel task; a multiple of [`ROWS`].
 const TASK: usize = 64;
-/// Columns that are factored at once.
+/// Columns that are factored at a time.
 const PANEL: usize = 128;
 
-/// A symmetric matrix of which the lower triangle is kept; in row-major order with rows of `n`,
-/// filled up to tiles.
+/// A symmetric matrix, of which the lower triangle is stored in row-major order, padded to whole
+/// tiles.
 #[derive(Clone, Debug)]
 pub struct Symmetric {
     n: usize,
@@ -51,23 +51,23 @@ impl Vectors {
 }
 
 impl Symmetric {
-    /// A matrix of zeros.
+    /// Creates a matrix of zeros.
     pub fn zero(n: usize) -> Self {
         let stride = n.next_multiple_of(COLUMNS);
         Self { n, stride, data: vec![0.0; stride * n.next_multiple_of(ROWS)] }
     }
 
-    /// Rows and columns.
+    /// Returns the number of rows, and of columns.
     pub fn size(&self) -> usize {
         self.n
     }
 
-    /// The value at a row and a column, either way round.
+    /// Returns the value at a row and a column, in either triangle.
     pub fn at(&self, row: usize, column: usize) -> f64 {
         self.data[row.max(column) * self.stride + row.min(column)]
     }
 
-    /// Adds to the diagonal.
+    /// Adds a value to the diagonal.
     pub fn add_to_diagonal(&mut self, value: f64) {
         for i in 0..self.n {
             self.data[i * self.stride + i] += value;
@@ -76,7 +76,7 @@ impl Symmetric {
 
     /// Adds `v v^T` for each of the vectors; each is `n` values.
     ///
-    /// Sums of integers below 2^53 are exact, and so independent of the order.
+    /// Sums of integers below 2^53 are exact, and therefore independent of the order.
     pub fn add_outer<'a>(&mut self, vectors: impl ExactSizeIterator<Item = &'a [f64]>) {
         let mut packed = Vectors::new(vectors.len(), self.n);
         for (k, vector) in vectors.enumerate() {
@@ -98,7 +98,7 @@ impl Symmetric {
         );
     }
 
-    /// Reorders rows and columns: the new `i` is the old `order[i]`.
+    /// Reorders rows and columns: the new index `i` is the old `order[i]`.
     pub fn permuted(&self, order: &[usize]) -> Self {
         let mut out = Self::zero(self.n);
         out.data.par_chunks_mut(self.stride).zip(order).enumerate().for_each(
@@ -111,13 +111,13 @@ impl Symmetric {
         out
     }
 
-    /// The lower triangular `l` with `l l^T` equal to this matrix; `None` if it is not positive
-    /// definite.
+    /// Returns the lower triangular `l` with `l l^T` equal to this matrix; `None` if it is not
+    /// positive definite.
     pub fn cholesky(mut self) -> Option<Lower> {
         let (n, stride) = (self.n, self.stride);
         for start in (0..n).step_by(PANEL) {
             let end = (start + PANEL).min(n);
-            // The diagonal block, plainly.
+            // The diagonal block, without tiles.
             for j in start..end {
                 let (before, row) = self.data.split_at_mut(j * stride);
                 eliminate(row, before, stride, start..j);
@@ -127,7 +127,7 @@ impl Symmetric {
                 }
                 row[j] = pivot.sqrt();
             }
-            // The rows below it, each by itself.
+            // The rows below it, each on its own.
             let (above, below) = self.data.split_at_mut(end * stride);
             let rows = n - end;
             below[..rows * stride]
@@ -156,7 +156,7 @@ fn eliminate(row: &mut [f64], above: &[f64], stride: usize, columns: Range<usize
     }
 }
 
-/// A fixed tree: four running sums, added in pairs.
+/// Returns the dot product in a fixed tree: four running sums, added in pairs.
 #[inline(always)]
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     let mut sums = [0.0; 4];
@@ -175,8 +175,10 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 }
 
 multiversion! {
-    /// Rows `first..` of the part of the matrix that begins at row and column `from`.
-    fn update_rows(rows: &mut [f64], stride: usize, from: usize, first: usize, vectors: &Vectors, sign: f64) {
+    /// Updates the rows `first..` of the part of the matrix that starts at row and column `from`.
+    fn update_rows(
+        rows: &mut [f64], stride: usize, from: usize, first: usize, vectors: &Vectors, sign: f64,
+    ) {
         for group in 0..(first + rows.len() / stride).div_ceil(COLUMNS) {
             if from + group * COLUMNS >= stride {
                 break;
@@ -185,13 +187,15 @@ multiversion! {
             for (tile, rows) in rows.chunks_exact_mut(ROWS * stride).enumerate() {
                 let row = first + tile * ROWS;
                 // Above the diagonal, or beyond the last row.
-                if row + ROWS <= group * COLUMNS || row / COLUMNS * vectors.count * COLUMNS >= vectors.data.len() {
+                let is_above = row + ROWS <= group * COLUMNS;
+                if is_above || row / COLUMNS * vectors.count * COLUMNS >= vectors.data.len() {
                     continue;
                 }
                 let mut sums = [[0.0; COLUMNS]; ROWS];
                 let values = vectors.group(row / COLUMNS);
                 let part = row % COLUMNS;
-                for (value, column) in values.chunks_exact(COLUMNS).zip(columns.chunks_exact(COLUMNS)) {
+                let pairs = values.chunks_exact(COLUMNS).zip(columns.chunks_exact(COLUMNS));
+                for (value, column) in pairs {
                     for r in 0..ROWS {
                         for c in 0..COLUMNS {
                             sums[r][c] += value[part + r] * column[c];
@@ -217,7 +221,7 @@ pub struct Lower {
 }
 
 impl Lower {
-    /// The transpose, upper triangular, by rows: row `i` holds the columns `i..n`.
+    /// Returns the transpose, upper triangular, by rows: row `i` holds the columns `i..n`.
     pub fn transposed(&self) -> Vec<Vec<f64>> {
         (0..self.n)
             .into_par_iter()
@@ -236,13 +240,16 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(24))]
 
         #[test]
-        fn the_factor_gives_the_matrix_back(n in 1usize..200, count in 1usize..30, seed in any::<u32>()) {
+        fn the_cholesky_factor_reproduces_the_matrix(
+            n in 1usize..200, count in 1usize..30, seed in any::<u32>(),
+        ) {
             let mut state = seed;
             let mut next = || {
                 state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 f64::from(state >> 24) - 128.0
             };
-            let vectors: Vec<Vec<f64>> = (0..count).map(|_| (0..n).map(|_| next()).collect()).collect();
+            let vectors: Vec<Vec<f64>> =
+                (0..count).map(|_| (0..n).map(|_| next()).collect()).collect();
             let mut matrix = Symmetric::zero(n);
             matrix.add_outer(vectors.iter().map(Vec::as_slice));
             for i in 0..n {
@@ -258,14 +265,15 @@ mod tests {
             for i in 0..n {
                 for j in 0..=i {
                     let back: f64 = (0..=j).map(|k| upper[k][i - k] * upper[k][j - k]).sum();
-                    prop_assert!((back - matrix.at(i, j)).abs() < 1e-6 * 16384.0 * count as f64, "{i} {j}");
+                    let limit = 1e-6 * 16384.0 * count as f64;
+                    prop_assert!((back - matrix.at(i, j)).abs() < limit, "{i} {j}");
                 }
             }
         }
     }
 
     #[test]
-    fn an_indefinite_matrix_is_refused() {
+    fn cholesky_refuses_an_indefinite_matrix() {
         let mut matrix = Symmetric::zero(3);
         matrix.add_outer([[1.0, 2.0, 3.0].as_slice()].into_iter());
         matrix.add_to_diagonal(-5.0);

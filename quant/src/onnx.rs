@@ -1,4 +1,4 @@
-//! Writes bases as ONNX, opset 13: in f32 (Conv, Relu, MaxPool) and in int8 (QLinearConv, MaxPool,
+//! Bases as ONNX, opset 13: in f32 (Conv, Relu, MaxPool) and in int8 (QLinearConv, MaxPool,
 //! DequantizeLinear).
 //!
 //! The same base gives the same bytes. `models/README.md` lists tensors and metadata.
@@ -11,7 +11,7 @@ use vgg_edge::preprocess::InputSpec;
 use crate::quantize::QuantBase;
 use crate::weights::{FloatBase, contract};
 
-/// The f32 base: `f32[n, 3, h, w] -> f32[n, 512, h / 32, w / 32]`.
+/// Returns the f32 base: `f32[n, 3, h, w] -> f32[n, 512, h / 32, w / 32]`.
 pub fn float_model(base: &FloatBase) -> Vec<u8> {
     let mut graph = Graph::new("vgg16-notop-f32");
     for layer in &base.layers {
@@ -40,7 +40,7 @@ pub fn float_model(base: &FloatBase) -> Vec<u8> {
     graph.finish(DataType::Float, contract.channels, properties)
 }
 
-/// The int8 base: `u8[n, 3, h, w] -> f32[n, 512, h / 32, w / 32]`.
+/// Returns the int8 base: `u8[n, 3, h, w] -> f32[n, 512, h / 32, w / 32]`.
 pub fn int8_model(base: &QuantBase) -> Vec<u8> {
     let mut graph = Graph::new("vgg16-notop-int8");
     for layer in &base.layers {
@@ -76,7 +76,7 @@ pub fn int8_model(base: &QuantBase) -> Vec<u8> {
         }
     });
     let channels = base.feature_scales.len();
-    // `axis` is 1, the channels, unless it is said otherwise.
+    // `axis` defaults to 1, the channels.
     let operands = vec![
         graph.current.clone(),
         graph.floats(&format!("{output}.scale"), &[channels as i64], &base.feature_scales),
@@ -104,7 +104,7 @@ pub fn int8_model(base: &QuantBase) -> Vec<u8> {
     graph.finish(DataType::Uint8, contract.channels, properties)
 }
 
-/// `block5_conv3` to `block5_pool`, as Keras has it.
+/// Returns `block5_pool` for `block5_conv3`, as in Keras.
 fn pool_name(layer: &str) -> String {
     match layer.split_once("_conv") {
         Some((block, _)) => format!("{block}_pool"),
@@ -112,7 +112,7 @@ fn pool_name(layer: &str) -> String {
     }
 }
 
-/// A contract as metadata; its scale and zero point are tensors.
+/// Returns the input settings as metadata; scale and zero point are tensors.
 fn properties(contract: &InputSpec) -> Vec<(&'static str, String)> {
     let three = |values: [f32; 3]| values.map(|v| v.to_string()).join(",");
     vec![
@@ -158,7 +158,7 @@ fn pooling() -> Vec<pb::AttributeProto> {
 /// A chain of nodes under construction.
 struct Graph {
     proto: pb::GraphProto,
-    /// The tensor that the next node takes up.
+    /// The input of the next node.
     current: String,
     output: String,
 }
@@ -243,7 +243,7 @@ impl Graph {
     }
 }
 
-/// `kind [n, channels, h, w]` with symbols for all but the channels.
+/// Describes a tensor `kind [n, channels, h, w]`, with symbols for all but the channels.
 fn value(name: &str, kind: DataType, symbols: [&str; 4], channels: i64) -> pb::ValueInfoProto {
     use pb::tensor_shape_proto::{Dimension, dimension};
     let dim = symbols

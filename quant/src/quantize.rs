@@ -1,8 +1,8 @@
 //! Static post-training quantization, layer by layer.
 //!
 //! Weights: i8, symmetric, a scale for each output channel. Activations: u8, zero point 0 after
-//! ReLU. The integers of one layer are run by the kernels of `shared` before the next layer is
-//! calibrated, so that each sees the inputs it will have.
+//! ReLU. The kernels of `vgg_edge` run each quantized layer before the next one is calibrated, so
+//! that each layer is calibrated on the inputs it will have.
 
 use std::sync::Arc;
 
@@ -18,33 +18,34 @@ use crate::round::{self, Rounding};
 use crate::weights::{FloatBase, FloatLayer};
 use crate::{Error, Result};
 
-/// Positions of the feature maps, over all pictures, that the Gram matrix of a layer is made of.
+/// Number of positions in the feature maps, over all images, for the Gram matrix of a layer.
 const POSITIONS: usize = 16 * 1024;
 
-/// Vectors that are added to a Gram matrix at once.
+/// Number of vectors that are added to a Gram matrix at a time.
 const VECTORS: usize = 256;
 
-/// Added to the diagonal of a Gram matrix, as a share of its mean.
+/// Damping: the fraction of its mean that is added to the diagonal of a Gram matrix.
 const DAMPING: f64 = 0.01;
 
-/// How to quantize.
+/// The settings of quantization.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
-    /// How ranges of activations are chosen.
+    /// The choice of the ranges of activations.
     pub method: Method,
-    /// How weights are rounded.
+    /// The rounding of weights.
     pub rounding: Rounding,
-    /// Cross-layer equalization: a channel that uses little of the range of its layer is stretched,
-    /// at most by this factor; the next layer's weights (or the scales of the feature map) take it
-    /// back (Nagel and others 2019, arXiv:1906.04721, for activations). 1 is none.
+    /// Limit of cross-layer equalization: a channel that uses little of the range of its layer is
+    /// scaled up, at most by this factor; the weights of the next layer (or the scales of the
+    /// feature map) compensate it (Nagel and others 2019, arXiv:1906.04721, for activations). 1
+    /// disables it.
     pub equalization: f64,
-    /// Whether each bias takes up the mean difference of the layer's sums (the same paper, section
-    /// 4.2).
+    /// Whether each bias compensates the mean difference of the layer's sums (the same paper,
+    /// section 4.2).
     pub bias_correction: bool,
 }
 
 impl Default for Options {
-    /// What measured best (`BENCHMARKS.md`).
+    /// Returns the settings with the smallest error (`BENCHMARKS.md`).
     fn default() -> Self {
         Self {
             method: Method::Percentile(99.9999),
@@ -55,18 +56,18 @@ impl Default for Options {
     }
 }
 
-/// One layer in integers, with what its ONNX node says.
+/// One layer in integers, with the scales of its ONNX node.
 #[derive(Clone, Debug)]
 pub struct QuantLayer {
-    /// What the kernels run.
+    /// The layer as the kernels run it.
     pub conv: ConvLayer,
     /// Scale of the input.
     pub input_scale: f32,
-    /// Scale of the weights, one an output channel.
+    /// Scale of the weights of each output channel.
     pub weight_scales: Vec<f32>,
     /// Scale of the output.
     pub output_scale: f32,
-    /// Largest f32 output in calibration, in the units of this layer.
+    /// Largest f32 output in calibration, in units of this layer.
     pub largest: f32,
 }
 
@@ -75,60 +76,62 @@ pub struct QuantLayer {
 pub struct QuantBase {
     /// The layers, in order.
     pub layers: Vec<QuantLayer>,
-    /// What it expects of its input.
+    /// The input that it expects.
     pub normalization: crate::Normalization,
-    /// Where the weights come from.
+    /// Origin of the weights.
     pub source: String,
     /// Digest of the f32 weights.
     pub weights_digest: vgg_edge::Fingerprint,
     /// Scale of each channel of the feature map.
     pub feature_scales: Vec<f32>,
-    /// How it was quantized, for people.
+    /// The settings of quantization, for users.
     pub how: String,
 }
 
-/// Pictures of one size, resized and normalized.
+/// Images of one size, resized and normalized.
 #[derive(Default)]
 pub struct Inputs {
     /// f32, channels last.
     pub real: Vec<Map<f32>>,
-    /// The same, quantized as the base takes it: u8, channels first.
+    /// The quantized inputs of the base: u8, channels first.
     pub quantized: Vec<Vec<u8>>,
 }
 
 impl Inputs {
-    /// Adds one picture's [`input`].
+    /// Adds the [`input`] of one image.
     pub fn push(&mut self, (real, quantized): (Map<f32>, Vec<u8>)) {
         self.real.push(real);
         self.quantized.push(quantized);
     }
 }
 
-/// One picture, as [`Inputs`] holds it, at the `size` of the quantizer.
+/// Returns one image as an element of [`Inputs`], at the `size` of the quantizer.
 pub fn input(quantizer: &Quantizer, size: u32, frame: &Image) -> (Map<f32>, Vec<u8>) {
     let side = size as usize;
     let real = Map { height: side, width: side, channels: 3, data: quantizer.normalize(frame) };
     (real, quantizer.quantize(frame))
 }
 
-/// The pre-processing of a base's pictures.
+/// Returns the preprocessing of a base.
 pub fn preprocess(base: &FloatBase, size: u32, fit: Fit) -> Preprocess {
     let base = base.contract();
     Preprocess { size, fit, resize: base.resize, base }
 }
 
-/// One calibration picture on its way through the layers.
+/// The activations of one calibration image before the current layer.
 pub(crate) struct Sample {
+    /// In f32.
     pub real: Map<f32>,
+    /// In integers.
     pub quantized: Map<u8>,
 }
 
-/// Quantizes `base` with the pictures of `inputs` (of one or more sizes). `progress` hears the name
-/// of each layer before its turn.
+/// Quantizes `base` with the images of `inputs` (of one or more sizes). `progress` is called with
+/// the name of each layer before it is quantized.
 ///
 /// # Errors
-/// [`Error::Calibration`] without pictures or with pictures of one color only; [`Error::Layer`] if
-/// a layer's output is never positive or its sums could overflow; what `progress` returns.
+/// [`Error::Calibration`] without images or with images of one color only; [`Error::Layer`] if the
+/// output of a layer is never positive or its sums could overflow; the errors of `progress`.
 pub fn quantize(
     base: &FloatBase,
     inputs: Vec<Inputs>,
@@ -144,13 +147,13 @@ pub fn quantize(
         }
     }
     if samples.is_empty() {
-        return Err(Error::Calibration("there are no pictures".into()));
+        return Err(Error::Calibration("there are no images".into()));
     }
     if samples.iter().all(|sample| {
         sample.quantized.data.chunks_exact(3).all(|p| p == &sample.quantized.data[..3])
     }) {
         return Err(Error::Calibration(format!(
-            "all of {} pictures are of a single color; take photographs like those the base will see",
+            "all {} images are of a single color; use photographs like those to be classified",
             samples.len()
         )));
     }
@@ -172,8 +175,8 @@ pub fn quantize(
     })
 }
 
-/// Quantizes layers that follow each other, whose inputs `samples` hold; gives the scale of each
-/// channel of the last output too. The input has one scale and a zero point.
+/// Quantizes consecutive layers whose inputs are `samples`. Returns the scale of each channel of
+/// the last output too. The input has one scale and a zero point.
 pub(crate) fn quantize_layers(
     float: &[FloatLayer],
     mut samples: Vec<Sample>,
@@ -182,6 +185,7 @@ pub(crate) fn quantize_layers(
     kernel: Kernel,
     mut progress: impl FnMut(&str) -> Result<()>,
 ) -> Result<(Vec<QuantLayer>, Vec<f32>)> {
+    // Factor of each input channel, from the equalization of the layer before.
     let mut equalized = vec![1.0f32; float.first().map_or(0, |layer| layer.inputs)];
     let mut layers = Vec::with_capacity(float.len());
     for layer in float {
@@ -194,23 +198,9 @@ pub(crate) fn quantize_layers(
         let mean_sums = options.bias_correction.then(|| channel_means(&sums, layer.outputs));
         let outputs: Vec<Map<f32>> = sums.into_par_iter().map(|sums| conv.activate(sums)).collect();
 
-        let shares = equalization(&outputs, layer.outputs, options.equalization);
-        let folded = fold(layer, &equalized, &shares);
-        let scaled = |output| divided(output, &shares);
-        let largest = outputs
-            .par_iter()
-            .map(|output| scaled(output).fold(0.0, f32::max))
-            .reduce(|| 0.0, f32::max);
-        let histogram = outputs
-            .par_iter()
-            .fold(
-                || Histogram::new(largest),
-                |mut histogram, output| {
-                    histogram.add(scaled(output));
-                    histogram
-                },
-            )
-            .reduce(|| Histogram::new(largest), |a, b| a.merge(&b));
+        let factors = equalization(&outputs, layer.outputs, options.equalization);
+        let folded = fold(layer, &equalized, &factors);
+        let histogram = histogram(&outputs, &factors);
         let output_scale = histogram.reach(options.method, &layer.name)? / 255.0;
 
         let weight_scales = round::scales(&folded.kernel, folded.outputs);
@@ -227,16 +217,10 @@ pub(crate) fn quantize_layers(
             weight_scales,
             (input_scale, zero_point),
             output_scale,
-            largest,
+            histogram.largest(),
         )?;
         if let Some(wanted) = mean_sums {
-            // In units of the folded layer.
-            let found = mean_integer_sums(&quantized, &samples);
-            for (channel, bias) in quantized.conv.bias.iter_mut().enumerate() {
-                let unit = f64::from(input_scale) * f64::from(quantized.weight_scales[channel]);
-                let wanted = wanted[channel] / f64::from(shares[channel]) / unit;
-                *bias = to_bias(f64::from(*bias) + wanted - found[channel], &layer.name)?;
-            }
+            correct_bias(&mut quantized, &wanted, &factors, &samples)?;
         }
         quantized
             .conv
@@ -252,14 +236,49 @@ pub(crate) fn quantize_layers(
             },
         );
         (input_scale, zero_point) = (output_scale, 0);
-        equalized = shares;
+        equalized = factors;
         layers.push(quantized);
     }
-    Ok((layers, equalized.iter().map(|share| share * input_scale).collect()))
+    Ok((layers, equalized.iter().map(|factor| factor * input_scale).collect()))
+}
+
+/// Counts the outputs of a layer over all samples, each channel divided by its factor.
+fn histogram(outputs: &[Map<f32>], factors: &[f32]) -> Histogram {
+    let largest = outputs
+        .par_iter()
+        .map(|output| divided(output, factors).fold(0.0, f32::max))
+        .reduce(|| 0.0, f32::max);
+    outputs
+        .par_iter()
+        .fold(
+            || Histogram::new(largest),
+            |mut histogram, output| {
+                histogram.add(divided(output, factors));
+                histogram
+            },
+        )
+        .reduce(|| Histogram::new(largest), |a, b| a.merge(&b))
+}
+
+/// Corrects each bias so that the mean of the integer sums equals that of the f32 sums, `wanted`,
+/// in units of the folded layer.
+fn correct_bias(
+    layer: &mut QuantLayer,
+    wanted: &[f64],
+    factors: &[f32],
+    samples: &[Sample],
+) -> Result<()> {
+    let found = mean_integer_sums(layer, samples);
+    for (channel, bias) in layer.conv.bias.iter_mut().enumerate() {
+        let unit = f64::from(layer.input_scale) * f64::from(layer.weight_scales[channel]);
+        let wanted = wanted[channel] / f64::from(factors[channel]) / unit;
+        *bias = to_bias(f64::from(*bias) + wanted - found[channel], &layer.conv.name)?;
+    }
+    Ok(())
 }
 
 impl QuantLayer {
-    /// `layer` with its weights as integers.
+    /// Creates the layer from `layer` and its weights as integers.
     fn new(
         layer: &FloatLayer,
         weights: Vec<i8>,
@@ -291,7 +310,7 @@ impl QuantLayer {
         Ok(Self { conv, input_scale, weight_scales, output_scale, largest })
     }
 
-    /// Lowest and highest sum that any input of u8 can give any output channel, bias included.
+    /// Returns the lowest and highest sum, bias included, over all output channels and all inputs.
     pub fn bounds(&self) -> (i64, i64) {
         bounds(&self.conv)
     }
@@ -303,12 +322,12 @@ fn to_bias(value: f64, layer: &str) -> Result<i32> {
         Ok(value as i32)
     } else {
         let reason =
-            format!("a bias of {value} does not fit 32 bits: its weights are too small beside it");
+            format!("a bias of {value} does not fit 32 bits: its weights are too small for it");
         Err(Error::Layer { layer: layer.into(), reason })
     }
 }
 
-/// Lowest and highest sum, bias included, over all output channels and all inputs.
+/// Returns the lowest and highest sum, bias included, over all output channels and all inputs.
 pub(crate) fn bounds(layer: &ConvLayer) -> (i64, i64) {
     let (low, high) = (-i64::from(layer.zero_point), 255 - i64::from(layer.zero_point));
     let channels = layer.weights.chunks_exact(9 * layer.inputs).zip(&layer.bias);
@@ -323,8 +342,8 @@ pub(crate) fn bounds(layer: &ConvLayer) -> (i64, i64) {
     })
 }
 
-/// The layer with the division of its inputs taken back and its outputs divided; ReLU and pooling
-/// commute with that.
+/// Returns the layer with its inputs multiplied by `inputs` and its outputs divided by `outputs`;
+/// ReLU and pooling commute with that.
 fn fold(layer: &FloatLayer, inputs: &[f32], outputs: &[f32]) -> FloatLayer {
     let mut folded = layer.clone();
     for (output, kernel) in folded.kernel.chunks_exact_mut(9 * layer.inputs).enumerate() {
@@ -336,10 +355,10 @@ fn fold(layer: &FloatLayer, inputs: &[f32], outputs: &[f32]) -> FloatLayer {
     folded
 }
 
-/// What to divide each output channel by: from `1 / most` to 1.
+/// Returns the divisor of each output channel, from `1 / most` to 1.
 fn equalization(outputs: &[Map<f32>], channels: usize, most: f64) -> Vec<f32> {
-    /// Other pictures go further than those that were seen, and a coarser step costs less than
-    /// clipping.
+    /// Other images have larger values than those in calibration, and a coarser step costs less
+    /// than clipping.
     const ROOM: f64 = 2.0;
     let mut largest = vec![0.0f32; channels];
     for output in outputs {
@@ -351,9 +370,9 @@ fn equalization(outputs: &[Map<f32>], channels: usize, most: f64) -> Vec<f32> {
     largest.iter().map(|&m| (ROOM * f64::from(m) / top).clamp(1.0 / most, 1.0) as f32).collect()
 }
 
-/// An output with each channel divided by its share.
-fn divided<'a>(output: &'a Map<f32>, shares: &'a [f32]) -> impl Iterator<Item = f32> + 'a {
-    output.data.iter().zip(shares.iter().cycle()).map(|(v, share)| v / share)
+/// Returns an output with each channel divided by its factor.
+fn divided<'a>(output: &'a Map<f32>, factors: &'a [f32]) -> impl Iterator<Item = f32> + 'a {
+    output.data.iter().zip(factors.iter().cycle()).map(|(v, factor)| v / factor)
 }
 
 fn channel_means(maps: &[Map<f32>], channels: usize) -> Vec<f64> {
@@ -369,8 +388,8 @@ fn channel_means(maps: &[Map<f32>], channels: usize) -> Vec<f64> {
     sums
 }
 
-/// Means of the integer sums of each output channel over all positions. A convolution is linear, so
-/// they follow from the sums of the inputs under each tap.
+/// Returns the mean of the integer sums of each output channel over all positions. A convolution is
+/// linear, so the means follow from the sums of the inputs under each tap.
 fn mean_integer_sums(layer: &QuantLayer, samples: &[Sample]) -> Vec<f64> {
     let inputs = layer.conv.inputs;
     let mut taps = vec![0i64; 9 * inputs];
@@ -393,7 +412,7 @@ fn mean_integer_sums(layer: &QuantLayer, samples: &[Sample]) -> Vec<f64> {
     layer.conv.weights.chunks_exact(9 * inputs).zip(&layer.conv.bias).map(mean).collect()
 }
 
-/// The inputs of one output pixel, each with its place `[channel, tap]` in a kernel.
+/// Returns the inputs of one output pixel, each with its index `[channel, tap]` in a kernel.
 fn window(bordered: &Map<u8>, y: usize, x: usize) -> impl Iterator<Item = (usize, u8)> {
     (0..9).flat_map(move |tap| {
         let at = ((y + tap / 3) * bordered.width + x + tap % 3) * bordered.channels;
@@ -402,10 +421,10 @@ fn window(bordered: &Map<u8>, y: usize, x: usize) -> impl Iterator<Item = (usize
     })
 }
 
-/// The Gram matrix of the inputs `[channel, tap]` at positions spread evenly over all maps.
+/// Returns the Gram matrix of the inputs `[channel, tap]` at positions spread evenly over all maps.
 fn gram(samples: &[Sample], inputs: usize, zero_point: u8) -> Symmetric {
     let positions: usize = samples.iter().map(|s| s.quantized.height * s.quantized.width).sum();
-    // An odd step walks through all columns of maps whose sides are powers of two.
+    // An odd step visits all columns of maps whose sides are powers of two.
     let step = (positions / POSITIONS).max(1) | 1;
     let mut gram = Symmetric::zero(9 * inputs);
     let mut vectors: Vec<Vec<f64>> = Vec::new();
@@ -459,8 +478,8 @@ fn to_channels_last(planes: &[u8], height: usize, width: usize) -> Map<u8> {
     Map { height, width, channels, data }
 }
 
-/// The output of each layer, channels last, for a quantized input, by the kernels of `shared`; a
-/// stack for each layer.
+/// Returns the output of each layer, channels last, for a quantized input. Each layer is a stack of
+/// its own.
 pub(crate) fn each_layer(
     stacks: &[Stack],
     planes: &[u8],

@@ -4,24 +4,24 @@ use rayon::prelude::*;
 
 use crate::linalg::Symmetric;
 
-/// Largest weight in integers; -128 is left out so that the range is symmetric.
+/// Largest weight in integers; -128 is excluded to keep the range symmetric.
 const LIMIT: f64 = 127.0;
 
-/// Output channels whose weights are rounded together.
+/// Number of output channels whose weights are rounded together.
 const BLOCK: usize = 16;
 
-/// How weights are rounded.
+/// The rounding of weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rounding {
-    /// Each to the nearest integer.
+    /// Each weight to the nearest integer.
     Nearest,
-    /// One after the other, each taking up the error of those before it, weighted by how inputs go
-    /// together.
+    /// One after the other; each compensates the errors of those before it, weighted by the
+    /// correlation of the inputs.
     Compensated,
 }
 
-/// The scale of least squared error for each output channel, from 51 between half the largest
-/// weight and all of it.
+/// Returns the scale with the least squared error for each output channel, out of 51 between half
+/// the largest weight and the largest weight.
 ///
 /// `kernel` is `[outputs, k]`. A channel of zeros gets the scale 1.
 pub fn scales(kernel: &[f32], outputs: usize) -> Vec<f32> {
@@ -53,7 +53,7 @@ fn nearest(value: f64) -> f64 {
     value.round_ties_even().clamp(-LIMIT, LIMIT)
 }
 
-/// Each weight to the nearest multiple of its channel's scale.
+/// Rounds each weight to the nearest multiple of its channel's scale.
 pub fn to_nearest(kernel: &[f32], scales: &[f32]) -> Vec<i8> {
     let k = kernel.len() / scales.len().max(1);
     kernel
@@ -65,22 +65,22 @@ pub fn to_nearest(kernel: &[f32], scales: &[f32]) -> Vec<i8> {
         .collect()
 }
 
-/// Rounds so that the layer's output changes least on the inputs of which `gram` is the Gram
-/// matrix, greedily.
+/// Rounds greedily so that the output of the layer changes least on the inputs with the Gram matrix
+/// `gram`.
 ///
 /// For a channel with the weights `w` and the integers `q` the squared error over the inputs `x` is
 /// `d^T G d` with `d = w / scale - q` and `G = sum x x^T`. With `G = L L^T` that is `|L^T d|^2`,
 /// and `L^T` is upper triangular: from the last weight to the first, each `q` is rounded from `w /
-/// scale` plus the share of the errors already made. This is Babai's nearest plane, and the same as
-/// GPTQ (Frantar and others 2022, arXiv:2210.17323; for the equality Chen and others 2025,
-/// arXiv:2507.18553). The weights of the strongest inputs go first. `damping`, a share of the mean
-/// of the diagonal, is added to it, and more where that is not enough.
+/// scale` plus the projection of the errors already made. This is Babai's nearest plane, and the
+/// same as GPTQ (Frantar and others 2022, arXiv:2210.17323; for the equality Chen and others 2025,
+/// arXiv:2507.18553). The weights of the strongest inputs are rounded first. `damping`, a fraction
+/// of the mean of the diagonal, is added to the diagonal, and more if that is not enough.
 ///
 /// `kernel` is `[outputs, k]` and `gram` is `[k, k]`, in the same order of inputs.
 pub fn compensated(kernel: &[f32], scales: &[f32], gram: &Symmetric, damping: f64) -> Vec<i8> {
     let k = gram.size();
     let mut order: Vec<usize> = (0..k).collect();
-    // The last is rounded first. The sort is stable, so equal inputs keep their order.
+    // The last one is rounded first. The sort is stable, so equal inputs keep their order.
     order.sort_by(|&a, &b| gram.at(a, a).total_cmp(&gram.at(b, b)));
     let mean = ((0..k).map(|i| gram.at(i, i)).sum::<f64>() / k.max(1) as f64).max(1.0);
     let mut damping = damping;
@@ -89,7 +89,7 @@ pub fn compensated(kernel: &[f32], scales: &[f32], gram: &Symmetric, damping: f6
         matrix.add_to_diagonal(damping * mean);
         match matrix.cholesky() {
             Some(lower) => break lower.transposed(),
-            // Adding the mean many times over makes any Gram matrix positive definite.
+            // Adding the mean often enough makes any Gram matrix positive definite.
             None => damping = (10.0 * damping).max(1e-3),
         }
     };
@@ -98,11 +98,11 @@ pub fn compensated(kernel: &[f32], scales: &[f32], gram: &Symmetric, damping: f6
         let lanes = out.len() / k;
         let mut errors = vec![[0.0; BLOCK]; k];
         for (i, row) in upper.iter().enumerate().rev() {
-            let shares = weighted(&row[1..], &errors[i + 1..]);
+            let projection = weighted(&row[1..], &errors[i + 1..]);
             for lane in 0..lanes {
                 let output = block * BLOCK + lane;
                 let weight = f64::from(kernel[output * k + order[i]]) / f64::from(scales[output]);
-                let q = nearest(weight + shares[lane] / row[0]);
+                let q = nearest(weight + projection[lane] / row[0]);
                 errors[i][lane] = weight - q;
                 out[lane * k + order[i]] = q as i8;
             }
@@ -111,7 +111,7 @@ pub fn compensated(kernel: &[f32], scales: &[f32], gram: &Symmetric, damping: f6
     out
 }
 
-/// `sum factors[j] * rows[j]`, in two running sums.
+/// Returns `sum factors[j] * rows[j]`, in two running sums.
 #[inline(always)]
 fn weighted(factors: &[f64], rows: &[[f64; BLOCK]]) -> [f64; BLOCK] {
     let mut sums = [[0.0; BLOCK]; 2];
@@ -131,7 +131,7 @@ mod tests {
 
     use super::*;
 
-    /// Inputs that go together, as neighboring pixels do, and weights; from a seed.
+    /// Returns weights and the Gram matrix of correlated inputs, like neighboring pixels.
     fn layer(outputs: usize, k: usize, seed: u32) -> (Vec<f32>, Symmetric) {
         let mut state = seed;
         let mut next = || {
@@ -150,7 +150,7 @@ mod tests {
         (kernel, gram)
     }
 
-    /// `d^T G d` of one output, in units of its scale.
+    /// Returns `d^T G d` of one output, in units of its scale.
     fn error(weights: &[f32], scale: f32, q: &[i8], gram: &Symmetric) -> f64 {
         let d: Vec<f64> = weights
             .iter()
@@ -168,12 +168,14 @@ mod tests {
 
         /// The bound of Babai's nearest plane: each step leaves at most half a unit, so `d^T G d`
         /// is at most a quarter of the sum of the squared diagonal of the factor. A single output
-        /// may still be worse than plain rounding, which has luck at times.
+        /// may still be worse than plain rounding by chance.
         #[test]
-        fn compensation_keeps_the_bound_of_the_nearest_plane(outputs in 1usize..20, k in 1usize..60, seed: u32) {
+        fn compensated_rounding_keeps_the_bound_of_the_nearest_plane(
+            outputs in 1usize..20, k in 1usize..60, seed: u32,
+        ) {
             const DAMPING: f64 = 0.01;
             let (kernel, gram) = layer(outputs, k, seed);
-            // Far from the limits of i8, where rounding would be cut off.
+            // Far from the limits of i8, where rounding would be clipped.
             let scales = vec![0.5 / 16.0; outputs];
             let rounded = compensated(&kernel, &scales, &gram, DAMPING);
             let mut damped = gram.permuted(&(0..k).collect::<Vec<_>>());
@@ -192,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn compensation_is_better_on_the_whole() {
+    fn compensated_rounding_is_better_on_average() {
         let (mut plain, mut better) = (0.0, 0.0);
         for seed in 0..40 {
             let (kernel, gram) = layer(8, 54, seed);
@@ -214,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn without_common_inputs_it_is_plain_rounding() {
+    fn compensated_rounding_of_uncorrelated_inputs_is_plain_rounding() {
         let kernel = [0.3, -0.7, 1.0, 0.05, 0.5, -1.0];
         let mut gram = Symmetric::zero(3);
         gram.add_to_diagonal(9.0);
@@ -223,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn zeros_stay_zero() {
+    fn rounding_keeps_zeros() {
         let scales = scales(&[0.0; 8], 2);
         assert_eq!(scales, [1.0, 1.0]);
         assert_eq!(compensated(&[0.0; 8], &scales, &Symmetric::zero(4), 0.01), [0; 8]);

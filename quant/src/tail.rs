@@ -1,5 +1,5 @@
-//! The last layers of an int8 base, taken out in f32 to be trained further and put back in
-//! integers; all before them stay as they are, byte for byte.
+//! The last layers of an int8 base, extracted in f32 for fine-tuning and replaced in integers; the
+//! layers before them stay unchanged, byte for byte.
 
 use prost::Message;
 use sha2::{Digest, Sha256};
@@ -16,17 +16,17 @@ use crate::{Error, Result};
 /// The last layers of a base.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tail {
-    /// How many layers stand before them.
+    /// The number of layers before them.
     pub frozen: usize,
     /// Scale of their input, which is u8 with zero point 0.
     pub input_scale: f32,
-    /// The layers, whose weights are the integers times their scales. The last one's output is the
-    /// feature map in real units; between layers a channel may be in units of its own (cross-layer
-    /// equalization), which ReLU and pooling do not mind.
+    /// The layers, whose weights are the integers times their scales. The output of the last one is
+    /// the feature map in real units; between layers a channel may have its own units (cross-layer
+    /// equalization), which commute with ReLU and pooling.
     pub layers: Vec<FloatLayer>,
 }
 
-/// An int8 base as ONNX has it.
+/// An int8 base as an ONNX model.
 struct Model(pb::ModelProto);
 
 impl Model {
@@ -51,13 +51,13 @@ impl Model {
 
     fn bytes(&self, node: &pb::NodeProto, operand: usize, kind: DataType) -> Result<&[u8]> {
         let tensor = self.tensor(node, operand)?;
-        // `host base quantize` writes all tensors so; what others write can be read, but not put
-        // back as it was.
+        // All tensors of `host base quantize` have raw data. Those of other programs can be read,
+        // but not replaced.
         if tensor.data_type != kind as i32
             || (tensor.raw_data.is_empty() && !tensor.dims.contains(&0))
         {
             return Err(wrong(format!(
-                "operand {operand} of {} is not in the form of `host base quantize`",
+                "operand {operand} of {} is not in the format of `host base quantize`",
                 node.name
             )));
         }
@@ -101,15 +101,15 @@ impl Model {
 }
 
 fn wrong(reason: String) -> Error {
-    Error::Weights { path: "the int8 base".into(), reason }
+    Error::Int8Base(reason)
 }
 
-/// Takes out the layers from `first` on: the name of a layer (`block5_conv2`) or of a block
+/// Extracts the layers from `first` on: the name of a layer (`block5_conv2`) or of a block
 /// (`block5`).
 ///
 /// # Errors
-/// [`Error::Weights`] if there is no such layer, or nothing is left before it; if the model is not
-/// one that `host base quantize` writes.
+/// [`Error::Int8Base`] if there is no such layer, if no layer is left before it, or if the model is
+/// not one that `host base quantize` writes.
 pub fn tail(model: &[u8], first: &str) -> Result<Tail> {
     let model = Model::parse(model)?;
     let nodes: Vec<&pb::NodeProto> = model.nodes("QLinearConv")?.collect();
@@ -118,7 +118,7 @@ pub fn tail(model: &[u8], first: &str) -> Result<Tail> {
     let frozen = frozen.filter(|&at| at > 0).ok_or_else(|| {
         let names: Vec<&str> = nodes.iter().skip(1).map(|node| node.name.as_str()).collect();
         wrong(format!(
-            "{first:?} is no block or layer after the first; there are {}",
+            "{first:?} is not a block or layer after the first; there are {}",
             names.join(", ")
         ))
     })?;
@@ -136,7 +136,7 @@ pub fn tail(model: &[u8], first: &str) -> Result<Tail> {
         };
         if weights.len() != outputs * inputs * 9 || scales.len() != outputs || bias.len() != outputs
         {
-            return Err(wrong(format!("the tensors of {} do not belong together", node.name)));
+            return Err(wrong(format!("the tensors of {} do not match", node.name)));
         }
         let input_scale = model.scale(node, 1)?;
         let kernel = weights
@@ -161,19 +161,19 @@ pub fn tail(model: &[u8], first: &str) -> Result<Tail> {
     if let (Some(last), Some(node)) = (layers.last_mut(), nodes.last()) {
         let unit = model.scale(node, 6)?;
         for (output, &scale) in scales.iter().enumerate().take(last.outputs) {
-            let share = scale / unit;
+            let factor = scale / unit;
             last.kernel[output * 9 * last.inputs..][..9 * last.inputs]
                 .iter_mut()
-                .for_each(|w| *w *= share);
-            last.bias[output] *= share;
+                .for_each(|w| *w *= factor);
+            last.bias[output] *= factor;
         }
     }
     Ok(Tail { frozen, input_scale: model.scale(nodes[frozen], 1)?, layers })
 }
 
-/// Puts a trained tail back: quantized anew with `inputs`, the outputs of the frozen part for
-/// calibration pictures. `how` is added to what the metadata tell of the weights. All other bytes
-/// stay.
+/// Replaces the tail of a model by a trained one, quantized with `inputs`, the outputs of the
+/// frozen part for calibration images. `how` is appended to the source of the weights in the
+/// metadata. All other bytes stay.
 ///
 /// # Errors
 /// As [`tail`] and [`quantize`](crate::quantize::quantize).
@@ -187,7 +187,7 @@ pub fn replace(
     progress: impl FnMut(&str) -> Result<()>,
 ) -> Result<Vec<u8>> {
     if inputs.is_empty() {
-        return Err(Error::Calibration("there are no pictures".into()));
+        return Err(Error::Calibration("there are no images".into()));
     }
     let parent = Fingerprint::of(model);
     let mut model = Model::parse(model)?;
@@ -205,11 +205,7 @@ pub fn replace(
     let nodes: Vec<pb::NodeProto> =
         model.nodes("QLinearConv")?.skip(tail.frozen).cloned().collect();
     if nodes.len() != layers.len() {
-        return Err(wrong(format!(
-            "{} layers do not take the place of {}",
-            layers.len(),
-            nodes.len()
-        )));
+        return Err(wrong(format!("{} layers cannot replace {}", layers.len(), nodes.len())));
     }
     for (node, layer) in nodes.iter().zip(&layers) {
         let floats =
@@ -226,7 +222,7 @@ pub fn replace(
     Ok(model.0.encode_to_vec())
 }
 
-/// Brings the metadata up to date.
+/// Updates the metadata.
 fn describe(model: &mut Model, tail: &Tail, layers: &[QuantLayer], parent: Fingerprint, how: &str) {
     let bounds = model.property("accumulator_bounds");
     let kept = bounds.split(',').take(tail.frozen).map(str::to_owned);

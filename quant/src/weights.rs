@@ -1,9 +1,11 @@
-//! The convolutions of VGG16 in f32, and what they expect of a picture.
+//! The convolutions of VGG16 in f32, and the input that they expect.
 
 use sha2::{Digest, Sha256};
 use vgg_edge::Fingerprint;
 use vgg_edge::image::resize::Filter;
 use vgg_edge::preprocess::{ChannelOrder, InputSpec};
+
+use crate::WeightsError;
 
 /// Name, input channels, output channels, and whether 2x2 max pooling follows, of the 13
 /// convolutions of VGG16 (Simonyan and Zisserman 2014, table 1, column D; names as in Keras).
@@ -27,10 +29,10 @@ pub const VGG16: [(&str, usize, usize, bool); 13] = [
 /// ships them.
 pub const CANONICAL: &str = "dd21191fd3ba4d9b2b0104621c806227994d029acdf7f88d3ca0afd5774c15cf";
 
-/// One convolution: 3x3, stride 1, zero padding 1, then ReLU.
+/// One convolution: 3x3, stride 1, zero padding 1, followed by ReLU.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FloatLayer {
-    /// Name of the layer, as Keras has it: `block1_conv1`.
+    /// Name of the layer, as in Keras: `block1_conv1`.
     pub name: String,
     /// Input channels.
     pub inputs: usize,
@@ -38,7 +40,7 @@ pub struct FloatLayer {
     pub outputs: usize,
     /// Weights `[outputs, inputs, 3, 3]`.
     pub kernel: Vec<f32>,
-    /// One an output channel.
+    /// One value per output channel.
     pub bias: Vec<f32>,
     /// Whether 2x2 max pooling with stride 2 follows.
     pub pool: bool,
@@ -49,14 +51,14 @@ pub struct FloatLayer {
 pub struct Normalization {
     /// Order of the channels.
     pub channel_order: ChannelOrder,
-    /// In pixel units, in the order of `channel_order`.
+    /// Mean of each channel in pixel units, in the order of `channel_order`.
     pub mean: [f32; 3],
-    /// In pixel units, in the order of `channel_order`.
+    /// Standard deviation of each channel in pixel units, in the order of `channel_order`.
     pub std: [f32; 3],
 }
 
 impl Normalization {
-    /// Keras `preprocess_input(mode="caffe")`, that of the original weights: B, G, R less the
+    /// Keras `preprocess_input(mode="caffe")`, that of the original weights: B, G, R minus the
     /// means, not scaled.
     pub const CAFFE: Self = Self {
         channel_order: ChannelOrder::Bgr,
@@ -76,28 +78,31 @@ impl Normalization {
     pub const TUTORIAL: Self =
         Self { channel_order: ChannelOrder::Rgb, mean: [0.0; 3], std: [255.0; 3] };
 
-    /// Whether its numbers make sense.
+    /// Checks that the numbers are plausible for pixels of 0 to 255.
     ///
     /// # Errors
-    /// What does not.
-    pub fn check(&self) -> Result<(), String> {
+    /// [`WeightsError::Metadata`] with the numbers.
+    pub fn check(&self) -> Result<(), WeightsError> {
         let sane = |v: f32| v.is_finite() && v.abs() <= 1e4;
         if !self.mean.iter().all(|&v| sane(v)) {
-            return Err(format!("means of {:?} make no sense for pixels of 0 to 255", self.mean));
+            return Err(WeightsError::Metadata(format!(
+                "means of {:?} are not plausible for pixels of 0 to 255",
+                self.mean
+            )));
         }
         if !self.std.iter().all(|&v| sane(v) && v >= 1e-3) {
-            return Err(format!(
-                "standard deviations of {:?} make no sense for pixels of 0 to 255",
+            return Err(WeightsError::Metadata(format!(
+                "standard deviations of {:?} are not plausible for pixels of 0 to 255",
                 self.std
-            ));
+            )));
         }
         Ok(())
     }
 
-    /// The scale and zero point with which u8 covers all that pixels can become.
+    /// Returns the scale and zero point with which u8 covers the range of all pixels.
     pub fn quantization(&self) -> (f32, u8) {
         let ends = |pixel: f32| (0..3).map(move |c| (pixel - self.mean[c]) / self.std[c]);
-        // 0 must lie within, it is what padding holds.
+        // 0 must lie within: it is the value of the padding.
         let low = ends(0.0).fold(0.0, f32::min);
         let high = ends(255.0).fold(0.0, f32::max);
         let scale = (high - low) / 255.0;
@@ -105,26 +110,26 @@ impl Normalization {
     }
 }
 
-/// A chain of convolutions in f32 and what it expects of its input.
+/// A chain of convolutions in f32 and the input that it expects.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FloatBase {
     /// The convolutions, in order.
     pub layers: Vec<FloatLayer>,
     /// How pixels become input values.
     pub normalization: Normalization,
-    /// Where the weights come from, for people.
+    /// Origin of the weights, for users.
     pub source: String,
 }
 
 impl FloatBase {
-    /// What an int8 base of these weights expects of its input.
+    /// Returns the input that an int8 base of these weights expects.
     pub fn contract(&self) -> InputSpec {
         let pools = self.layers.iter().filter(|layer| layer.pool).count();
         contract(&self.normalization, pools, self.layers.last().map_or(0, |layer| layer.outputs))
     }
 
-    /// SHA-256 over the layers in order, each its kernel (OIHW, f32, little-endian) and then its
-    /// bias.
+    /// Returns the SHA-256 over the layers in order, each its kernel (OIHW, f32, little-endian) and
+    /// then its bias.
     pub fn digest(&self) -> Fingerprint {
         let mut hash = Sha256::new();
         for layer in &self.layers {
@@ -142,13 +147,13 @@ impl FloatBase {
         self.digest().to_string() == CANONICAL
     }
 
-    /// Weights and biases.
+    /// Returns the number of weights and biases.
     pub fn parameters(&self) -> usize {
         self.layers.iter().map(|layer| layer.kernel.len() + layer.bias.len()).sum()
     }
 }
 
-/// The contract of a base with so many poolings and output channels.
+/// Returns the input settings of a base with `pools` poolings and `outputs` channels.
 pub(crate) fn contract(normalization: &Normalization, pools: usize, outputs: usize) -> InputSpec {
     let (scale, zero_point) = normalization.quantization();
     let stride = 1 << pools;
@@ -167,51 +172,50 @@ pub(crate) fn contract(normalization: &Normalization, pools: usize, outputs: usi
     }
 }
 
-/// A kernel and a bias as found in a file, before they are held against VGG16.
+/// A kernel and a bias as found in a file, before they are checked against VGG16.
 pub(crate) struct Found {
-    /// Where in the file.
+    /// Name in the file.
     pub name: String,
-    /// Of the kernel: `[outputs, inputs, 3, 3]` if all is well.
+    /// Shape of the kernel, which should be `[outputs, inputs, 3, 3]`.
     pub shape: Vec<usize>,
-    /// In that order.
+    /// Weights in the order of `shape`.
     pub kernel: Vec<f32>,
-    /// One an output channel.
+    /// One value per output channel.
     pub bias: Vec<f32>,
 }
 
-/// Holds what was found against VGG16.
+/// Checks the convolutions of a file against VGG16.
 ///
 /// # Errors
-/// The first thing that does not fit, by the name it has in the file.
-pub(crate) fn assemble(found: Vec<Found>) -> Result<Vec<FloatLayer>, String> {
+/// [`WeightsError`] about the first mismatch, with its name in the file.
+pub(crate) fn assemble(found: Vec<Found>) -> Result<Vec<FloatLayer>, WeightsError> {
     for (found, (name, inputs, outputs, _)) in found.iter().zip(VGG16) {
         let wanted = [outputs, inputs, 3, 3];
         if found.shape != wanted {
-            return Err(format!(
-                "not VGG16: {} has a kernel of {:?} where {name} has {wanted:?} (outputs, inputs, height, width)",
+            return Err(WeightsError::NotVgg16(format!(
+                "{} has a kernel of {:?} where {name} has {wanted:?} \
+                 (outputs, inputs, height, width)",
                 found.name, found.shape
-            ));
+            )));
         }
         if found.bias.len() != outputs {
-            return Err(format!(
-                "{}: a bias of {} values, {name} has {outputs}",
-                found.name,
-                found.bias.len()
-            ));
+            let reason = format!("a bias of {} values, {name} has {outputs}", found.bias.len());
+            return Err(WeightsError::tensor(&found.name, reason));
         }
         if let Some(at) = found.kernel.iter().chain(&found.bias).position(|v| !v.is_finite()) {
-            let place = if at < found.kernel.len() { "kernel" } else { "bias" };
-            return Err(format!(
-                "{}: its {place} holds a value that is not finite (NaN or infinite)",
-                found.name
-            ));
+            let part = if at < found.kernel.len() { "kernel" } else { "bias" };
+            let reason = format!("its {part} holds a value that is not finite (NaN or infinite)");
+            return Err(WeightsError::tensor(&found.name, reason));
         }
     }
     if found.len() != VGG16.len() {
         let names: Vec<&str> = found.iter().map(|found| found.name.as_str()).take(20).collect();
         let names =
             if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
-        return Err(format!("not VGG16: {} convolutions{names}, VGG16 has 13", found.len()));
+        return Err(WeightsError::NotVgg16(format!(
+            "{} convolutions{names}, VGG16 has 13",
+            found.len()
+        )));
     }
     Ok(found
         .into_iter()
@@ -227,7 +231,7 @@ pub(crate) fn assemble(found: Vec<Found>) -> Result<Vec<FloatLayer>, String> {
         .collect())
 }
 
-/// `[3, 3, inputs, outputs]` (Keras) to `[outputs, inputs, 3, 3]`.
+/// Reorders `[3, 3, inputs, outputs]` (Keras) to `[outputs, inputs, 3, 3]`.
 pub(crate) fn hwio_to_oihw(kernel: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
     let mut out = vec![0.0; kernel.len()];
     for (at, &value) in kernel.iter().enumerate() {

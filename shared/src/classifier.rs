@@ -1,4 +1,4 @@
-//! Image to decision: what `host classify` and `edge` both run.
+//! From an image to a decision: the pipeline of `host classify` and `edge`.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -6,11 +6,12 @@ use std::time::Instant;
 use crate::backbone::Runner;
 use crate::image::resize::Rect;
 use crate::pixel::Pixels;
-use crate::preprocess::Fit;
-use crate::preprocess::Quantizer;
+use crate::preprocess::{Fit, Quantizer};
 use crate::{Backbone, Error, Fingerprint, Head, Result};
 
-/// A base and a head at work.
+/// A backbone and a head, ready to classify images.
+///
+/// It has its own working memory, so each thread takes its own. Backbone and head are shared.
 pub struct Classifier {
     head: Arc<Head>,
     threshold: f32,
@@ -19,38 +20,49 @@ pub struct Classifier {
     with_digest: bool,
 }
 
-/// The answer for one frame.
+/// The result for one image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Classification {
-    /// The label to say; [`crate::head::UNKNOWN`] below the threshold.
+    /// The label with the best score; [`crate::head::UNKNOWN`] below the threshold.
     pub label: String,
     /// The best score, 0 to 1.
     pub score: f32,
-    /// All scores, in the order of the head's labels.
+    /// All scores, 0 to 1, in the order of [`Head::labels`].
     pub scores: Vec<f32>,
-    /// Time from the decoded frame to the answer, in milliseconds.
+    /// Time from the decoded image to the result, in milliseconds.
     pub latency_ms: f64,
-    /// SHA-256 of the quantized feature map, if it was asked for.
+    /// SHA-256 of the quantized feature map, if [`Classifier::set_digest`] asked for it.
     pub digest: Option<Fingerprint>,
 }
 
 impl Classifier {
-    /// Joins a base and a head that belongs to it; `pool` as in [`Backbone::runner`].
+    /// Joins a backbone and a head that was trained on it, to run on the calling thread.
     ///
     /// # Errors
-    /// [`crate::Error::WrongBase`], [`crate::Error::Engine`].
-    pub fn new(
-        base: &Backbone,
-        head: Arc<Head>,
-        pool: Option<Arc<rayon::ThreadPool>>,
-    ) -> Result<Self> {
-        head.check_base(base)?;
-        let (quantizer, threshold) = (head.preprocess.quantizer(), head.decision.threshold);
-        Ok(Self { quantizer, threshold, runner: base.runner(pool)?, head, with_digest: false })
+    /// [`Error::WrongBase`] if the head was trained on another backbone; [`Error::Engine`].
+    pub fn new(backbone: &Backbone, head: impl Into<Arc<Head>>) -> Result<Self> {
+        Self::with_pool(backbone, head, None)
     }
 
-    /// Sets the part of an image that is used, and how it is fitted to the square input; `None`
-    /// keeps the whole image, and the fit the head was trained with.
+    /// As [`Classifier::new`], with the layers of the backbone divided among the threads of `pool`
+    /// ([`thread_pool`](crate::backbone::thread_pool)). The results are the same, bit for bit.
+    ///
+    /// # Errors
+    /// As [`Classifier::new`].
+    pub fn with_pool(
+        backbone: &Backbone,
+        head: impl Into<Arc<Head>>,
+        pool: Option<Arc<rayon::ThreadPool>>,
+    ) -> Result<Self> {
+        let head = head.into();
+        head.check_base(backbone)?;
+        let (quantizer, threshold) = (head.preprocess.quantizer(), head.decision.threshold);
+        let runner = backbone.runner(pool)?;
+        Ok(Self { quantizer, threshold, runner, head, with_digest: false })
+    }
+
+    /// Sets the crop of each image, and how the crop is fitted to the square input. `None` keeps
+    /// the whole image, and the fit that the head was trained with.
     pub fn set_view(&mut self, crop: Option<Rect>, fit: Option<Fit>) {
         self.quantizer.set_crop(crop);
         if let Some(fit) = fit {
@@ -58,42 +70,40 @@ impl Classifier {
         }
     }
 
-    /// Sets the score that the best label must reach, 0 to 1, in place of the head's own.
+    /// Replaces the threshold of the head: the score, 0 to 1, that the best label must reach.
     pub fn set_threshold(&mut self, threshold: f32) {
         self.threshold = threshold;
     }
 
-    /// The score that the best label must reach.
+    /// Returns the score that the best label must reach.
     pub fn threshold(&self) -> f32 {
         self.threshold
     }
 
-    /// Whether each answer shall carry the digest of its feature map, to compare machines in the
-    /// field.
+    /// Sets whether each result has the digest of its feature map, to compare machines.
     pub fn set_digest(&mut self, with_digest: bool) {
         self.with_digest = with_digest;
     }
 
-    /// The head.
+    /// Returns the head.
     pub fn head(&self) -> &Head {
         &self.head
     }
 
-    /// The quantized input of a picture: u8, `[3, size, size]`.
+    /// Returns the quantized input of an image: u8, channels first, `[3, size, size]`.
     ///
     /// # Errors
-    /// [`Error::Picture`] if the crop lies outside of it.
+    /// [`Error::Image`] if the crop lies outside the image.
     pub fn quantize(&self, pixels: &dyn Pixels) -> Result<Vec<u8>> {
         let (width, height) = (pixels.width(), pixels.height());
         if self.quantizer.source(width, height).is_none() {
-            return Err(Error::Picture(format!(
-                "the crop lies outside of its {width}x{height} pixels"
-            )));
+            return Err(Error::Image(format!("the crop lies outside its {width}x{height} pixels")));
         }
         Ok(self.quantizer.quantize(pixels))
     }
 
-    /// Classifies a picture.
+    /// Classifies an image: an [`Image`](crate::Image) or a
+    /// [`RawFrame`](crate::pixel::RawFrame).
     ///
     /// # Errors
     /// As [`Classifier::quantize`] and [`Classifier::classify_input`].
@@ -105,10 +115,10 @@ impl Classifier {
         Ok(result)
     }
 
-    /// Classifies a quantized input.
+    /// Classifies a quantized input, as [`Classifier::quantize`] returns it.
     ///
     /// # Errors
-    /// [`Error::Engine`].
+    /// [`Error::Engine`], also for an input of another length.
     pub fn classify_input(&mut self, input: &[u8]) -> Result<Classification> {
         let start = Instant::now();
         let features = self.runner.features(input, self.head.preprocess.size)?;
@@ -118,5 +128,14 @@ impl Classifier {
         let latency_ms = start.elapsed().as_secs_f64() * 1e3;
         let digest = self.with_digest.then(|| Fingerprint::of(&features));
         Ok(Classification { label, score: scores[best], scores, latency_ms, digest })
+    }
+}
+
+impl std::fmt::Debug for Classifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Classifier")
+            .field("labels", &self.head.labels)
+            .field("threshold", &self.threshold)
+            .finish_non_exhaustive()
     }
 }

@@ -1,51 +1,58 @@
-//! Errors of the shared crate: one line that says what, where, and what to do.
+//! Errors of the library: one line each, with the file, the problem and a remedy.
 
 use std::path::{Path, PathBuf};
 
 use crate::Fingerprint;
+use crate::container::EnvelopeError;
 
-/// The result of everything in this crate that can fail.
+/// The result of every fallible function of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What can go wrong, worded for the person at the terminal.
+/// The errors of this crate. `Display` gives one line for the user of a program.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
-    /// The operating system refused to read or write.
+    /// The operating system refused an operation on a file.
     #[error("{path}: cannot {action}: {source}")]
     Io {
-        /// What was tried, as a verb: "read", "write".
+        /// The operation, as a verb: "read", "write".
         action: &'static str,
-        /// The file or folder.
+        /// The file or directory.
         path: PathBuf,
-        /// The system's reason.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The bytes are not a picture in a format that is supported.
-    #[error("not a readable picture: {0}")]
-    Picture(String),
-    /// The picture is larger than the decoder allows.
+    /// The bytes are not an image in a supported format, or the image cannot be used as asked.
+    #[error("not a readable image: {0}")]
+    Image(String),
+    /// The image is larger than the decoder allows.
     #[error(
-        "picture of {width}x{height} is too large: at most {} pixels and {} a side; scale it down first",
+        "image of {width}x{height} is too large: at most {} pixels and {} per side; \
+         scale it down first",
         crate::image::decode::MAX_PIXELS,
         crate::image::decode::MAX_SIDE
     )]
-    PictureTooLarge {
+    ImageTooLarge {
         /// Width in pixels, as the file declares it.
         width: u64,
         /// Height in pixels, as the file declares it.
         height: u64,
     },
-    /// The ONNX file is not a base that this program can run.
+    /// The description of a raw frame's layout cannot be parsed.
+    #[error("{0}")]
+    Layout(String),
+    /// The ONNX file cannot be used as a backbone ("base").
     #[error("{path}: not a usable base: {reason}")]
     Base {
         /// The ONNX file.
         path: PathBuf,
-        /// What does not fit.
+        /// The part that is missing or wrong.
         reason: String,
     },
-    /// The head belongs to another base.
+    /// The head belongs to another backbone.
     #[error(
-        "head was trained on base {wanted}, but {path} is base {found}; use the base it was trained on (--base) or train again"
+        "head was trained on base {wanted}, but {path} is base {found}; \
+         use the base it was trained on (--base) or train again"
     )]
     WrongBase {
         /// The base file in use.
@@ -60,54 +67,57 @@ pub enum Error {
     HeadFile {
         /// The head file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         source: HeadFileError,
     },
-    /// The file is not signed as it must be.
+    /// The signature of a file is missing or not valid.
     #[error("{path}: not trusted: {reason}")]
     Untrusted {
         /// The head or base.
         path: PathBuf,
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
-    /// The file is no public key.
-    #[error("{path}: not a public key; host keygen and minisign -G write them")]
+    /// The file does not hold a public key.
+    #[error("{path}: not a public key; create keys with host keygen or minisign -G")]
     PublicKey {
         /// The file.
         path: PathBuf,
     },
-    /// The size is not one that the base allows.
+    /// The backbone does not allow the input size.
     #[error(
-        "input size {size} is not allowed by the base: take a multiple of {multiple} from {min} to {max}"
+        "input size {size} is not allowed by the base: \
+         use a multiple of {multiple} from {min} to {max}"
     )]
     Size {
-        /// What was asked for, in pixels.
+        /// The requested size in pixels.
         size: u32,
-        /// Sizes are multiples of this.
+        /// Allowed sizes are multiples of this.
         multiple: u32,
-        /// Smallest size.
+        /// Smallest allowed size.
         min: u32,
-        /// Largest size.
+        /// Largest allowed size.
         max: u32,
     },
-    /// The kernel name is not known, or the CPU cannot run it.
+    /// The kernel does not exist, or the CPU cannot run it.
     #[error("{0}")]
     Kernel(String),
-    /// The engine failed on a graph that it had accepted: a defect, told with its text.
+    /// The engine failed on a graph that it had accepted: a defect, with the engine's message.
     #[error("the inference engine failed: {0}")]
     Engine(String),
 }
 
-/// What can be wrong with a head file.
+/// The reasons why a head file cannot be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum HeadFileError {
-    /// The first bytes are not those of a head file.
+    /// The magic bytes are missing.
     #[error("not a head file (no VGGEHEAD at its start); make one with `host train`")]
     Magic,
-    /// The format is of another version.
+    /// The format version is not supported.
     #[error(
-        "head file of format {found}, but this program reads formats up to {wanted}; train the head again with this version"
+        "head file of format {found}, but this program reads formats up to {wanted}; \
+         train the head again with this version"
     )]
     Version {
         /// Version in the file.
@@ -115,25 +125,26 @@ pub enum HeadFileError {
         /// Version this program writes, the newest it reads.
         wanted: u32,
     },
-    /// The file ends before it should, or goes on after.
+    /// The file is truncated, or has bytes after its end.
     #[error(
-        "head file is cut or has bytes too many: {expected} bytes announced, {found} there; copy it again"
+        "head file is truncated or has trailing bytes: \
+         {found} bytes instead of {expected}; copy it again"
     )]
     Length {
-        /// Bytes that the header announces in all.
+        /// Length according to the header, in bytes.
         expected: u64,
-        /// Bytes in the file.
+        /// Length of the file, in bytes.
         found: u64,
     },
     /// The file is larger than any head may be.
     #[error("head file of {found} bytes is over the limit of {limit}")]
     TooLarge {
-        /// Bytes announced or found.
+        /// Length in bytes.
         found: u64,
         /// The limit in bytes.
         limit: u64,
     },
-    /// The checksum does not match: a bit has flipped.
+    /// The checksum does not match: the file was altered.
     #[error("head file is damaged (its checksum does not match); copy it again")]
     Checksum,
     /// The payload does not decode, or its parts contradict each other.
@@ -141,8 +152,20 @@ pub enum HeadFileError {
     Inconsistent(String),
 }
 
+impl From<EnvelopeError> for HeadFileError {
+    fn from(error: EnvelopeError) -> Self {
+        match error {
+            EnvelopeError::Magic => Self::Magic,
+            EnvelopeError::Version { found, newest, .. } => Self::Version { found, wanted: newest },
+            EnvelopeError::Length { expected, found } => Self::Length { expected, found },
+            EnvelopeError::TooLarge { found, limit } => Self::TooLarge { found, limit },
+            EnvelopeError::Checksum => Self::Checksum,
+        }
+    }
+}
+
 impl Error {
-    /// An [`Error::Io`] maker for `map_err`.
+    /// Returns a constructor of [`Error::Io`] for `map_err`.
     pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().to_path_buf();
         move |source| Self::Io { action, path, source }

@@ -1,21 +1,22 @@
-//! SHA-256 fingerprints, printed as `sha256sum` prints them.
+//! SHA-256 fingerprints, in the notation of `sha256sum`.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// SHA-256 of some bytes: a base file, a picture, a set of settings.
+/// The SHA-256 of some bytes: a base file, an image, a set of settings.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Fingerprint(pub [u8; 32]);
 
 impl Fingerprint {
-    /// The fingerprint of `bytes`.
+    /// Computes the fingerprint of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// The fingerprint of several parts, each preceded by its length, so that no two lists collide.
+    /// Computes the fingerprint of several parts, each preceded by its length, so that two lists do
+    /// not collide.
     pub fn of_parts<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let mut hash = Sha256::new();
         for part in parts {
@@ -25,7 +26,7 @@ impl Fingerprint {
         Self(hash.finalize().into())
     }
 
-    /// The fingerprint that was printed so.
+    /// Parses 64 hexadecimal digits in lower case.
     pub fn parse(text: &str) -> Option<Self> {
         let digits = text.as_bytes();
         let mut bytes = [0; 32];
@@ -40,7 +41,7 @@ impl Fingerprint {
         Some(Self(bytes))
     }
 
-    /// The first twelve hexadecimal digits, enough to tell files apart in words.
+    /// Returns the first twelve hexadecimal digits, enough to tell files apart in messages.
     pub fn short(&self) -> String {
         self.to_string()[..12].to_owned()
     }
@@ -63,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prints_as_sha256sum_does() {
+    fn fingerprints_are_printed_as_by_sha256sum() {
         let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         assert_eq!(Fingerprint::of(b"").to_string(), empty);
         assert_eq!(Fingerprint::of(b"").short(), "e3b0c44298fc");
@@ -74,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_do_not_run_into_each_other() {
+    fn boundaries_of_parts_change_the_fingerprint() {
         let parts = |list: &[&'static [u8]]| Fingerprint::of_parts(list.iter().copied());
         assert_ne!(parts(&[b"ab", b"c"]), parts(&[b"a", b"bc"]));
     }

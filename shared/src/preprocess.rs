@@ -1,5 +1,5 @@
-//! The contract: how a picture becomes the quantized input of the base. It travels in the base and
-//! in the head.
+//! Preprocessing: how an image becomes the quantized input of the backbone. The settings are stored
+//! in the base file and in the head.
 
 use std::fmt;
 
@@ -14,12 +14,12 @@ use crate::{Error, Result};
 pub enum ChannelOrder {
     /// Red, green, blue.
     Rgb,
-    /// Blue, green, red: Caffe's, and that of the original VGG16 weights.
+    /// Blue, green, red: the order of Caffe and of the original VGG16 weights.
     Bgr,
 }
 
 impl ChannelOrder {
-    /// The name in files.
+    /// Returns the name in files.
     pub fn name(self) -> &'static str {
         match self {
             Self::Rgb => "RGB",
@@ -27,12 +27,12 @@ impl ChannelOrder {
         }
     }
 
-    /// The order of that name.
+    /// Returns the order with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::Rgb, Self::Bgr].into_iter().find(|order| order.name() == name)
     }
 
-    /// For each input channel its place in an RGB pixel.
+    /// Returns the index in an RGB pixel for each input channel.
     fn of_rgb(self) -> [usize; 3] {
         match self {
             Self::Rgb => [0, 1, 2],
@@ -41,20 +41,21 @@ impl ChannelOrder {
     }
 }
 
-/// Which part of a picture is looked at.
+/// How an image is fitted to the square input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum Fit {
-    /// All of it, squeezed into the square (Keras `load_img`).
+    /// The whole image, stretched to the square (Keras `load_img`).
     Stretch,
-    /// The largest square in its center.
+    /// The largest square in the center.
     Cover,
-    /// All of it, with its aspect ratio; what is left of the square holds the value that pads the
-    /// base's input.
+    /// The whole image, with its aspect ratio; the rest of the square is padded with the zero point
+    /// of the input.
     Contain,
 }
 
 impl Fit {
-    /// The name in files and on the command line.
+    /// Returns the name in files and on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Stretch => "stretch",
@@ -63,12 +64,12 @@ impl Fit {
         }
     }
 
-    /// The fit of that name.
+    /// Returns the fit with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::Stretch, Self::Cover, Self::Contain].into_iter().find(|fit| fit.name() == name)
     }
 
-    /// The part of `within` that is looked at.
+    /// Returns the part of `within` that is used.
     pub fn source(self, within: Rect) -> Rect {
         match self {
             Self::Stretch | Self::Contain => within,
@@ -81,12 +82,12 @@ impl Fit {
         }
     }
 
-    /// Where in a square of `size` pixels a part of a picture goes.
+    /// Returns the position of a part of an image in a square of `size` pixels.
     pub fn target(self, source: Rect, size: usize) -> Rect {
         let longest = source.width.max(source.height);
         match self {
             Self::Contain if longest > 0 => {
-                // Rounded half up; a line of one pixel is left of the longest panorama.
+                // Rounded half up; even the longest panorama keeps one line.
                 let scaled =
                     |side: usize| ((2 * side * size + longest) / (2 * longest)).clamp(1, size);
                 let (width, height) = (scaled(source.width), scaled(source.height));
@@ -97,25 +98,25 @@ impl Fit {
     }
 }
 
-/// What a base expects of its input; read from the base file.
+/// The input that a backbone expects, read from the base file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct InputSpec {
     /// Order of the channels.
     pub channel_order: ChannelOrder,
-    /// Mean that is subtracted, a channel, in pixel units (0 to 255), in the order of
+    /// Mean of each channel, which is subtracted, in pixel units (0 to 255) and in the order of
     /// `channel_order`.
     pub mean: [f32; 3],
-    /// Standard deviation that divides the difference, a channel.
+    /// Standard deviation of each channel, by which the difference is divided.
     pub std: [f32; 3],
     /// Scale of the quantized input: `real = (q - zero_point) * scale`.
     pub scale: f32,
-    /// Zero point of the quantized input, which also pads it.
+    /// Zero point of the quantized input, also its padding.
     pub zero_point: u8,
-    /// The filter that the base recommends.
+    /// The filter that the base file recommends.
     pub resize: Filter,
     /// Channels of the feature map: 512 for VGG16.
     pub channels: u32,
-    /// Input pixels for each pixel of the feature map, along a side: 32 for VGG16.
+    /// Input pixels per pixel of the feature map, along a side: 32 for VGG16.
     pub stride: u32,
     /// Allowed sizes are multiples of this.
     pub size_multiple: u32,
@@ -126,7 +127,7 @@ pub struct InputSpec {
 }
 
 impl InputSpec {
-    /// Holds a size against the allowed ones.
+    /// Checks that a size, in pixels, is allowed.
     ///
     /// # Errors
     /// [`Error::Size`].
@@ -140,46 +141,47 @@ impl InputSpec {
     }
 }
 
-/// The whole way from a picture to the quantized input; what a head is trained with and insists on.
+/// The settings from an image to the quantized input. A head stores those it was trained with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Preprocess {
-    /// What the base expects.
+    /// The input that the backbone expects.
     pub base: InputSpec,
     /// Height and width of the input, in pixels.
     pub size: u32,
-    /// The part of the picture that is used.
+    /// How the image is fitted to the square.
     pub fit: Fit,
-    /// How that part is resized.
+    /// The filter for resizing.
     pub resize: Filter,
 }
 
 impl Preprocess {
-    /// The settings of `base` at `size` pixels.
+    /// Creates settings for inputs of `size` x `size` pixels.
     ///
     /// # Errors
-    /// [`Error::Size`] for a size that the base does not allow.
+    /// [`Error::Size`] if the backbone does not allow the size.
     pub fn new(base: InputSpec, size: u32, fit: Fit, resize: Filter) -> Result<Self> {
         base.check_size(size)?;
         Ok(Self { base, size, fit, resize })
     }
 
-    /// Bytes of a quantized input: `size * size * 3`.
+    /// Returns the bytes of a quantized input: `size * size * 3`.
     pub fn input_len(&self) -> usize {
         3 * (self.size as usize).pow(2)
     }
 
-    /// Height, width and channels of a feature map: `[size / 32, size / 32, 512]` for VGG16.
+    /// Returns height, width and channels of a feature map: `[size / 32, size / 32, 512]` for
+    /// VGG16.
     pub fn feature_shape(&self) -> [usize; 3] {
         let side = (self.size / self.base.stride.max(1)) as usize;
         [side, side, self.base.channels as usize]
     }
 
-    /// Values of a feature map.
+    /// Returns the number of values of a feature map.
     pub fn feature_len(&self) -> usize {
         self.feature_shape().iter().product()
     }
 
-    /// A fast [`Quantizer`] for these settings.
+    /// Returns a [`Quantizer`] with these settings.
     pub fn quantizer(&self) -> Quantizer {
         let base = &self.base;
         let order = base.channel_order.of_rgb();
@@ -198,9 +200,10 @@ impl Preprocess {
         }
     }
 
-    /// Bytes that differ whenever any setting differs; for fingerprints of caches.
+    /// Returns bytes that differ whenever a setting differs, for the fingerprints of caches.
     pub fn to_bytes(&self) -> Vec<u8> {
-        format!("{self:?}").into_bytes()
+        // The text is part of the names of caches, so it keeps the first name of `InputSpec`.
+        format!("{self:?}").replacen("InputSpec", "BaseContract", 1).into_bytes()
     }
 }
 
@@ -222,8 +225,8 @@ impl fmt::Display for Preprocess {
     }
 }
 
-/// [`Preprocess`] with its tables computed, and what part of the pictures it looks at.
-#[derive(Clone)]
+/// [`Preprocess`] with computed tables, and an optional crop.
+#[derive(Clone, Debug)]
 pub struct Quantizer {
     settings: Preprocess,
     order: [usize; 3],
@@ -232,23 +235,24 @@ pub struct Quantizer {
 }
 
 impl Quantizer {
-    /// The settings.
+    /// Returns the settings.
     pub fn settings(&self) -> &Preprocess {
         &self.settings
     }
 
-    /// Looks only at a part of each picture, and fits that; the part is cut off at the picture's
-    /// edges.
+    /// Sets the part of each image that is used; it is clipped to the image. `None` uses the whole
+    /// image.
     pub fn set_crop(&mut self, crop: Option<Rect>) {
         self.crop = crop;
     }
 
-    /// Fits pictures in another way than the settings say.
+    /// Replaces the fit of the settings.
     pub fn set_fit(&mut self, fit: Fit) {
         self.settings.fit = fit;
     }
 
-    /// The part of a picture of that size that is looked at; `None` if it lies outside.
+    /// Returns the part that is used of an image of this size, in pixels; `None` if the crop lies
+    /// outside the image.
     pub fn source(&self, width: usize, height: usize) -> Option<Rect> {
         let whole = Rect { x: 0, y: 0, width, height };
         let within = match self.crop {
@@ -258,11 +262,11 @@ impl Quantizer {
         Some(self.settings.fit.source(within))
     }
 
-    /// The input of a picture before quantization: `(p - mean) / std` in f32, channels last `[size,
-    /// size, 3]` in the base's order.
+    /// Returns the input before quantization: `(p - mean) / std` in f32, channels last `[size,
+    /// size, 3]`, in the order of the backbone.
     ///
     /// # Panics
-    /// If the picture has nothing of the part that is looked at.
+    /// If the crop lies outside the image.
     pub fn normalize(&self, pixels: &dyn Pixels) -> Vec<f32> {
         let base = &self.settings.base;
         let size = self.settings.size as usize;
@@ -279,21 +283,21 @@ impl Quantizer {
         out
     }
 
-    /// The quantized input of a picture: u8, channels first `[3, size, size]`, as the ONNX base
-    /// takes it.
+    /// Returns the quantized input: u8, channels first `[3, size, size]`, as the ONNX base takes
+    /// it.
     ///
     /// # Panics
-    /// If the picture has nothing of the part that is looked at.
+    /// If the crop lies outside the image.
     pub fn quantize(&self, pixels: &dyn Pixels) -> Vec<u8> {
         let (rgb, target) = self.resized(pixels);
         self.quantize_resized(&rgb, target)
     }
 
-    /// The second half of [`Quantizer::quantize`]: takes what [`Quantizer::resized`] gives, or
-    /// something made of it.
+    /// Quantizes the result of [`Quantizer::resized`], or a modification of it: the second half of
+    /// [`Quantizer::quantize`].
     ///
     /// # Panics
-    /// If `target` does not lie in the square.
+    /// If `target` does not lie within the square.
     pub fn quantize_resized(&self, rgb: &[u8], target: Rect) -> Vec<u8> {
         let size = self.settings.size as usize;
         let mut out = vec![self.settings.base.zero_point; 3 * size * size];
@@ -310,22 +314,22 @@ impl Quantizer {
         out
     }
 
-    /// RGB8 of the part that is looked at, resized, and where in the square of the input it goes.
+    /// Returns the used part, resized, as RGB8, and its position in the square input.
     ///
     /// # Panics
-    /// If the picture has nothing of the part that is looked at.
+    /// If the crop lies outside the image.
     pub fn resized(&self, pixels: &dyn Pixels) -> (Vec<u8>, Rect) {
         let Preprocess { size, fit, resize: filter, .. } = self.settings;
         #[allow(clippy::expect_used, reason = "the documented panic")]
         let source =
-            self.source(pixels.width(), pixels.height()).expect("the crop lies within the picture");
+            self.source(pixels.width(), pixels.height()).expect("the crop lies within the image");
         let target = fit.target(source, size as usize);
         (resize(pixels, source, target.width, target.height, filter), target)
     }
 }
 
-/// Three numbers with commas between them: a mean or a standard deviation in a base's metadata and
-/// on the command line.
+/// Parses three numbers separated by commas: a mean or a standard deviation in the metadata of a
+/// base file or on the command line.
 pub fn three(text: &str) -> Option<[f32; 3]> {
     let values: Option<Vec<f32>> = text.split(',').map(|v| v.trim().parse().ok()).collect();
     values?.try_into().ok()
@@ -336,7 +340,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::Image;
 
-    /// The contract of the shipped base.
+    /// The input of the shipped backbone.
     pub(crate) fn caffe() -> InputSpec {
         InputSpec {
             channel_order: ChannelOrder::Bgr,
@@ -354,7 +358,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn sizes() {
+    fn input_sizes_are_checked() {
         let base = caffe();
         for size in [32, 64, 224, 1024] {
             base.check_size(size).unwrap();
@@ -367,6 +371,17 @@ pub(crate) mod tests {
                     .contains("multiple of 32 from 32 to 1024")
             );
         }
+    }
+
+    /// Caches are named after these bytes: another text would make all of them useless.
+    #[test]
+    fn bytes_of_preprocess_are_fixed() {
+        let pre = Preprocess::new(caffe(), 64, Fit::Cover, Filter::Nearest).unwrap();
+        let expected = "Preprocess { base: BaseContract { channel_order: Bgr, \
+            mean: [103.939, 116.779, 123.68], std: [1.0, 1.0, 1.0], scale: 1.0774157, \
+            zero_point: 115, resize: Bilinear, channels: 512, stride: 32, size_multiple: 32, \
+            size_min: 32, size_max: 1024 }, size: 64, fit: Cover, resize: Nearest }";
+        assert_eq!(String::from_utf8(pre.to_bytes()).unwrap(), expected);
     }
 
     #[test]
@@ -385,14 +400,14 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn cover_takes_the_center() {
+    fn fit_cover_takes_the_center() {
         let whole = Rect { x: 0, y: 0, width: 7, height: 4 };
         assert_eq!(Fit::Cover.source(whole), Rect { x: 1, y: 0, width: 4, height: 4 });
         assert_eq!(Fit::Stretch.source(whole), whole);
     }
 
     #[test]
-    fn contain_keeps_the_aspect_ratio_and_pads() {
+    fn fit_contain_keeps_the_aspect_ratio_and_pads() {
         let mut pre = Preprocess::new(caffe(), 64, Fit::Contain, Filter::Bilinear).unwrap();
         let frame = Image::new(40, 20, vec![255; 3 * 800]).unwrap();
         let input = pre.quantizer().quantize(&frame);
@@ -408,7 +423,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_crop_is_as_a_picture_of_its_own() {
+    fn a_crop_equals_an_image_of_its_own() {
         let pre = Preprocess::new(caffe(), 32, Fit::Cover, Filter::Bilinear).unwrap();
         let frame =
             Image::new(30, 20, (0..1800u32).map(|v| ((v * v) >> 3) as u8).collect()).unwrap();

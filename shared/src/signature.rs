@@ -1,8 +1,8 @@
-//! Who made a head or a base: minisign signatures beside the files, and the keys that are trusted.
+//! Signatures of heads and bases: minisign files beside them, and the trusted public keys.
 //!
-//! `FILE.minisig` is what `minisign -S` writes too: ed25519 over the BLAKE2b-512 of the file, and
-//! over the comment, which holds the version. A [`Signable`] is read once, so that the bytes that
-//! are verified are those that are parsed.
+//! `FILE.minisig` has the format of `minisign -S`: ed25519 over the BLAKE2b-512 of the file, and
+//! over the trusted comment, which holds the version. A [`SignedFile`] is read once, so that the
+//! verified bytes are the ones that are parsed.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -13,10 +13,10 @@ use minisign_verify::{Error as MinisignError, PublicKey, Signature};
 
 use crate::{Error, Fingerprint, Result};
 
-/// Largest key or signature file, in bytes.
+/// Maximum length of a key or signature file, in bytes.
 const MAX_BYTES: u64 = 8192;
 
-/// The number that a key bears, printed as minisign prints it.
+/// The number of a key, printed as by minisign.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyId(pub [u8; 8]);
 
@@ -27,54 +27,54 @@ impl fmt::Display for KeyId {
 }
 
 impl KeyId {
-    /// The number in a key or signature file; its second line has two bytes of algorithm, then the
-    /// number.
+    /// Parses the number in a key or signature file: its second line has two bytes of algorithm,
+    /// then the number.
     fn in_file(text: &str) -> Option<Self> {
         let bytes = STANDARD.decode(text.lines().nth(1)?).ok()?;
         bytes.get(2..10)?.first_chunk().copied().map(Self)
     }
 }
 
-/// What a signature says of a file.
+/// The facts in the signature of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Signed {
-    /// The key that signed.
+pub struct SignatureInfo {
+    /// The key of the signature.
     pub key: KeyId,
-    /// The version, which grows from file to file.
+    /// The version, which increases from file to file.
     pub version: u64,
 }
 
-impl fmt::Display for Signed {
+impl fmt::Display for SignatureInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "version {} by key {}", self.version, self.key)
     }
 }
 
-/// A file that may be signed, as it was at one time.
+/// The content of a file at one time, with its signature if there is one.
 #[derive(Clone, Debug)]
-pub struct Signable {
-    /// Where it was read.
+pub struct SignedFile {
+    /// The path it was read from.
     pub path: PathBuf,
-    /// The whole of it.
+    /// The whole content.
     pub bytes: Vec<u8>,
     /// SHA-256 of the bytes.
     pub digest: Fingerprint,
-    /// The signature beside it, if there is one.
+    /// The content of the signature file beside it, if there is one.
     pub signature: Option<String>,
 }
 
-impl Signable {
-    /// Reads a file of at most `limit` bytes, and its signature.
+impl SignedFile {
+    /// Reads a file of at most `limit` bytes, and its signature file.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Untrusted`] if the signature is no text.
+    /// [`Error::Io`]; [`Error::Untrusted`] if the signature file is not text.
     pub fn read(path: &Path, limit: u64) -> Result<Self> {
         let bytes = crate::durable_fs::read_limited(path, limit)?;
         let beside = signature_path(path);
         let signature = match crate::durable_fs::read_limited(&beside, MAX_BYTES) {
             Ok(text) => Some(
                 String::from_utf8(text)
-                    .map_err(|_| untrusted(path, "the signature beside it is no text"))?,
+                    .map_err(|_| untrusted(path, "its signature file is not text"))?,
             ),
             Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => None,
             Err(e) => return Err(e),
@@ -82,32 +82,32 @@ impl Signable {
         Ok(Self { path: path.to_owned(), digest: Fingerprint::of(&bytes), bytes, signature })
     }
 
-    /// What the signature says, if there is one that can be read. Nobody has verified it.
-    pub fn claim(&self) -> Option<Signed> {
+    /// Returns the facts in the signature, if it can be parsed, without verifying it.
+    pub fn unverified_info(&self) -> Option<SignatureInfo> {
         let text = self.signature.as_deref()?;
         let key = KeyId::in_file(text)?;
         let version = version(Signature::decode(text).ok()?.trusted_comment())?;
-        Some(Signed { key, version })
+        Some(SignatureInfo { key, version })
     }
 }
 
-/// Where the signature of a file lies: `FILE.minisig`.
+/// Returns the path of the signature of a file: `FILE.minisig`.
 pub fn signature_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".minisig");
     name.into()
 }
 
-/// The trusted comment of a signature: tab-separated fields as minisign writes them, and `version`.
+/// Returns the trusted comment of a signature: tab-separated fields as in minisign, and `version`.
 pub fn comment(timestamp: u64, version: u64, path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    // What would end the line or the field is not worth a file that cannot be verified.
+    // A character that ends the line or the field would make the file impossible to verify.
     let name: String = name.chars().map(|c| if c.is_control() { '_' } else { c }).collect();
     format!("timestamp:{timestamp}\tfile:{name}\tversion:{version}\thashed")
 }
 
-/// The version in a trusted comment: the field `version`, or the `timestamp` that minisign itself
-/// writes.
+/// Parses the version in a trusted comment: the field `version`, or the `timestamp` that minisign
+/// itself writes.
 fn version(comment: &str) -> Option<u64> {
     let field = |name: &str| {
         comment.split('\t').find_map(|field| field.strip_prefix(name)?.strip_prefix(':'))
@@ -115,15 +115,15 @@ fn version(comment: &str) -> Option<u64> {
     field("version").or_else(|| field("timestamp"))?.parse().ok()
 }
 
-/// The public keys that may sign.
+/// The trusted public keys.
 #[derive(Clone, Debug)]
 pub struct TrustedKeys(Vec<(KeyId, PublicKey)>);
 
 impl TrustedKeys {
-    /// Reads public keys, each from a file as `host keygen` and `minisign -G` write it.
+    /// Reads public keys, each from a file of `host keygen` or `minisign -G`.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::PublicKey`] for what is no public key.
+    /// [`Error::Io`]; [`Error::PublicKey`] if a file is not a public key.
     pub fn load<P: AsRef<Path>>(paths: &[P]) -> Result<Self> {
         let load =
             |path: &Path| Self::parse(path, &crate::durable_fs::read_limited(path, MAX_BYTES)?);
@@ -131,46 +131,46 @@ impl TrustedKeys {
         Ok(Self(keys.into_iter().flat_map(|keys| keys.0).collect()))
     }
 
-    /// One key from the bytes of its file, which `path` names in errors.
+    /// Parses one key from the bytes of its file; `path` is used in errors only.
     ///
     /// # Errors
-    /// [`Error::PublicKey`] for what is no public key.
+    /// [`Error::PublicKey`] if the bytes are not a public key.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
         let text = String::from_utf8_lossy(bytes);
         let found = KeyId::in_file(&text).zip(PublicKey::decode(&text).ok());
         found.map(|key| Self(vec![key])).ok_or_else(|| Error::PublicKey { path: path.to_owned() })
     }
 
-    /// Their numbers.
+    /// Returns the numbers of the keys.
     pub fn ids(&self) -> impl Iterator<Item = KeyId> {
         self.0.iter().map(|(id, _)| *id)
     }
 
-    /// Whether one of the keys signed that file as it is.
+    /// Checks that one of the keys signed the file, and returns which one and the version.
     ///
     /// # Errors
-    /// [`Error::Untrusted`], one reason for each thing that can be wrong.
-    pub fn verify(&self, file: &Signable) -> Result<Signed> {
+    /// [`Error::Untrusted`] with the reason.
+    pub fn verify(&self, file: &SignedFile) -> Result<SignatureInfo> {
         let refuse = |reason: &str| untrusted(&file.path, reason);
         let Some(text) = &file.signature else {
             let beside = signature_path(&file.path);
             return Err(refuse(&format!(
-                "it is not signed: there is no {}; make one with host sign",
+                "it is not signed: there is no {}; sign it with host sign",
                 beside.display()
             )));
         };
         let signature = Signature::decode(text)
-            .map_err(|_| refuse("the signature beside it is no minisign file"))?;
+            .map_err(|_| refuse("its signature file is not in the format of minisign"))?;
         let mut outcome = MinisignError::UnexpectedKeyId;
         for (id, key) in &self.0 {
             match key.verify(&file.bytes, &signature, false) {
                 Ok(()) => {
                     let version = version(signature.trusted_comment());
                     let version = version
-                        .ok_or_else(|| refuse("its signature bears no version; sign it again"))?;
-                    return Ok(Signed { key: *id, version });
+                        .ok_or_else(|| refuse("its signature has no version; sign it again"))?;
+                    return Ok(SignatureInfo { key: *id, version });
                 }
-                // It says nothing of the other keys.
+                // Another key may match.
                 Err(MinisignError::UnexpectedKeyId) => {}
                 Err(e) => outcome = e,
             }
@@ -179,13 +179,14 @@ impl TrustedKeys {
             MinisignError::UnexpectedKeyId => {
                 let by = KeyId::in_file(text).map_or("?".into(), |id| id.to_string());
                 let ids: Vec<String> = self.ids().map(|id| id.to_string()).collect();
-                refuse(&format!("it is signed by key {by}; trusted is {}", ids.join(", ")))
+                refuse(&format!("it is signed by key {by}; trusted: {}", ids.join(", ")))
             }
             MinisignError::UnexpectedAlgorithm => refuse(
-                "its signature is in the old form without a hash; sign it again with host sign",
+                "its signature has the legacy format without a hash; sign it again with host sign",
             ),
             _ => refuse(
-                "its signature does not match: the file or its .minisig was altered or is of another version",
+                "its signature does not match: \
+                 the file or its .minisig was altered or is of another version",
             ),
         })
     }
@@ -205,25 +206,27 @@ mod tests {
     const KEY: &str = "untrusted comment: minisign public key E7620F1842B4E81F\n\
                        RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3\n";
     const SIGNATURE: &str = "untrusted comment: signature from minisign secret key\n\
-        RUQf6LRCGA9i559r3g7V1qNyJDApGip8MfqcadIgT9CuhV3EMhHoN1mGTkUidF/z7SrlQgXdy8ofjb7bNJJylDOocrCo8KLzZwo=\n\
+        RUQf6LRCGA9i559r3g7V1qNyJDApGip8MfqcadIgT9CuhV3EMhHoN1mGTkUidF/z7SrlQgXdy8ofjb7bNJJy\
+        lDOocrCo8KLzZwo=\n\
         trusted comment: timestamp:1556193335\tfile:test\n\
         y/rUw2y8/hOUYjZU71eHp/Wo1KZ40fGy2VJEDl34XMJM+TX48Ss/17u3IvIfbVR1FkZZSNCisQbuQY+bHwhEBg==\n";
     const LEGACY: &str = "untrusted comment: signature from minisign secret key\n\
-        RWQf6LRCGA9i59SLOFxz6NxvASXDJeRtuZykwQepbDEGt87ig1BNpWaVWuNrm73YiIiJbq71Wi+dP9eKL8OC351vwIasSSbXxwA=\n\
+        RWQf6LRCGA9i59SLOFxz6NxvASXDJeRtuZykwQepbDEGt87ig1BNpWaVWuNrm73YiIiJbq71Wi+dP9eKL8OC\
+        351vwIasSSbXxwA=\n\
         trusted comment: timestamp:1555779966\tfile:test\n\
         QtKMXWyYcwdpZAlPF7tE2ENJkRd1ujvKjlj1m9RtHTBnZPa5WKU5uWRs5GoP5M/VqE81QFuMKI5k/SfNQUaOAA==\n";
 
-    fn keys(folder: &Path, text: &str) -> Result<TrustedKeys> {
-        let path = folder.join("key.pub");
+    fn keys(directory: &Path, text: &str) -> Result<TrustedKeys> {
+        let path = directory.join("key.pub");
         std::fs::write(&path, text).unwrap();
         TrustedKeys::load(&[path])
     }
 
     #[test]
-    fn what_minisign_signed_is_verified_and_all_else_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let keys = keys(folder.path(), KEY).unwrap();
-        let path = folder.path().join("test");
+    fn signatures_of_minisign_are_verified_and_others_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let keys = keys(directory.path(), KEY).unwrap();
+        let path = directory.path().join("test");
         let verify = |content: &[u8], signature: Option<&str>| {
             std::fs::write(&path, content).unwrap();
             let beside = signature_path(&path);
@@ -231,40 +234,40 @@ mod tests {
                 Some(text) => std::fs::write(beside, text).unwrap(),
                 None => std::fs::remove_file(beside).unwrap_or_default(),
             }
-            let file = Signable::read(&path, 100).unwrap();
+            let file = SignedFile::read(&path, 100).unwrap();
             keys.verify(&file).map_err(|e| e.to_string())
         };
         let signed = verify(b"test", Some(SIGNATURE)).unwrap();
         assert_eq!(signed.to_string(), "version 1556193335 by key E7620F1842B4E81F");
-        let refused = |content: &[u8], signature: Option<&str>, words: &str| {
+        let refused = |content: &[u8], signature: Option<&str>, part: &str| {
             let error = verify(content, signature).unwrap_err();
-            assert!(error.contains(words), "{error}");
+            assert!(error.contains(part), "{error}");
         };
         refused(b"Test", Some(SIGNATURE), "altered");
         refused(b"test", None, "not signed");
-        refused(b"test", Some(LEGACY), "old form");
-        refused(b"test", Some(""), "no minisign file");
+        refused(b"test", Some(LEGACY), "legacy format");
+        refused(b"test", Some(""), "format of minisign");
         refused(b"test", Some(&SIGNATURE.replace("1556193335", "1556193336")), "altered");
-        // The number of the key is not signed; whatever it says, the signature is not that key's.
-        refused(b"test", Some(&SIGNATURE.replace("RUQf", "RUQg")), "trusted is E7620F1842B4E81F");
+        // The number of the key is not signed; with another number the signature is not that key's.
+        refused(b"test", Some(&SIGNATURE.replace("RUQf", "RUQg")), "trusted: E7620F1842B4E81F");
         for cut in 0..SIGNATURE.len() - 2 {
             assert!(verify(b"test", Some(&SIGNATURE[..cut])).is_err(), "{cut}");
         }
     }
 
     #[test]
-    fn keys_are_public_keys() {
-        let folder = tempfile::tempdir().unwrap();
+    fn files_without_a_public_key_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
         for wrong in ["", "\n\n", &KEY[..60], SIGNATURE, "no key\nat all\n"] {
             assert!(
-                matches!(keys(folder.path(), wrong), Err(Error::PublicKey { .. })),
+                matches!(keys(directory.path(), wrong), Err(Error::PublicKey { .. })),
                 "{wrong:?}"
             );
         }
     }
 
     #[test]
-    fn versions_are_in_the_comment() {
+    fn signature_versions_are_in_the_trusted_comment() {
         let comment = comment(17, 4, Path::new("x/he\tad\n"));
         assert_eq!(comment, "timestamp:17\tfile:he_ad_\tversion:4\thashed");
         assert_eq!(version(&comment), Some(4));
@@ -280,9 +283,9 @@ mod tests {
         }
     }
 
-    fn file(bytes: &[u8], signature: &str) -> Signable {
+    fn file(bytes: &[u8], signature: &str) -> SignedFile {
         let signature = Some(signature.to_owned());
-        Signable {
+        SignedFile {
             path: "test".into(),
             bytes: bytes.to_vec(),
             digest: Fingerprint::of(bytes),
@@ -291,9 +294,11 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is changed in the signed lines, nothing else comes out of it than before.
+        /// A change of the signed lines never gives another version.
         #[test]
-        fn no_other_version_comes_of_a_changed_signature(at in 54usize..290, to in any::<char>(), second in 54usize..290) {
+        fn a_changed_signature_never_has_another_version(
+            at in 54usize..290, to in any::<char>(), second in 54usize..290,
+        ) {
             let key = (KeyId::in_file(KEY).unwrap(), PublicKey::decode(KEY).unwrap());
             let keys = TrustedKeys(vec![key]);
             let mut text: Vec<char> = SIGNATURE.chars().collect();
@@ -308,11 +313,15 @@ mod tests {
         }
 
         #[test]
-        fn no_text_brings_it_down(key in ".{0,200}(\n.{0,200}){0,4}", signature in ".{0,200}(\n.{0,200}){0,6}", bytes: Vec<u8>) {
-            prop_assert_eq!(KeyId::in_file(&key).is_some() && PublicKey::decode(&key).is_ok(), false);
+        fn no_text_makes_signature_parsing_panic(
+            key in ".{0,200}(\n.{0,200}){0,4}",
+            signature in ".{0,200}(\n.{0,200}){0,6}",
+            bytes: Vec<u8>,
+        ) {
+            prop_assert!(KeyId::in_file(&key).is_none() || PublicKey::decode(&key).is_err());
             let key = (KeyId::in_file(KEY).unwrap(), PublicKey::decode(KEY).unwrap());
             let file = file(&bytes, &signature);
-            prop_assert!(file.claim().is_none());
+            prop_assert!(file.unverified_info().is_none());
             prop_assert!(TrustedKeys(vec![key]).verify(&file).is_err());
         }
     }

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use serde_json::json;
 use vgg_edge::Head;
 use vgg_edge::kernels::{Algorithm, Kernel};
-use vgg_edge::signature::{Signable, TrustedKeys};
+use vgg_edge::signature::{SignedFile, TrustedKeys};
 use vgg_edge_cli::options::BaseOptions;
 use vgg_edge_cli::terminal::print_line;
 
@@ -67,9 +67,9 @@ pub fn run(args: Args) -> Result<()> {
     let head = match &args.head {
         None => None,
         Some(path) => {
-            let file = Signable::read(path, vgg_edge::head::MAX_BYTES)?;
+            let file = SignedFile::read(path, vgg_edge::head::MAX_BYTES)?;
             signed = if args.trust.is_empty() {
-                file.claim()
+                file.unverified_info()
             } else {
                 Some(TrustedKeys::load(&args.trust)?.verify(&file)?)
             };

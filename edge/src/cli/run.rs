@@ -222,7 +222,10 @@ fn parse_capture(text: &str) -> Result<(u32, u32), String> {
 }
 
 fn parse_raw(text: &str) -> Result<pipe::Kind, String> {
-    if is_jpeg_name(text) { Ok(pipe::Kind::Jpeg) } else { parse_layout(text).map(pipe::Kind::Raw) }
+    if is_jpeg_name(text) {
+        return Ok(pipe::Kind::Jpeg);
+    }
+    parse_layout(text).map(pipe::Kind::Raw).map_err(|e| e.to_string())
 }
 
 fn number(text: &str, range: std::ops::RangeInclusive<f32>) -> Result<f32, String> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use vgg_edge::classifier::Classifier;
 use vgg_edge::kernels::Kernel;
-use vgg_edge::signature::{Signable, Signed, TrustedKeys};
+use vgg_edge::signature::{SignatureInfo, SignedFile, TrustedKeys};
 use vgg_edge::{Backbone, Error, Fingerprint, Head};
 use vgg_edge_cli::options::BaseOptions;
 
@@ -62,12 +62,12 @@ pub struct Model {
     /// What both are.
     pub id: ModelId,
     /// What the signature of the head says, once it is verified.
-    pub head_signed: Option<Signed>,
+    pub head_signed: Option<SignatureInfo>,
     /// The same of the base.
-    pub base_signed: Option<Signed>,
+    pub base_signed: Option<SignatureInfo>,
     /// The bytes, until they are kept.
-    head_file: Signable,
-    base_file: Signable,
+    head_file: SignedFile,
+    base_file: SignedFile,
 }
 
 impl ModelLoader {
@@ -126,10 +126,10 @@ impl ModelLoader {
     /// Everything that is wrong with either; [`Error::WrongBase`] if they do not belong together.
     pub fn load(&self, running: Option<&Model>) -> Result<Model> {
         // The head first: it is small, and its errors should not wait for the base.
-        let head = Signable::read(&self.head, vgg_edge::head::MAX_BYTES)?;
+        let head = SignedFile::read(&self.head, vgg_edge::head::MAX_BYTES)?;
         let pair = self.join(
             head,
-            || Ok(Signable::read(&self.base, vgg_edge::backbone::MAX_BYTES)?),
+            || Ok(SignedFile::read(&self.base, vgg_edge::backbone::MAX_BYTES)?),
             running,
         )?;
         let record = self.record()?;
@@ -154,12 +154,12 @@ impl ModelLoader {
 
     fn join(
         &self,
-        head_file: Signable,
-        base_file: impl FnOnce() -> Result<Signable>,
+        head_file: SignedFile,
+        base_file: impl FnOnce() -> Result<SignedFile>,
         running: Option<&Model>,
     ) -> Result<Model> {
         let verify =
-            |file: &Signable| self.keys.as_deref().map(|keys| keys.verify(file)).transpose();
+            |file: &SignedFile| self.keys.as_deref().map(|keys| keys.verify(file)).transpose();
         let head_signed = verify(&head_file)?;
         let head = Head::from_bytes(&head_file.bytes);
         let head =
@@ -228,7 +228,7 @@ impl ModelLoader {
 }
 
 impl Model {
-    fn parts(&self) -> [(ModelPart, Option<Signed>, &Signable); 2] {
+    fn parts(&self) -> [(ModelPart, Option<SignatureInfo>, &SignedFile); 2] {
         [
             (ModelPart::Head, self.head_signed, &self.head_file),
             (ModelPart::Base, self.base_signed, &self.base_file),
@@ -250,9 +250,9 @@ impl Model {
     /// Something that classifies with them.
     ///
     /// # Errors
-    /// As [`Classifier::new`].
+    /// As [`Classifier::with_pool`].
     pub fn classifier(&self, pool: Option<Arc<rayon::ThreadPool>>) -> Result<Classifier> {
-        Ok(Classifier::new(&self.base, self.head.clone(), pool)?)
+        Ok(Classifier::with_pool(&self.base, self.head.clone(), pool)?)
     }
 }
 

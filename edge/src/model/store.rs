@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
-use vgg_edge::signature::{KeyId, Signable, Signed, signature_path};
+use vgg_edge::signature::{KeyId, SignatureInfo, SignedFile, signature_path};
 use vgg_edge::{Error, Fingerprint};
 
 /// Version of `state.json`.
@@ -103,7 +103,7 @@ impl Record {
     pub fn check(
         &self,
         part: ModelPart,
-        signed: Signed,
+        signed: SignatureInfo,
         digest: Fingerprint,
         trusted: impl Iterator<Item = KeyId>,
     ) -> Result<(), String> {
@@ -124,7 +124,7 @@ impl Record {
     }
 
     /// Notes an accepted file.
-    pub fn accept(&mut self, part: ModelPart, signed: Signed, digest: Fingerprint) {
+    pub fn accept(&mut self, part: ModelPart, signed: SignatureInfo, digest: Fingerprint) {
         let newest = Newest { version: signed.version, sha256: digest };
         self.versions.entry(signed.key.to_string()).or_default().insert(part, newest);
     }
@@ -248,7 +248,7 @@ impl ModelStore {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn keep(&self, part: ModelPart, file: &Signable) -> Result<()> {
+    pub fn keep(&self, part: ModelPart, file: &SignedFile) -> Result<()> {
         let path = self.kept(part, file.digest);
         // What is there may have rotted on the card, or been written by a program that lost power
         // in its own way.
@@ -272,8 +272,8 @@ impl ModelStore {
     ///
     /// # Errors
     /// If it cannot be read, or has changed.
-    pub fn read_kept(&self, part: ModelPart, digest: Fingerprint, limit: u64) -> Result<Signable> {
-        let file = Signable::read(&self.kept(part, digest), limit)?;
+    pub fn read_kept(&self, part: ModelPart, digest: Fingerprint, limit: u64) -> Result<SignedFile> {
+        let file = SignedFile::read(&self.kept(part, digest), limit)?;
         if file.digest != digest {
             bail!("{}: damaged", file.path.display());
         }
@@ -386,18 +386,18 @@ mod tests {
         })
     }
 
-    fn file(folder: &Path, content: &str) -> Signable {
+    fn file(folder: &Path, content: &str) -> SignedFile {
         let path = folder.join("file");
         std::fs::write(&path, content).unwrap();
         std::fs::write(signature_path(&path), format!("signature of {content}")).unwrap();
-        Signable::read(&path, 100).unwrap()
+        SignedFile::read(&path, 100).unwrap()
     }
 
     #[test]
     fn versions_never_go_back_and_follow_the_keys_that_are_trusted() {
         let [old, new] = [KeyId([1; 8]), KeyId([2; 8])];
         let [a, b] = [Fingerprint::of(b"a"), Fingerprint::of(b"b")];
-        let by = |key, version| Signed { key, version };
+        let by = |key, version| SignatureInfo { key, version };
         let mut record = Record::default();
         let check = |record: &Record, signed, digest, keys: &[KeyId]| {
             record.check(ModelPart::Head, signed, digest, keys.iter().copied()).is_ok()

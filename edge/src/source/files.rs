@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, bail};
 use vgg_edge::image::decode::{
-    MAX_FILE_BYTES, MAX_PIXELS, decode, decode_file, has_picture_extension,
+    MAX_FILE_BYTES, MAX_PIXELS, decode, decode_file, has_image_extension,
 };
 use vgg_edge::pixel::{Color, Layout, PixelFormat, Range};
 use vgg_edge_cli::terminal::UsageError;
@@ -93,7 +93,7 @@ impl Source {
             for entry in entries {
                 let file =
                     entry.with_context(|| format!("{}: cannot list", path.display()))?.path();
-                if file.is_file() && has_picture_extension(&file) {
+                if file.is_file() && has_image_extension(&file) {
                     files.push(file);
                 }
             }

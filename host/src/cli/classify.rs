@@ -24,6 +24,6 @@ pub struct Args {
 pub fn run(Args { options }: Args) -> Result<()> {
     let head = Arc::new(Head::load(&options.head)?);
     let base = options.base.load()?;
-    let mut classifier = Classifier::new(&base, head, None)?;
+    let mut classifier = Classifier::new(&base, head)?;
     Ok(vgg_edge_cli::classify::classify_files(PROGRAM, &mut classifier, &options)?)
 }

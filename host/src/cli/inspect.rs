@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use serde_json::json;
 use vgg_edge::Head;
 use vgg_edge::head::{MAX_BYTES, format_of};
-use vgg_edge::signature::Signable;
+use vgg_edge::signature::SignedFile;
 use vgg_edge_cli::terminal::{UsageError, print_line};
 
 use crate::features::parts::{Entry, Manifest, Outcome, Part, is_features_file};
@@ -36,13 +36,13 @@ pub fn run(args: Args) -> Result<()> {
     if args.files {
         bail!(UsageError(format!("{}: --files is for files of features", args.head.display())));
     }
-    let file = Signable::read(&args.head, MAX_BYTES)?;
+    let file = SignedFile::read(&args.head, MAX_BYTES)?;
     let head = Head::from_bytes(&file.bytes);
     let head =
         head.map_err(|source| vgg_edge::Error::HeadFile { path: args.head.clone(), source })?;
     let format = format_of(&file.bytes);
     // Without the public key nobody can tell whether it is true; `host verify` does.
-    let signed = file.claim();
+    let signed = file.unverified_info();
     let layers: Vec<String> = head
         .layers
         .iter()

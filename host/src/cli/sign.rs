@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use minisign::{PublicKey, SecretKey, SecretKeyBox};
 use serde_json::json;
-use vgg_edge::signature::{self, KeyId, Signable};
+use vgg_edge::signature::{self, KeyId, SignedFile};
 use vgg_edge_cli::terminal::{note, print_line};
 
 use super::password;
@@ -57,17 +57,17 @@ pub fn run(args: Args) -> Result<()> {
         SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let version = args.version.unwrap_or(now);
     // All are looked at before the first is signed: a base without its head is of no use.
-    let files: Vec<(Signable, &str)> = args
+    let files: Vec<(SignedFile, &str)> = args
         .files
         .iter()
         .map(|path| {
-            let file = Signable::read(path, MAX_BYTES)?;
+            let file = SignedFile::read(path, MAX_BYTES)?;
             let kind = kind(&file)?;
             Ok((file, kind))
         })
         .collect::<Result<_>>()?;
     for (file, kind) in files {
-        if let Some(before) = file.claim().filter(|before| before.version > version) {
+        if let Some(before) = file.unverified_info().filter(|before| before.version > version) {
             note(
                 PROGRAM,
                 format_args!(

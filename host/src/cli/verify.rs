@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 use vgg_edge::head::format_of;
 use vgg_edge::kernels::Kernel;
-use vgg_edge::signature::{Signable, TrustedKeys};
+use vgg_edge::signature::{SignedFile, TrustedKeys};
 use vgg_edge::{Backbone, Head};
 use vgg_edge_cli::terminal::{Printer, note};
 
@@ -43,7 +43,7 @@ pub fn run(args: Args) -> Result<()> {
     let printer = Printer::default();
     let mut refused = 0;
     for path in &args.files {
-        let verified = Signable::read(path, MAX_BYTES).and_then(|file| {
+        let verified = SignedFile::read(path, MAX_BYTES).and_then(|file| {
             let signed = keys.verify(&file)?;
             Ok((signed, kind(&file)?))
         });
@@ -73,7 +73,7 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 /// What a file is, once all of it has been checked.
-pub fn kind(file: &Signable) -> vgg_edge::Result<&'static str> {
+pub fn kind(file: &SignedFile) -> vgg_edge::Result<&'static str> {
     if format_of(&file.bytes).is_some() {
         let head = Head::from_bytes(&file.bytes);
         head.map_err(|source| vgg_edge::Error::HeadFile { path: file.path.clone(), source })?;

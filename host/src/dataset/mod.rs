@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 use vgg_edge::Fingerprint;
-use vgg_edge::image::decode::has_picture_extension;
+use vgg_edge::image::decode::has_image_extension;
 
 /// Names of the folder to train on, within a data folder.
 const TRAIN: &[&str] = &["train", "training"];
@@ -172,7 +172,7 @@ fn checked_training_folder(path: &Path) -> Result<Option<PathBuf>, DataError> {
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
         if is_folder && !TRAIN.iter().chain(VAL).any(|part| *part == name) {
             let pictures = std::fs::read_dir(&folder).into_iter().flatten().flatten();
-            if pictures.map(|entry| entry.path()).any(|entry| has_picture_extension(&entry)) {
+            if pictures.map(|entry| entry.path()).any(|entry| has_image_extension(&entry)) {
                 let part = train.file_name().unwrap_or_default().to_string_lossy();
                 return Err(DataError::Ambiguous {
                     path: path.to_owned(),
@@ -348,7 +348,7 @@ fn collect(folder: &Path, depth: u32, each: &mut dyn FnMut(PathBuf)) -> Result<u
             if depth < 16 {
                 ignored += collect(&path, depth + 1, each)?;
             }
-        } else if has_picture_extension(&path) {
+        } else if has_image_extension(&path) {
             each(path);
         } else {
             ignored += 1;

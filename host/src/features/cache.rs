@@ -10,15 +10,23 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use vgg_edge::container::Envelope;
 use vgg_edge::preprocess::Preprocess;
 use vgg_edge::{Error, Fingerprint, Result};
 
 use crate::features::table::Table;
 
-const MAGIC: &[u8; 8] = b"VGGEFEAT";
 /// Raised whenever decoding, pre-processing or the arithmetic changes on purpose.
 pub const ARITHMETIC: u32 = 1;
-const HEADER: usize = 8 + 4 + 32 + 8;
+/// The start of the file. The key of the cache and the length of a feature map follow.
+const ENVELOPE: Envelope = Envelope {
+    magic: *b"VGGEFEAT",
+    version: ARITHMETIC,
+    oldest: ARITHMETIC,
+    has_length: false,
+    max_len: u64::MAX,
+};
+const HEADER: usize = ENVELOPE.header_len() + 32 + 8;
 const KEY: usize = 32;
 const CHECKSUM: usize = 8;
 /// Records are written out once there are so many bytes of them.
@@ -46,9 +54,7 @@ impl Cache {
         let path = folder.join(format!("{}.features", contract.short()));
         let io = |action| Error::io(action, &path);
         let feature_len = preprocess.feature_len();
-        let mut header = Vec::with_capacity(HEADER);
-        header.extend_from_slice(MAGIC);
-        header.extend_from_slice(&ARITHMETIC.to_le_bytes());
+        let mut header = ENVELOPE.header(0);
         header.extend_from_slice(&contract.0);
         header.extend_from_slice(&(feature_len as u64).to_le_bytes());
 

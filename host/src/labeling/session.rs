@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
-use vgg_edge::image::decode::has_picture_extension;
+use vgg_edge::image::decode::has_image_extension;
 
 use super::directory::{Folder, Placed};
 use crate::dataset;
@@ -187,7 +187,7 @@ impl Desk {
         desk.items = list(desk.inbox.path(), |entry| entry.is_file())
             .map_err(said("list", folder))?
             .into_iter()
-            .filter(|name| has_picture_extension(Path::new(name)))
+            .filter(|name| has_image_extension(Path::new(name)))
             .map(|name| {
                 let said = name.to_str().and_then(|name| notes.remove(name));
                 Item { name, said, status: Status::Open }
@@ -218,7 +218,7 @@ impl Desk {
             let files =
                 list(&self.data.path().join(folder), |entry| entry.is_file()).unwrap_or_default();
             self.classes[class].count =
-                files.iter().filter(|name| has_picture_extension(Path::new(name))).count();
+                files.iter().filter(|name| has_image_extension(Path::new(name))).count();
         }
         if classes.is_none() {
             let said = self.items.iter().filter_map(|item| item.said.as_ref());

@@ -1,26 +1,27 @@
 //! Keras weights in HDF5: kernels as HWIO.
 //!
-//! | written by | kernel |
-//! |---|---|
-//! | Keras 1 and 2, `save_weights` and the published files | `block1_conv1/block1_conv1_W_1:0`, `block1_conv1/block1_conv1/kernel:0` |
-//! | the same, `save` | below `model_weights/` |
-//! | Keras 3, `save_weights` | `layers/conv2d_4/vars/0`, or `block2/layers/conv2d/vars/0` in nested models |
+//! - Keras 1 and 2, `save_weights` and the published files: `block1_conv1/block1_conv1_W_1:0` or
+//!   `block1_conv1/block1_conv1/kernel:0`
+//! - Keras 1 and 2, `save`: the same below `model_weights/`
+//! - Keras 3, `save_weights`: `layers/conv2d_4/vars/0`, or `block2/layers/conv2d/vars/0` in nested
+//!   models
 //!
-//! What counts is where 3x3 kernels of rank 4 lie; the bias is their neighbor. Names say the order.
+//! The reader searches for kernels of rank 4 with the bias in the same group. Names give the order.
 
 use hdf5_reader::group::Group;
 use hdf5_reader::{Dataset, Hdf5File, OpenOptions};
 
 use super::Content;
+use crate::WeightsError;
 use crate::weights::{Found, Normalization, hwio_to_oihw};
 
-/// Groups within groups, at most.
+/// Maximum depth of groups.
 const MAX_DEPTH: usize = 12;
-/// Groups and data sets, at most.
+/// Maximum number of groups and data sets.
 const MAX_OBJECTS: usize = 10_000;
-/// Kernels that are loaded, at most; VGG16 has 13.
+/// Maximum number of kernels that are loaded; VGG16 has 13.
 const MAX_KERNELS: usize = 64;
-/// Values of a data set: twice the largest kernel.
+/// Maximum number of values of a data set: twice the largest kernel.
 const MAX_VALUES: u64 = 2 * 512 * 512 * 9;
 
 /// A kernel and the bias beside it.
@@ -31,9 +32,10 @@ struct Convolution {
     bias: Option<Dataset>,
 }
 
-pub(super) fn read(bytes: Vec<u8>) -> Result<Content, String> {
-    let unreadable =
-        |e: hdf5_reader::error::Error| format!("not a readable HDF5 file (cut or damaged?): {e}");
+pub(super) fn read(bytes: Vec<u8>) -> Result<Content, WeightsError> {
+    let unreadable = |e: hdf5_reader::error::Error| {
+        WeightsError::Format(format!("not a readable HDF5 file (truncated or damaged?): {e}"))
+    };
     let options = OpenOptions::default()
         .with_max_read_bytes(4 * MAX_VALUES as usize)
         .with_max_chunk_bytes(4 * MAX_VALUES as usize);
@@ -42,10 +44,13 @@ pub(super) fn read(bytes: Vec<u8>) -> Result<Content, String> {
     let mut objects = 0;
     collect(&file.root_group().map_err(unreadable)?, "", 0, &mut objects, &mut convolutions)?;
     if convolutions.len() > MAX_KERNELS {
-        return Err(format!("not VGG16: {} convolutions, VGG16 has 13", convolutions.len()));
+        return Err(WeightsError::NotVgg16(format!(
+            "{} convolutions, VGG16 has 13",
+            convolutions.len()
+        )));
     }
     convolutions.sort_by(|a, b| a.order.cmp(&b.order));
-    let found: Result<Vec<Found>, String> = convolutions.into_iter().map(load).collect();
+    let found: Result<Vec<Found>, WeightsError> = convolutions.into_iter().map(load).collect();
     Ok(Content {
         found: found?,
         normalization: Some(Normalization::CAFFE),
@@ -54,26 +59,27 @@ pub(super) fn read(bytes: Vec<u8>) -> Result<Content, String> {
     })
 }
 
+/// Collects the convolutions of a group and of the groups below it.
 fn collect(
     group: &Group,
     path: &str,
     depth: usize,
     objects: &mut usize,
     out: &mut Vec<Convolution>,
-) -> Result<(), String> {
+) -> Result<(), WeightsError> {
     let wrong = |e: hdf5_reader::error::Error| {
-        format!("group /{path} cannot be read (cut or damaged?): {e}")
+        WeightsError::Format(format!("group /{path} cannot be read (truncated or damaged?): {e}"))
     };
     let (groups, datasets) = group.members().map_err(wrong)?;
     *objects += groups.len() + datasets.len();
     if depth > MAX_DEPTH || *objects > MAX_OBJECTS {
-        return Err(format!(
+        return Err(WeightsError::Format(format!(
             "not a file of weights: it has more than {MAX_OBJECTS} entries or is nested too deep"
-        ));
+        )));
     }
     let (kernels, others): (Vec<Dataset>, Vec<Dataset>) =
         datasets.into_iter().partition(|d| d.ndim() == 4 && d.shape()[0] > 1);
-    // An optimizer's moments have the shapes of kernels too, but lie many in one group.
+    // The moments of an optimizer have the shapes of kernels too, but many are in one group.
     if let Ok([kernel]) = <[Dataset; 1]>::try_from(kernels) {
         let bias = others.into_iter().find(|d| d.ndim() == 1);
         out.push(Convolution {
@@ -94,7 +100,7 @@ fn collect(
     Ok(())
 }
 
-/// A path cut at slashes, each part into words and numbers, so that `conv2d_10` comes after
+/// Splits a path at slashes, and each part into words and numbers, so that `conv2d_10` sorts after
 /// `conv2d_9` and `conv2d` before both.
 fn natural(path: &str) -> Vec<Vec<(String, u64)>> {
     let cut = |part: &str| {
@@ -105,28 +111,31 @@ fn natural(path: &str) -> Vec<Vec<(String, u64)>> {
     path.split('/').map(|part| part.split('_').map(cut).collect()).collect()
 }
 
-fn load(convolution: Convolution) -> Result<Found, String> {
+fn load(convolution: Convolution) -> Result<Found, WeightsError> {
     let Convolution { path, kernel, bias, .. } = convolution;
-    let bias = bias.ok_or_else(|| format!("{path} has no bias beside it"))?;
-    let values = |dataset: &Dataset, what: &str| -> Result<Vec<f32>, String> {
-        let count = dataset.num_elements().map_err(|e| format!("{what}: {e}"))?;
+    let bias = bias.ok_or_else(|| WeightsError::tensor(&path, "it has no bias beside it"))?;
+    let values = |dataset: &Dataset, what: &str| -> Result<Vec<f32>, WeightsError> {
+        let wrong = |reason: String| WeightsError::tensor(what, reason);
+        let count = dataset.num_elements().map_err(|e| wrong(e.to_string()))?;
         if count > MAX_VALUES {
-            return Err(format!("not VGG16: {what} has the shape {:?}", dataset.shape()));
+            let shape = dataset.shape();
+            return Err(WeightsError::NotVgg16(format!("{what} has the shape {shape:?}")));
         }
         let mut values = vec![0.0f32; count as usize];
         dataset
             .read_into(&mut values)
-            .map_err(|e| format!("{what} cannot be read as float32: {e}"))?;
+            .map_err(|e| wrong(format!("it cannot be read as float32: {e}")))?;
         Ok(values)
     };
     let shape: Vec<usize> = kernel.shape().iter().map(|&side| side.min(1 << 32) as usize).collect();
     let &[height, width, inputs, outputs] = &*shape else {
-        return Err(format!("{path} is not of rank 4"));
+        return Err(WeightsError::tensor(path, "it is not of rank 4"));
     };
     if [outputs, inputs] == [3, 3] {
-        return Err(format!(
-            "{path} is {shape:?}: Theano's order of the dimensions; use the tf_dim_ordering file"
-        ));
+        let reason = format!(
+            "its shape {shape:?} has Theano's order of the dimensions; use the tf_dim_ordering file"
+        );
+        return Err(WeightsError::tensor(path, reason));
     }
     let raw = values(&kernel, &path)?;
     let bias = values(&bias, &format!("the bias of {path}"))?;
@@ -140,7 +149,7 @@ mod tests {
     use super::natural;
 
     #[test]
-    fn names_sort_as_people_count() {
+    fn keras_names_sort_by_number() {
         let mut names = [
             "layers/conv2d_10/vars",
             "layers/conv2d_9/vars",

@@ -1,13 +1,13 @@
-//! Reads the convolutions of a VGG16 as other programs write them.
+//! Import of the convolutions of a VGG16 from the files of other programs.
 //!
-//! | file | from | pre-processing |
+//! | file | from | preprocessing |
 //! |---|---|---|
 //! | `.h5` | Keras 1 and 2, with or without top, and whole saved models | caffe |
 //! | `.weights.h5` | Keras 3 | caffe |
 //! | `.safetensors` | torchvision (`features.N.weight`) | torchvision |
 //! | `.onnx` | tf2onnx (caffe), torch (torchvision), this program (as written in it) | |
 //!
-//! Files are told apart by their content, not by their name. A classifier on top is dropped.
+//! The content of a file decides its format, not its name. A classifier on top is dropped.
 
 mod hdf5;
 mod onnx;
@@ -16,42 +16,42 @@ mod safetensors;
 use std::path::Path;
 
 use crate::weights::{FloatBase, Normalization, assemble};
-use crate::{Error, Result};
+use crate::{Error, Result, WeightsError};
 
-/// Largest file, in bytes: VGG16 with its top has 553 MB.
+/// Maximum length of a file, in bytes: VGG16 with its top has 553 MB.
 const MAX_BYTES: u64 = 1 << 30;
 
-/// What a format's reader makes of a file.
+/// The parsed content of a file.
 struct Content {
     found: Vec<crate::weights::Found>,
     normalization: Option<Normalization>,
     format: &'static str,
-    /// Where the weights came from before, if the file says so.
+    /// The origin of the weights, if the file names it.
     source: Option<String>,
 }
 
-/// Reads the weights in a file. `normalization` goes before what the format implies.
+/// Reads the weights in a file. `normalization` overrides that of the format.
 ///
 /// # Errors
-/// [`Error::Shared`] if it cannot be read, [`Error::Weights`] if it is not VGG16,
-/// [`Error::NoPreprocess`] if neither the file nor `normalization` says how pictures are
-/// pre-processed.
+/// [`Error::Shared`] if the file cannot be read, [`Error::Weights`] if it is not VGG16,
+/// [`Error::NoPreprocess`] if neither the file nor `normalization` says how images are
+/// preprocessed.
 pub fn import(path: &Path, normalization: Option<Normalization>) -> Result<FloatBase> {
     let bytes = vgg_edge::durable_fs::read_limited(path, MAX_BYTES)?;
     import_bytes(path, bytes, normalization)
 }
 
-/// As [`import`], from the bytes of the file; `path` is for words, and for ONNX weights that lie
-/// beside it.
+/// As [`import`], from the bytes of the file. `path` is used in messages, and to find the external
+/// data of ONNX models.
 ///
 /// # Errors
-/// As [`import`], but for reading.
+/// As [`import`], without those of reading.
 pub fn import_bytes(
     path: &Path,
     bytes: Vec<u8>,
     normalization: Option<Normalization>,
 ) -> Result<FloatBase> {
-    let wrong = |reason: String| Error::Weights { path: path.to_owned(), reason };
+    let wrong = |reason: WeightsError| Error::Weights { path: path.to_owned(), reason };
     let content = read(path, bytes).map_err(wrong)?;
     let layers = assemble(content.found).map_err(wrong)?;
     let mut base = FloatBase {
@@ -67,7 +67,7 @@ pub fn import_bytes(
         let credit = "VGG16, Simonyan and Zisserman 2014, Visual Geometry Group, Oxford, CC BY 4.0";
         base.source = format!("{credit}; from {}", base.source);
     }
-    // Whatever file they come in, the original weights are known.
+    // The original weights are known, in any file format.
     let known = canonical.then_some(Normalization::CAFFE);
     base.normalization = normalization
         .or(content.normalization)
@@ -76,13 +76,16 @@ pub fn import_bytes(
     Ok(base)
 }
 
-fn read(path: &Path, bytes: Vec<u8>) -> Result<Content, String> {
+fn read(path: &Path, bytes: Vec<u8>) -> Result<Content, WeightsError> {
     if bytes.starts_with(b"\x89HDF\r\n\x1a\n") {
         hdf5::read(bytes)
     } else if bytes.starts_with(b"PK\x03\x04") {
-        Err("a zip archive (PyTorch .pt or .pth, Keras .keras, a wheel): save the weights as .safetensors \
-             (safetensors.torch.save_model) or .weights.h5 (model.save_weights), or unpack it"
-            .into())
+        Err(WeightsError::Format(
+            "a zip archive (PyTorch .pt or .pth, Keras .keras, a wheel): save the weights as \
+             .safetensors (safetensors.torch.save_model) or .weights.h5 (model.save_weights), or \
+             unpack it"
+                .into(),
+        ))
     } else if bytes.get(8) == Some(&b'{') {
         safetensors::read(&bytes)
     } else {

@@ -5,18 +5,20 @@ use std::collections::BTreeMap;
 use safetensors::{Dtype, SafeTensors};
 
 use super::Content;
+use crate::WeightsError;
 use crate::weights::{Found, Normalization};
 
-pub(super) fn read(bytes: &[u8]) -> Result<Content, String> {
+pub(super) fn read(bytes: &[u8]) -> Result<Content, WeightsError> {
     let file = SafeTensors::deserialize(bytes)
-        .map_err(|e| format!("not a readable safetensors file: {e}"))?;
+        .map_err(|e| WeightsError::Format(format!("not a readable safetensors file: {e}")))?;
     let names = file.names();
     if let Some(name) = names.iter().find(|name| name.ends_with(".running_mean")) {
-        return Err(format!(
-            "not VGG16: {name} belongs to a batch normalization (vgg16_bn or another network); export it to ONNX, which folds it away"
-        ));
+        return Err(WeightsError::NotVgg16(format!(
+            "{name} belongs to a batch normalization (vgg16_bn or another network); \
+             export it to ONNX, which folds it into the convolutions"
+        )));
     }
-    // Models that hold the network as a part have a prefix before `features`.
+    // Models that contain the network have a prefix before `features`.
     let mut kernels: BTreeMap<(String, usize), &str> = BTreeMap::new();
     for name in &names {
         let Some((start, number)) = name.strip_suffix(".weight").and_then(|n| n.rsplit_once('.'))
@@ -32,21 +34,23 @@ pub(super) fn read(bytes: &[u8]) -> Result<Content, String> {
     if let (Some(first), Some(last)) = (prefixes.first(), prefixes.last())
         && first != last
     {
-        return Err(format!("it holds more than one network: {first}.* and {last}.*"));
+        return Err(WeightsError::Format(format!(
+            "it holds more than one network: {first}.* and {last}.*"
+        )));
     }
     if kernels.is_empty() {
         let some: Vec<&str> = names.iter().take(5).map(|name| &name[..]).collect();
-        return Err(format!(
+        return Err(WeightsError::Format(format!(
             "not torchvision's VGG16: no features.N.weight; it has {}",
             some.join(", ")
-        ));
+        )));
     }
-    let floats = |name: &str| -> Result<(Vec<usize>, Vec<f32>), String> {
-        let tensor = file.tensor(name).map_err(|_| format!("{name} is missing"))?;
+    let floats = |name: &str| -> Result<(Vec<usize>, Vec<f32>), WeightsError> {
+        let tensor = file.tensor(name).map_err(|_| WeightsError::tensor(name, "it is missing"))?;
         if tensor.dtype() != Dtype::F32 {
-            return Err(format!(
-                "{name} is {:?}, not F32; save the model in float32",
-                tensor.dtype()
+            return Err(WeightsError::tensor(
+                name,
+                format!("it is {:?}, not F32; save the model in float32", tensor.dtype()),
             ));
         }
         let values =

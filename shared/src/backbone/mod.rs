@@ -64,6 +64,15 @@ pub fn find() -> Result<PathBuf> {
 }
 
 impl Backbone {
+    /// Reads a base file and packs it for the fastest kernel of this CPU. No environment variable
+    /// is read; [`Backbone::load`] with [`Kernel::detect`] respects the override.
+    ///
+    /// # Errors
+    /// As [`Backbone::load`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::load(path.as_ref(), Kernel::available().last().unwrap_or(Kernel::Portable))
+    }
+
     /// Reads a base file and packs it for `kernel`.
     ///
     /// # Errors

@@ -1,17 +1,15 @@
-//! The head file: magic, version, length, postcard, checksum. `ARCHITECTURE.md` has the table.
+//! The head file: a postcard payload in the envelope of [`crate::container`].
+//! `ARCHITECTURE.md` has the table.
 
 use std::path::Path;
 
 use serde::Deserialize;
 
 use super::{Decision, Dense, Head, Output, Pool, TrainingRecord};
+use crate::container::Envelope;
 use crate::error::HeadFileError;
 use crate::preprocess::Preprocess;
 use crate::{Error, Fingerprint, Result};
-
-const MAGIC: &[u8; 8] = b"VGGEHEAD";
-const HEADER: usize = 8 + 4 + 8;
-const CHECKSUM: usize = 32;
 
 /// Format version that is written.
 pub const FORMAT: u32 = 3;
@@ -19,12 +17,23 @@ pub const FORMAT: u32 = 3;
 /// Oldest format version that is read.
 pub const OLDEST: u32 = 2;
 
-/// Format version of the bytes of a head file; `None` if they are not those of one.
+/// Upper limit of a head file, in bytes. A hidden layer of 1,024 units at 224 px takes 98 MiB.
+pub const MAX_BYTES: u64 = 512 << 20;
+
+const ENVELOPE: Envelope = Envelope {
+    magic: *b"VGGEHEAD",
+    version: FORMAT,
+    oldest: OLDEST,
+    has_length: true,
+    max_len: MAX_BYTES,
+};
+
+/// Returns the format version of the bytes of a head file; `None` for any other bytes.
 pub fn format_of(bytes: &[u8]) -> Option<u32> {
-    bytes.strip_prefix(MAGIC)?.first_chunk().map(|version| u32::from_le_bytes(*version))
+    ENVELOPE.version_of(bytes)
 }
 
-/// The payload of format 2, which knew neither pooling nor background classes.
+/// The payload of format 2, which had neither pooling nor background classes.
 #[derive(Deserialize)]
 struct Format2 {
     base: Fingerprint,
@@ -65,62 +74,23 @@ impl From<Format2> for Head {
     }
 }
 
-/// Largest head file, in bytes: a hidden layer of 1,024 units at 224 px takes 98 MiB.
-pub const MAX_BYTES: u64 = 512 << 20;
-
 impl Head {
-    /// The bytes of the file.
+    /// Returns the bytes of the head file.
     ///
     /// # Errors
-    /// [`HeadFileError::Inconsistent`] if the parts contradict each other,
-    /// [`HeadFileError::TooLarge`].
+    /// [`HeadFileError::Inconsistent`] if [`Head::check`] fails, [`HeadFileError::TooLarge`].
     pub fn to_bytes(&self) -> Result<Vec<u8>, HeadFileError> {
-        self.check().map_err(HeadFileError::Inconsistent)?;
-        let payload =
-            postcard::to_stdvec(self).map_err(|e| HeadFileError::Inconsistent(e.to_string()))?;
-        let mut bytes = Vec::with_capacity(HEADER + payload.len() + CHECKSUM);
-        bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&FORMAT.to_le_bytes());
-        bytes.extend_from_slice(&(payload.len() as u64).to_le_bytes());
-        bytes.extend_from_slice(&payload);
-        let checksum = Fingerprint::of(&bytes);
-        bytes.extend_from_slice(&checksum.0);
-        if bytes.len() as u64 > MAX_BYTES {
-            return Err(HeadFileError::TooLarge { found: bytes.len() as u64, limit: MAX_BYTES });
-        }
-        Ok(bytes)
+        self.check()?;
+        ENVELOPE.encode(|header| postcard::to_extend(self, header).map_err(inconsistent))
     }
 
-    /// Reads the bytes of a file, and checks everything.
+    /// Parses the bytes of a head file, and checks everything.
     ///
     /// # Errors
-    /// [`HeadFileError`], one kind for each thing that can be wrong. The version is looked at
-    /// before length and checksum, so that a head of another version is told as such.
+    /// [`HeadFileError`], one variant for each kind of damage. The version is checked before length
+    /// and checksum, so that a head of another version is reported as such.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, HeadFileError> {
-        if !bytes.starts_with(MAGIC) {
-            return Err(HeadFileError::Magic);
-        }
-        let found = bytes.len() as u64;
-        let cut = |expected: u64| HeadFileError::Length { expected, found };
-        let header: &[u8; HEADER] = bytes.first_chunk().ok_or(cut((HEADER + CHECKSUM) as u64))?;
-        let version = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
-        if !(OLDEST..=FORMAT).contains(&version) {
-            return Err(HeadFileError::Version { found: version, wanted: FORMAT });
-        }
-        let length = header.last_chunk().map_or(0, |length| u64::from_le_bytes(*length));
-        let expected = length.saturating_add((HEADER + CHECKSUM) as u64);
-        if expected > MAX_BYTES {
-            return Err(HeadFileError::TooLarge { found: expected, limit: MAX_BYTES });
-        }
-        if expected != found {
-            return Err(cut(expected));
-        }
-        let (content, checksum) = bytes.split_at(bytes.len() - CHECKSUM);
-        if Fingerprint::of(content).0 != checksum {
-            return Err(HeadFileError::Checksum);
-        }
-        let inconsistent = |e: postcard::Error| HeadFileError::Inconsistent(e.to_string());
-        let payload = &content[HEADER..];
+        let (version, payload) = ENVELOPE.decode(bytes)?;
         let (head, rest) = match version {
             2 => {
                 postcard::take_from_bytes::<Format2>(payload).map(|(old, rest)| (old.into(), rest))
@@ -131,28 +101,42 @@ impl Head {
         if !rest.is_empty() {
             return Err(HeadFileError::Inconsistent(format!("{} bytes are left over", rest.len())));
         }
-        head.check().map_err(HeadFileError::Inconsistent)?;
+        head.check()?;
         Ok(head)
     }
 
-    /// Writes the file: the new one whole, or the old one stays.
+    /// Writes the head file atomically: on failure an existing file stays as it is.
     ///
     /// # Errors
     /// [`Error::HeadFile`], [`Error::Io`].
     pub fn save(&self, path: &Path) -> Result<()> {
         let bytes =
             self.to_bytes().map_err(|source| Error::HeadFile { path: path.to_owned(), source })?;
-        crate::durable_fs::write_bytes(path, &bytes)
+        ENVELOPE.write(path, &bytes)
     }
 
-    /// Reads a file.
+    /// Reads a head file.
     ///
     /// # Errors
-    /// [`Error::HeadFile`], [`Error::Io`].
-    pub fn load(path: &Path) -> Result<Self> {
-        let bytes = crate::durable_fs::read_limited(path, MAX_BYTES)?;
+    /// [`Error::Io`] if it cannot be read, [`Error::HeadFile`] if it is not a valid head.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let bytes = ENVELOPE.read(path)?;
         Self::from_bytes(&bytes).map_err(|source| Error::HeadFile { path: path.to_owned(), source })
     }
+
+    /// The former name of [`Head::open`].
+    ///
+    /// # Errors
+    /// As [`Head::open`].
+    #[doc(hidden)]
+    pub fn load(path: &Path) -> Result<Self> {
+        Self::open(path)
+    }
+}
+
+fn inconsistent(error: postcard::Error) -> HeadFileError {
+    HeadFileError::Inconsistent(error.to_string())
 }
 
 #[cfg(test)]
@@ -160,9 +144,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::container::CHECKSUM_LEN as CHECKSUM;
     use crate::head::tests::example;
 
-    /// `bytes` with a checksum that holds again, to reach the checks behind it.
+    const HEADER: usize = ENVELOPE.header_len();
+
+    /// Corrects the checksum of `bytes`, to reach the checks behind it.
     fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
         bytes.truncate(bytes.len() - CHECKSUM);
         let checksum = Fingerprint::of(&bytes);
@@ -171,17 +158,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn head_files_round_trip() {
         let head = example(&["a", "b", "c"]);
         assert_eq!(Head::from_bytes(&head.to_bytes().unwrap()).unwrap(), head);
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("head.postcard");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("head.postcard");
         head.save(&path).unwrap();
-        assert_eq!(Head::load(&path).unwrap(), head);
+        assert_eq!(Head::open(&path).unwrap(), head);
     }
 
     #[test]
-    fn each_damage_has_its_own_error() {
+    fn each_damage_to_a_head_has_its_own_error() {
         let good = example(&["no", "yes"]).to_bytes().unwrap();
         let error = |bytes: &[u8]| Head::from_bytes(bytes).unwrap_err();
         assert_eq!(error(b""), HeadFileError::Magic);
@@ -205,9 +192,8 @@ mod tests {
         assert!(error(&sealed(trailing)).to_string().contains("left over"));
     }
 
-    /// `format2.postcard` was written by version 0.1.0 as it was before format 3: `host train
-    /// samples/surfaces --size 32 --units 0 --epochs 1 --no-calibration --lr 0.0002`; so were the
-    /// scores.
+    /// `format2.postcard` was written by version 0.1.0 before it had format 3: `host train
+    /// samples/surfaces --size 32 --units 0 --epochs 1 --no-calibration --lr 0.0002`.
     #[test]
     fn format_2_is_still_read() {
         let old = include_bytes!("format2.postcard");
@@ -218,7 +204,7 @@ mod tests {
         let new = head.to_bytes().unwrap();
         assert_eq!(format_of(&new), Some(FORMAT));
         assert_eq!(Head::from_bytes(&new).unwrap(), head);
-        // What is new stands behind what was there.
+        // New fields follow the old ones.
         let payload = |bytes: &[u8]| bytes[HEADER..bytes.len() - CHECKSUM].to_vec();
         assert_eq!(payload(&new), [payload(old), vec![0, 0]].concat());
         let mut relabeled = old.to_vec();
@@ -232,20 +218,23 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 512 }))]
         #[test]
-        fn no_bytes_bring_it_down(at in 0usize..15_000, value: u8, reseal: bool, cut in 0usize..20_000) {
+        fn no_head_file_panics(
+            at in 0usize..15_000, value: u8, reseal: bool, cut in 0usize..20_000,
+        ) {
             let mut bytes = example(&["a", "b", "c"]).to_bytes().unwrap();
             let at = at % bytes.len();
             let same = bytes[at] == value;
             bytes[at] = value;
             if reseal {
-                // A byte of the payload may be changed to another valid head; it must then be
-                // consistent.
+                // Changing a byte of the payload may give another valid head; it must be
+                // consistent then.
                 if let Ok(head) = Head::from_bytes(&sealed(bytes)) {
                     head.check().unwrap();
                 }
             } else {
                 bytes.truncate(cut);
-                let untouched = same && cut >= bytes.len() && bytes == example(&["a", "b", "c"]).to_bytes().unwrap();
+                let good = example(&["a", "b", "c"]).to_bytes().unwrap();
+                let untouched = same && cut >= bytes.len() && bytes == good;
                 prop_assert_eq!(Head::from_bytes(&bytes).is_ok(), untouched);
             }
         }

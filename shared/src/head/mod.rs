@@ -1,5 +1,5 @@
-//! The head: dense layers on the feature map, to scores and a decision. The same code on host and
-//! device.
+//! The head: dense layers on the feature map, which give scores and a decision. Host and device run
+//! the same code.
 
 mod file;
 mod pool;
@@ -7,26 +7,27 @@ mod pool;
 use serde::{Deserialize, Serialize};
 
 use crate::preprocess::Preprocess;
-use crate::{Backbone, Error, Fingerprint, Result};
+use crate::{Backbone, Error, Fingerprint, HeadFileError, Result};
 
 pub use file::{FORMAT, MAX_BYTES, format_of};
 pub use pool::Pool;
 
-/// What is said when no score reaches the threshold.
+/// The label if no score reaches the threshold.
 pub const UNKNOWN: &str = "unknown";
 
-/// Most classes that a head may have.
+/// Maximum number of classes of a head.
 pub const MAX_LABELS: usize = 10_000;
 
-/// Most values of a feature map: 32 times those of VGG16 at its largest size, 4,096 pixels.
+/// Maximum number of values of a feature map: 32 times those of VGG16 at its largest size, 4,096
+/// pixels.
 const MAX_FEATURES: u64 = 1 << 28;
 
-/// A trained head and all that it was trained with.
+/// A trained head, with the settings it was trained with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Head {
-    /// The base it belongs to.
+    /// Fingerprint of the backbone it was trained on.
     pub base: Fingerprint,
-    /// How pictures reach that base.
+    /// How images become the input of that backbone.
     pub preprocess: Preprocess,
     /// Scale of each channel of the feature map: a feature is `q * scale`.
     pub feature_scales: Vec<f32>,
@@ -38,17 +39,17 @@ pub struct Head {
     pub output: Output,
     /// How scores become a decision.
     pub decision: Decision,
-    /// How it came into being.
+    /// How it was trained.
     pub training: TrainingRecord,
-    /// What the layers see of the feature map.
+    /// The pooling between the feature map and the first layer.
     pub pool: Pool,
-    /// Indices of the labels that mean that nothing of interest is there ([`is_background_name`]),
+    /// Indices of the labels for images without anything of interest ([`is_background_name`]),
     /// ascending.
     pub background: Vec<u32>,
 }
 
-/// Whether a class of that name stands for nothing of interest: `none`, `background` or `unknown`,
-/// in any case.
+/// Whether a class of this name stands for images without anything of interest: `none`,
+/// `background` or `unknown`, in any case.
 pub fn is_background_name(name: &str) -> bool {
     ["none", "background", UNKNOWN].iter().any(|known| name.eq_ignore_ascii_case(known))
 }
@@ -56,22 +57,22 @@ pub fn is_background_name(name: &str) -> bool {
 /// A dense layer: `y = activation(x * kernel + bias)`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Dense {
-    /// Values in.
+    /// Number of inputs.
     pub inputs: u32,
-    /// Values out (units).
+    /// Number of outputs (units).
     pub outputs: u32,
-    /// What follows the sum.
+    /// The function applied to each sum.
     pub activation: Activation,
-    /// Weights `[inputs, outputs]`, row by row, as Keras has them.
+    /// Weights `[inputs, outputs]`, row by row, as in Keras.
     pub kernel: Vec<f32>,
-    /// One for each output.
+    /// One value for each output.
     pub bias: Vec<f32>,
 }
 
-/// What follows a dense sum.
+/// The activation function of a dense layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Activation {
-    /// Nothing.
+    /// The identity.
     Linear,
     /// `max(x, 0)`.
     Relu,
@@ -80,19 +81,19 @@ pub enum Activation {
 /// How logits become scores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Output {
-    /// Two classes, one logit: the score of the second is `1 / (1 + exp(-logit))`, that of the
-    /// first what is left.
+    /// Two classes, one logit: the score of the second is `1 / (1 + exp(-logit))`, and the two
+    /// scores add up to 1.
     Sigmoid,
-    /// One logit a class: `exp(logit) / sum of exp`.
+    /// One logit per class: `exp(logit) / sum of exp`.
     Softmax,
 }
 
 /// How scores become a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Decision {
-    /// Divides the logits; 1 leaves them as they are.
+    /// The divisor of the logits; 1 leaves them unchanged.
     pub temperature: f32,
-    /// The best score must reach this, or the answer is [`UNKNOWN`]; 0 to 1.
+    /// The score, 0 to 1, that the best label must reach; below it the result is [`UNKNOWN`].
     pub threshold: f32,
 }
 
@@ -102,51 +103,51 @@ impl Default for Decision {
     }
 }
 
-/// How a head came into being; words for people, and no part of inference.
+/// How a head was trained: information for users, not used by inference.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TrainingRecord {
-    /// Day of the training, UTC, or that of `SOURCE_DATE_EPOCH`.
+    /// Date of the training in UTC, or that of `SOURCE_DATE_EPOCH`.
     pub date: String,
     /// Program and version.
     pub program: String,
-    /// Seed of every random choice.
+    /// Seed of all random numbers.
     pub seed: u64,
     /// Optimizer, learning rate, epochs, batch size, dropout, in one line.
     pub settings: String,
-    /// Pictures trained on, a class.
+    /// Training images per class.
     pub train_counts: Vec<u32>,
-    /// Pictures validated on, a class.
+    /// Validation images per class.
     pub val_counts: Vec<u32>,
-    /// Files that were left out because they could not be read.
+    /// Files that were skipped because they could not be read.
     pub skipped: u32,
-    /// SHA-256 over the contents and classes of all pictures.
+    /// SHA-256 over the contents and classes of all images.
     pub data: Option<Fingerprint>,
-    /// The epoch whose weights were kept, from 1.
+    /// The epoch whose weights were kept, counted from 1.
     pub best_epoch: u32,
-    /// Results of the kept weights.
+    /// Metrics of the kept weights.
     pub metrics: Metrics,
 }
 
 /// Accuracy (0 to 1) and mean cross-entropy in nats.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
-    /// On the training pictures, without dropout.
+    /// Accuracy on the training images, without dropout.
     pub accuracy: f64,
-    /// On the training pictures, without dropout.
+    /// Loss on the training images, without dropout.
     pub loss: f64,
-    /// On the validation pictures, if there were any.
+    /// Accuracy on the validation images, if there were any.
     pub val_accuracy: Option<f64>,
-    /// On the validation pictures, if there were any.
+    /// Loss on the validation images, if there were any.
     pub val_loss: Option<f64>,
 }
 
 impl Dense {
-    /// The layer's output, each sum in the order of the inputs, without fused multiply-add.
+    /// Returns the outputs, each sum in the order of the inputs, without fused multiply-add.
     fn forward(&self, inputs: impl Iterator<Item = f32>) -> Vec<f32> {
         let outputs = self.outputs as usize;
         let mut sums = vec![0.0f32; outputs];
         for (input, kernel) in inputs.zip(self.kernel.chunks_exact(outputs)) {
-            // A product with 0 adds nothing to the bits: weights are finite and a sum that starts
+            // A product with 0 does not change the bits: weights are finite, and a sum that starts
             // at +0 is never -0. More than half of a feature map is 0.
             if input != 0.0 {
                 for (sum, &weight) in sums.iter_mut().zip(kernel) {
@@ -165,7 +166,7 @@ impl Dense {
     }
 }
 
-/// The index of the best score; the first of equals.
+/// Returns the index of the best score; the first of several equal ones.
 pub fn best(scores: &[f32]) -> usize {
     let mut best = 0;
     for (index, score) in scores.iter().enumerate() {
@@ -176,18 +177,18 @@ pub fn best(scores: &[f32]) -> usize {
     best
 }
 
-/// The features of a quantized feature map, channels last, with a scale for each channel.
+/// Returns the features of a quantized feature map, channels last, with a scale for each channel.
 pub fn dequantize(features: &[u8], scales: &[f32]) -> impl Iterator<Item = f32> {
     features.iter().zip(scales.iter().cycle()).map(|(&q, scale)| f32::from(q) * scale)
 }
 
 impl Head {
-    /// Whether this head may run on that base, with the contract it was trained with.
+    /// Checks that the head was trained on this backbone, with the same input settings.
     ///
     /// # Errors
     /// [`Error::WrongBase`].
     pub fn check_base(&self, base: &Backbone) -> Result<()> {
-        // The fingerprint covers weights and contract; the rest guards against a head made by hand.
+        // The fingerprint covers weights and input settings; the rest guards against a forged head.
         let same = self.base == base.fingerprint()
             && self.preprocess.base == *base.contract()
             && self.feature_scales == base.feature_scales();
@@ -202,7 +203,7 @@ impl Head {
         }
     }
 
-    /// The logits of a quantized feature map, before the temperature.
+    /// Returns the logits of a quantized feature map, before the temperature.
     pub fn logits(&self, features: &[u8]) -> Vec<f32> {
         match self.pool {
             Pool::Flatten => self.dense(dequantize(features, &self.feature_scales)),
@@ -214,10 +215,10 @@ impl Head {
         }
     }
 
-    /// The logits of a feature map in f32, channels last, before the temperature: what an f32 base
-    /// would give.
+    /// Returns the logits of a feature map in f32, channels last, before the temperature: those of
+    /// an f32 backbone.
     pub fn logits_of(&self, features: &[f32]) -> Vec<f32> {
-        self.dense(self.pool.real(features, self.feature_scales.len()).into_iter())
+        self.dense(self.pool.features_of(features, self.feature_scales.len()).into_iter())
     }
 
     fn dense(&self, features: impl Iterator<Item = f32>) -> Vec<f32> {
@@ -226,8 +227,8 @@ impl Head {
         layers.fold(first.forward(features), |values, layer| layer.forward(values.into_iter()))
     }
 
-    /// The scores of a quantized feature map, in the order of the labels; they add up to 1 but for
-    /// rounding.
+    /// Returns the scores of a quantized feature map (u8, channels last), in the order of the
+    /// labels; except for rounding they add up to 1.
     pub fn scores(&self, features: &[u8]) -> Vec<f32> {
         let mut logits = self.logits(features);
         for logit in &mut logits {
@@ -254,94 +255,116 @@ impl Head {
         }
     }
 
-    /// The index of the best score (the first of equals), and the label to say: [`UNKNOWN`] below
-    /// `threshold`.
+    /// Returns the index of the best score (the first of several equal ones) and its label, or
+    /// [`UNKNOWN`] below `threshold`.
     pub fn decide(&self, scores: &[f32], threshold: f32) -> (usize, &str) {
         let best = best(scores);
         let sure = scores.get(best).is_some_and(|&score| score >= threshold);
         (best, if sure { &self.labels[best] } else { UNKNOWN })
     }
 
-    /// Whether that label means that nothing of interest is there.
+    /// Whether this label stands for images without anything of interest.
     pub fn is_background(&self, label: &str) -> bool {
         self.background
             .iter()
             .any(|&index| self.labels.get(index as usize).is_some_and(|name| name == label))
     }
 
-    /// Holds all parts against each other.
+    /// Checks that all parts are valid and match each other.
     ///
     /// # Errors
-    /// A sentence that names the part.
-    pub fn check(&self) -> Result<(), String> {
-        let finite = |values: &[f32]| values.iter().all(|v| v.is_finite());
-        let (base, decision) = (&self.preprocess.base, &self.decision);
-        base.check_size(self.preprocess.size).map_err(|e| e.to_string())?;
-        // In 64 bits: what is declared need not fit the machine's.
+    /// [`HeadFileError::Inconsistent`] names the part.
+    pub fn check(&self) -> Result<(), HeadFileError> {
+        let mismatch = self.check_input().or_else(|| self.check_labels());
+        let mismatch = mismatch.or_else(|| self.check_layers());
+        mismatch.map_or(Ok(()), |reason| Err(HeadFileError::Inconsistent(reason)))
+    }
+
+    /// Returns a problem of the input settings, if there is one.
+    fn check_input(&self) -> Option<String> {
+        let base = &self.preprocess.base;
+        if let Err(e) = base.check_size(self.preprocess.size) {
+            return Some(e.to_string());
+        }
+        // In 64 bits: a declared size need not fit the machine's.
         let side = u64::from(self.preprocess.size.checked_div(base.stride).unwrap_or(0));
         let features = side.saturating_mul(side).saturating_mul(base.channels.into());
         if !(1..=MAX_FEATURES).contains(&features) {
-            return Err(format!("its base gives {features} features, not 1 to {MAX_FEATURES}"));
+            return Some(format!("its base gives {features} features, not 1 to {MAX_FEATURES}"));
         }
-        let contract = finite(&base.mean) && base.std.iter().all(|s| s.is_finite() && *s > 0.0);
-        if !(contract && base.scale.is_normal() && base.scale > 0.0) {
-            return Err("its pre-processing is not of finite numbers".into());
+        let finite = all_finite(&base.mean) && base.std.iter().all(|s| s.is_finite() && *s > 0.0);
+        if !(finite && base.scale.is_normal() && base.scale > 0.0) {
+            return Some("a number of its preprocessing is not finite".into());
         }
         if self.feature_scales.len() != base.channels as usize {
-            return Err(format!(
+            return Some(format!(
                 "{} feature scales for {} channels",
                 self.feature_scales.len(),
                 base.channels
             ));
         }
         if !self.feature_scales.iter().all(|scale| scale.is_normal() && *scale > 0.0) {
-            return Err("a feature scale is not a positive number".into());
+            return Some("a feature scale is not a positive number".into());
         }
+        None
+    }
+
+    /// Returns a problem of the labels, if there is one.
+    fn check_labels(&self) -> Option<String> {
         if !(2..=MAX_LABELS).contains(&self.labels.len()) {
-            return Err(format!("it has {} labels, not 2 to {MAX_LABELS}", self.labels.len()));
+            return Some(format!("it has {} labels, not 2 to {MAX_LABELS}", self.labels.len()));
         }
         let mut sorted: Vec<_> = self.labels.iter().collect();
         sorted.sort_unstable();
         if sorted[0].is_empty() || sorted.windows(2).any(|pair| pair[0] == pair[1]) {
-            return Err("a label is empty or occurs twice".into());
+            return Some("a label is empty or occurs twice".into());
         }
         if self.background.iter().any(|&label| label as usize >= self.labels.len())
             || self.background.windows(2).any(|pair| pair[0] >= pair[1])
         {
-            return Err("a background class is not one of its labels".into());
+            return Some("a background class is not one of its labels".into());
         }
+        None
+    }
+
+    /// Returns a problem of the layers and the decision, if there is one.
+    fn check_layers(&self) -> Option<String> {
         let mut width = self.pool.len(&self.preprocess) as u64;
         for (index, layer) in self.layers.iter().enumerate() {
             let (inputs, outputs) = (u64::from(layer.inputs), u64::from(layer.outputs));
             if inputs != width || outputs == 0 {
-                return Err(format!("layer {index} takes {inputs} values, but {width} come in"));
+                return Some(format!("layer {index} has {inputs} inputs instead of {width}"));
             }
             if layer.kernel.len() as u64 != inputs * outputs || layer.bias.len() as u64 != outputs {
-                return Err(format!("layer {index} lacks weights for {inputs} x {outputs}"));
+                return Some(format!("layer {index} lacks weights for {inputs} x {outputs}"));
             }
-            if !finite(&layer.kernel) || !finite(&layer.bias) {
-                return Err(format!("layer {index} has weights that are not finite"));
+            if !all_finite(&layer.kernel) || !all_finite(&layer.bias) {
+                return Some(format!("layer {index} has weights that are not finite"));
             }
             width = outputs;
         }
         let expected = match self.output {
             Output::Sigmoid if self.labels.len() == 2 => 1,
-            Output::Sigmoid => return Err("a sigmoid output needs two labels".into()),
+            Output::Sigmoid => return Some("a sigmoid output needs two labels".into()),
             Output::Softmax => self.labels.len() as u64,
         };
         if self.layers.last().is_none_or(|last| last.activation != Activation::Linear)
             || width != expected
         {
-            return Err(format!("its last layer gives {width} logits, not {expected}"));
+            return Some(format!("its last layer gives {width} logits, not {expected}"));
         }
-        if !(decision.temperature.is_normal() && decision.temperature > 0.0) {
-            return Err("its temperature is not a positive number".into());
+        if !(self.decision.temperature.is_normal() && self.decision.temperature > 0.0) {
+            return Some("its temperature is not a positive number".into());
         }
-        if !(0.0..=1.0).contains(&decision.threshold) {
-            return Err("its threshold is not within 0 to 1".into());
+        if !(0.0..=1.0).contains(&self.decision.threshold) {
+            return Some("its threshold is not within 0 to 1".into());
         }
-        Ok(())
+        None
     }
+}
+
+fn all_finite(values: &[f32]) -> bool {
+    values.iter().all(|value| value.is_finite())
 }
 
 #[cfg(test)]
@@ -350,7 +373,7 @@ pub(crate) mod tests {
     use crate::image::resize::Filter;
     use crate::preprocess::{Fit, tests::caffe};
 
-    /// A head of two layers with simple numbers.
+    /// A head of two layers with simple weights.
     pub(crate) fn example(labels: &[&str]) -> Head {
         let outputs = if labels.len() == 2 { 1 } else { labels.len() };
         let dense = |inputs: usize, outputs: usize, activation| Dense {
@@ -377,7 +400,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn scores_are_those_of_the_formulae() {
+    fn scores_match_the_formulas() {
         let features: Vec<u8> = (0..512).map(|i| (i * 37 % 256) as u8).collect();
         for labels in [&["no", "yes"][..], &["a", "b", "c", "d"]] {
             let mut head = example(labels);
@@ -416,7 +439,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// Bits that every architecture must give; recorded on x86-64 and run on ARM under QEMU.
+    /// Bits that every architecture must give; recorded on x86-64, checked on ARM under QEMU.
     #[test]
     fn scores_have_these_bits() {
         let features: Vec<u8> = (0..512).map(|i| (i * 37 % 256) as u8).collect();
@@ -429,7 +452,7 @@ pub(crate) mod tests {
         assert_eq!(bits(&["a", "b", "c", "d"]), [1040266802, 1061536789, 999412613, 1036408252]);
     }
 
-    /// The same, of 2 x 2 places that are pooled to one.
+    /// The same for 2 x 2 positions, pooled to one.
     #[test]
     fn pooled_scores_have_these_bits() {
         let map: Vec<u8> = (0..4 * 512).map(|i| (i * 37 % 251) as u8).collect();
@@ -446,7 +469,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn background_goes_by_the_name() {
+    fn background_classes_are_found_by_name() {
         for (name, is) in [
             ("none", true),
             ("Background", true),
@@ -484,11 +507,11 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn contradictions_are_found() {
+    fn contradictions_in_a_head_are_found() {
         let broken = |breaks: fn(&mut Head)| {
             let mut head = example(&["a", "b", "c"]);
             breaks(&mut head);
-            head.check().unwrap_err()
+            head.check().unwrap_err().to_string()
         };
         assert!(
             broken(|h| h.feature_scales.truncate(1)).contains("1 feature scales for 512 channels")
@@ -496,11 +519,11 @@ pub(crate) mod tests {
         assert!(broken(|h| h.feature_scales[9] = 0.0).contains("feature scale"));
         assert!(broken(|h| h.labels.truncate(1)).contains("1 labels"));
         assert!(broken(|h| h.labels[0] = "b".into()).contains("twice"));
-        assert!(broken(|h| h.preprocess.size = 64).contains("but 2048 come in"));
+        assert!(broken(|h| h.preprocess.size = 64).contains("instead of 2048"));
         assert!(broken(|h| h.layers[1].kernel[3] = f32::INFINITY).contains("not finite"));
         assert!(broken(|h| drop(h.layers.pop())).contains("logits"));
         assert!(broken(|h| h.output = Output::Sigmoid).contains("two labels"));
-        assert!(broken(|h| h.layers[0].inputs = u32::MAX).contains("come in"));
+        assert!(broken(|h| h.layers[0].inputs = u32::MAX).contains("inputs instead of"));
         assert!(broken(|h| h.layers[0].outputs = u32::MAX).contains("lacks weights"));
         assert!(broken(|h| h.decision.temperature = 0.0).contains("temperature"));
         assert!(broken(|h| h.decision.threshold = f32::NAN).contains("threshold"));
@@ -512,6 +535,6 @@ pub(crate) mod tests {
         assert!(huge.contains("features, not 1 to"), "{huge}");
         assert!(broken(|h| h.background = vec![3]).contains("background"));
         assert!(broken(|h| h.background = vec![1, 1]).contains("background"));
-        assert!(broken(|h| h.layers[0].inputs = 2048).contains("but 512 come in"));
+        assert!(broken(|h| h.layers[0].inputs = 2048).contains("instead of 512"));
     }
 }

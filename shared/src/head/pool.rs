@@ -1,22 +1,24 @@
+//! Pooling of the feature map.
+
 use serde::{Deserialize, Serialize};
 
 use crate::preprocess::Preprocess;
 
-/// What the dense layers see of the feature map `[h, w, channels]`. `ARCHITECTURE.md` has the
-/// arithmetic.
+/// The pooling of the feature map `[h, w, channels]` before the dense layers. `ARCHITECTURE.md` has
+/// the arithmetic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Pool {
     /// All values, in the order h, w, channel (Keras `Flatten`).
     #[default]
     Flatten,
-    /// The mean over the places, one value a channel (Keras `GlobalAveragePooling2D`).
+    /// The mean over the positions, one value per channel (Keras `GlobalAveragePooling2D`).
     Avg,
-    /// The largest over the places, one value a channel (Keras `GlobalMaxPooling2D`).
+    /// The maximum over the positions, one value per channel (Keras `GlobalMaxPooling2D`).
     Max,
 }
 
 impl Pool {
-    /// Its name on the command line.
+    /// Returns the name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Flatten => "flatten",
@@ -25,7 +27,7 @@ impl Pool {
         }
     }
 
-    /// How many values come of a feature map.
+    /// Returns the number of values that a feature map gives.
     pub fn len(self, preprocess: &Preprocess) -> usize {
         match self {
             Self::Flatten => preprocess.feature_len(),
@@ -33,31 +35,32 @@ impl Pool {
         }
     }
 
-    /// The features of a map in f32, channels last.
-    pub fn real(self, map: &[f32], channels: usize) -> Vec<f32> {
-        let places = map.chunks_exact(channels.max(1));
+    /// Pools a feature map in f32, channels last.
+    pub fn features_of(self, map: &[f32], channels: usize) -> Vec<f32> {
+        let positions = map.chunks_exact(channels.max(1));
         let fold = |start: f32, step: fn(f32, f32) -> f32| {
-            places.clone().fold(vec![start; channels], |mut all, place| {
-                all.iter_mut().zip(place).for_each(|(all, &value)| *all = step(*all, value));
+            positions.clone().fold(vec![start; channels], |mut all, position| {
+                all.iter_mut().zip(position).for_each(|(all, &value)| *all = step(*all, value));
                 all
             })
         };
         match self {
             Self::Flatten => map.to_vec(),
-            Self::Avg => {
-                fold(0.0, |a, b| a + b).into_iter().map(|sum| sum / places.len() as f32).collect()
-            }
+            Self::Avg => fold(0.0, |a, b| a + b)
+                .into_iter()
+                .map(|sum| sum / positions.len() as f32)
+                .collect(),
             Self::Max => fold(f32::NEG_INFINITY, f32::max),
         }
     }
 
-    /// The features of a quantized map (channels last, with a scale for each channel) into `out`,
-    /// which has the length of the map for [`Pool::Flatten`] and else that of `scales`.
+    /// Pools a quantized feature map (u8, channels last, with a scale for each channel) into `out`,
+    /// which has the length of the map for [`Pool::Flatten`], otherwise that of `scales`.
     ///
-    /// The largest is taken of the integers; a mean is a sum in i32 (exact), then one product with
-    /// `scale / places`.
+    /// The maximum is that of the integers. The mean is a sum in i32 (exact), then one product with
+    /// `scale / positions`.
     pub fn features(self, map: &[u8], scales: &[f32], out: &mut [f32]) {
-        let places = map.chunks_exact(scales.len().max(1));
+        let positions = map.chunks_exact(scales.len().max(1));
         match self {
             Self::Flatten => {
                 for (out, feature) in out.iter_mut().zip(super::dequantize(map, scales)) {
@@ -65,10 +68,10 @@ impl Pool {
                 }
             }
             Self::Avg => {
-                let count = places.len() as f32;
+                let count = positions.len() as f32;
                 let mut sums = vec![0i32; scales.len()];
-                for place in places {
-                    for (sum, &q) in sums.iter_mut().zip(place) {
+                for position in positions {
+                    for (sum, &q) in sums.iter_mut().zip(position) {
                         *sum += i32::from(q);
                     }
                 }
@@ -78,8 +81,8 @@ impl Pool {
             }
             Self::Max => {
                 let mut largest = vec![0u8; scales.len()];
-                for place in places {
-                    for (largest, &q) in largest.iter_mut().zip(place) {
+                for position in positions {
+                    for (largest, &q) in largest.iter_mut().zip(position) {
                         *largest = (*largest).max(q);
                     }
                 }
@@ -100,11 +103,13 @@ mod tests {
     proptest! {
         /// Against the definitions, channel by channel, in f64.
         #[test]
-        fn pooling_is_what_its_name_says(
-            channels in 1usize..9, places in 1usize..20, seed: u64, scales in prop::collection::vec(1e-4f32..10.0, 9),
+        fn pooling_matches_its_definition(
+            channels in 1usize..9, positions in 1usize..20, seed: u64,
+            scales in prop::collection::vec(1e-4f32..10.0, 9),
         ) {
-            let map: Vec<u8> = (0..channels * places)
-                .map(|i| (seed.rotate_left(i as u32 % 64).wrapping_mul(i as u64 * 2 + 1) >> 56) as u8)
+            let map: Vec<u8> = (0..channels * positions)
+                .map(|i| seed.rotate_left(i as u32 % 64).wrapping_mul(i as u64 * 2 + 1))
+                .map(|bits| (bits >> 56) as u8)
                 .collect();
             let scales = &scales[..channels];
             let run = |pool: Pool, len: usize| {
@@ -117,15 +122,16 @@ mod tests {
             for c in 0..channels {
                 let all = || flat.iter().skip(c).step_by(channels).copied();
                 prop_assert_eq!(max[c], all().fold(0.0, f32::max));
-                let mean = all().map(f64::from).sum::<f64>() / places as f64;
+                let mean = all().map(f64::from).sum::<f64>() / positions as f64;
                 prop_assert!((f64::from(avg[c]) - mean).abs() <= 1e-6 * mean, "{} {mean}", avg[c]);
             }
             let real = |pool: Pool, found: &[f32]| {
                 let close = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-5 * b.abs();
-                pool.real(&flat, channels).iter().zip(found).all(close)
+                pool.features_of(&flat, channels).iter().zip(found).all(close)
             };
-            prop_assert!(real(Pool::Flatten, &flat) && real(Pool::Avg, &avg) && real(Pool::Max, &max));
-            if places == 1 {
+            prop_assert!(real(Pool::Flatten, &flat));
+            prop_assert!(real(Pool::Avg, &avg) && real(Pool::Max, &max));
+            if positions == 1 {
                 prop_assert_eq!(&avg, &flat);
             }
         }

@@ -1,9 +1,9 @@
 //! File bytes to an upright RGB8 [`Image`], with the same bits on every CPU.
 //!
 //! JPEG goes through `zune-jpeg` in its scalar build; PNG, BMP, PNM and WebP through `image`. The
-//! format is told by the content, never by the name. As with Pillow's `convert("RGB")`, alpha is
-//! dropped and grey is repeated; unlike Keras's `load_img`, the EXIF orientation is applied,
-//! because cameras and phones rely on it.
+//! content decides the format, never the name. As with Pillow's `convert("RGB")`, alpha is dropped
+//! and gray is repeated. Unlike Keras's `load_img`, the EXIF orientation is applied, because
+//! cameras and phones rely on it.
 
 use std::io::Cursor;
 use std::path::Path;
@@ -17,93 +17,90 @@ use zune_jpeg::JpegDecoder;
 
 use crate::{Error, Image, Result};
 
-/// The largest number of pixels that is decoded: 2^27, which lets a 10,000 x 10,000 picture
-/// through.
+/// Maximum number of pixels of an image: 2^27, enough for 10,000 x 10,000.
 pub const MAX_PIXELS: u64 = 1 << 27;
 
-/// The largest side that is decoded, in pixels.
+/// Maximum side of an image, in pixels.
 pub const MAX_SIDE: u32 = 32_768;
 
-/// The most memory that decoding takes, in bytes: enough for [`MAX_PIXELS`] in RGB, less for what
-/// takes more a pixel (16 bits, alpha, progressive JPEG).
+/// Maximum memory for decoding, in bytes: enough for [`MAX_PIXELS`] in RGB, for fewer pixels in
+/// formats that take more per pixel (16 bits, alpha, progressive JPEG).
 pub const MAX_MEMORY: u64 = 512 << 20;
 
-/// The largest file that is read, in bytes.
+/// Maximum length of an image file, in bytes.
 pub const MAX_FILE_BYTES: u64 = 512 << 20;
 
-/// File name endings of pictures that [`image::decode`] reads, lower case.
+/// Extensions of the image files that [`decode()`] reads, in lower case.
 pub const EXTENSIONS: &[&str] =
     &["bmp", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", "ppm", "webp"];
 
-/// Whether the name of a file ends as pictures' names do, in upper or lower case.
-pub fn has_picture_extension(path: &Path) -> bool {
+/// Whether a path has one of the [`EXTENSIONS`], in any case.
+pub fn has_image_extension(path: &Path) -> bool {
     let extension = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
     extension.is_some_and(|e| EXTENSIONS.contains(&e.as_str()))
 }
 
-/// Reads and decodes one picture file.
+/// Reads and decodes an image file.
 ///
 /// # Errors
-/// [`Error::Io`] if it cannot be read; otherwise as [`image::decode`].
+/// [`Error::Io`] if it cannot be read; otherwise as [`decode()`].
 pub fn decode_file(path: &Path) -> Result<Image> {
     decode(&crate::durable_fs::read_limited(path, MAX_FILE_BYTES)?)
 }
 
-/// Decodes the bytes of a picture file.
+/// Decodes the bytes of an image file.
 ///
 /// # Errors
-/// [`Error::Picture`] for what is not a picture, ends early, is damaged, or would take more than
-/// [`MAX_MEMORY`]; [`Error::PictureTooLarge`] beyond [`MAX_PIXELS`] or [`MAX_SIDE`].
+/// [`Error::Image`] if the bytes are not an image, end early, are damaged, or would take more than
+/// [`MAX_MEMORY`]; [`Error::ImageTooLarge`] beyond [`MAX_PIXELS`] or [`MAX_SIDE`].
 pub fn decode(bytes: &[u8]) -> Result<Image> {
     if bytes.is_empty() {
-        return Err(Error::Picture("the file is empty".into()));
+        return Err(Error::Image("the file is empty".into()));
     }
-    let (picture, orientation) =
+    let (image, orientation) =
         if bytes.starts_with(&[0xff, 0xd8]) { decode_jpeg(bytes)? } else { decode_other(bytes)? };
-    let mut picture = DynamicImage::ImageRgb8(picture.into_rgb8());
-    picture.apply_orientation(orientation);
-    let picture = picture.into_rgb8();
-    Image::new(picture.width() as usize, picture.height() as usize, picture.into_raw())
+    let mut image = DynamicImage::ImageRgb8(image.into_rgb8());
+    image.apply_orientation(orientation);
+    let image = image.into_rgb8();
+    Image::new(image.width() as usize, image.height() as usize, image.into_raw())
 }
 
-/// Holds a size against [`MAX_PIXELS`] and [`MAX_SIDE`].
+/// Checks a size in pixels against [`MAX_PIXELS`] and [`MAX_SIDE`].
 ///
 /// # Errors
-/// [`Error::PictureTooLarge`].
+/// [`Error::ImageTooLarge`].
 pub fn check_size(width: u64, height: u64) -> Result<()> {
     let fits =
         width.max(height) <= u64::from(MAX_SIDE) && width.saturating_mul(height) <= MAX_PIXELS;
-    if fits { Ok(()) } else { Err(Error::PictureTooLarge { width, height }) }
+    if fits { Ok(()) } else { Err(Error::ImageTooLarge { width, height }) }
 }
 
-/// Holds the memory that a picture takes, while it is decoded and turned into RGB, against
-/// [`MAX_MEMORY`].
-fn check_memory(width: u64, height: u64, bytes_a_pixel: u64) -> Result<()> {
-    let bytes = width * height * bytes_a_pixel;
+/// Checks the memory for decoding an image and converting it to RGB against [`MAX_MEMORY`].
+fn check_memory(width: u64, height: u64, bytes_per_pixel: u64) -> Result<()> {
+    let bytes = width * height * bytes_per_pixel;
     if bytes <= MAX_MEMORY {
         return Ok(());
     }
-    let words = format!(
-        "{width}x{height} pixels of its kind take {} MB to decode, over the limit of {} MB; save it smaller, or in 8 bits without alpha \
-         and not as progressive JPEG",
+    Err(Error::Image(format!(
+        "{width}x{height} pixels of its format take {} MB to decode, over the limit of {} MB; \
+         scale it down, or save it in 8 bits without alpha and not as progressive JPEG",
         bytes / 1_000_000,
         MAX_MEMORY / 1_000_000
-    );
-    Err(Error::Picture(words))
+    )))
 }
 
 fn decode_jpeg(bytes: &[u8]) -> Result<(DynamicImage, Orientation)> {
-    let wrong = |e: zune_jpeg::errors::DecodeErrors| Error::Picture(format!("JPEG: {e}"));
-    // The decoder fills up what is missing with grey; a picture that is half grey must not pass for
-    // a whole one.
+    let wrong = |e: zune_jpeg::errors::DecodeErrors| Error::Image(format!("JPEG: {e}"));
+    // The decoder fills missing pixels with gray; an image that is half gray must not pass for a
+    // whole one.
     let scan = first_scan(bytes).filter(|scan| scan.ends(bytes));
     let scan =
-        scan.ok_or_else(|| Error::Picture("JPEG: it ends early (no end-of-image marker)".into()))?;
+        scan.ok_or_else(|| Error::Image("JPEG: it ends early (no end-of-image marker)".into()))?;
     let with_tables;
     let bytes = if scan.has_tables {
         bytes
     } else {
-        // Motion JPEG leaves out the tables that the standard proposes.
+        // Motion JPEG omits the tables that the standard proposes.
         with_tables = [&bytes[..scan.at], &huffman_segment(), &bytes[scan.at..]].concat();
         &with_tables[..]
     };
@@ -117,17 +114,16 @@ fn decode_jpeg(bytes: &[u8]) -> Result<(DynamicImage, Orientation)> {
     check_size(width as u64, height as u64)?;
     // Each block of 8x8 pixels takes at least the bit of its mean.
     if (width.div_ceil(8) * height.div_ceil(8)).div_ceil(8) > bytes.len() {
-        let words = format!(
+        return Err(Error::Image(format!(
             "JPEG: it ends early ({} bytes cannot hold {width}x{height} pixels)",
             bytes.len()
-        );
-        return Err(Error::Picture(words));
+        )));
     }
-    let grey = matches!(decoder.input_colorspace(), Some(ColorSpace::Luma));
-    let out = if grey { ColorSpace::Luma } else { ColorSpace::RGB };
-    // Scans that do not give whole pixels are gathered as coefficients of 16 bits.
+    let gray = matches!(decoder.input_colorspace(), Some(ColorSpace::Luma));
+    let out = if gray { ColorSpace::Luma } else { ColorSpace::RGB };
+    // Scans without whole pixels are collected as coefficients of 16 bits.
     let coefficients = if scan.is_whole { 0 } else { 2 * u64::from(scan.components) };
-    check_memory(width as u64, height as u64, coefficients + if grey { 4 } else { 3 })?;
+    check_memory(width as u64, height as u64, coefficients + if gray { 4 } else { 3 })?;
     decoder.set_options(options.jpeg_set_out_colorspace(out));
     let orientation = decoder
         .exif()
@@ -135,26 +131,23 @@ fn decode_jpeg(bytes: &[u8]) -> Result<(DynamicImage, Orientation)> {
         .unwrap_or(Orientation::NoTransforms);
     let pixels = decoder.decode().map_err(wrong)?;
     let (width, height) = (width as u32, height as u32);
-    let picture = if grey {
+    let image = if gray {
         image::GrayImage::from_raw(width, height, pixels).map(DynamicImage::ImageLuma8)
     } else {
         image::RgbImage::from_raw(width, height, pixels).map(DynamicImage::ImageRgb8)
     };
-    Ok((
-        picture.ok_or_else(|| Error::Picture("JPEG: fewer pixels than announced".into()))?,
-        orientation,
-    ))
+    Ok((image.ok_or_else(|| Error::Image("JPEG: fewer pixels than declared".into()))?, orientation))
 }
 
 /// The first scan of a JPEG.
 struct Scan {
-    /// Where its segment begins.
+    /// Offset of its segment.
     at: usize,
-    /// Whether Huffman tables come before it.
+    /// Whether Huffman tables precede it.
     has_tables: bool,
-    /// Components of the frame.
+    /// Number of components of the frame.
     components: u8,
-    /// Whether it gives whole pixels: it is sequential and has all components.
+    /// Whether it has whole pixels: it is sequential and has all components.
     is_whole: bool,
 }
 
@@ -168,7 +161,7 @@ impl Scan {
     }
 }
 
-/// The first start of scan, and what is said before it.
+/// Finds the first start of scan, with the facts in the segments before it.
 ///
 /// Segments are skipped by their lengths, since an EXIF thumbnail is a JPEG of its own.
 fn first_scan(bytes: &[u8]) -> Option<Scan> {
@@ -198,10 +191,9 @@ fn first_scan(bytes: &[u8]) -> Option<Scan> {
     }
 }
 
-/// The Huffman tables of ISO/IEC 10918-1, K.3, as a segment.
+/// Returns the Huffman tables of ISO/IEC 10918-1, K.3, as a segment.
 fn huffman_segment() -> Vec<u8> {
-    /// Class and number of a table, how many codes there are of each length, and the values in
-    /// order.
+    /// Class and number of a table, the number of codes of each length, and the values in order.
     const TABLES: [(u8, [u8; 16], &[u8]); 4] = [
         (
             0x00,
@@ -258,16 +250,16 @@ fn huffman_segment() -> Vec<u8> {
 }
 
 fn decode_other(bytes: &[u8]) -> Result<(DynamicImage, Orientation)> {
-    let wrong = |e: image::ImageError| Error::Picture(e.to_string());
+    let wrong = |e: image::ImageError| Error::Image(e.to_string());
     let reader = ImageReader::new(Cursor::new(bytes))
         .with_guessed_format()
-        .map_err(|e| Error::Picture(e.to_string()))?;
+        .map_err(|e| Error::Image(e.to_string()))?;
     if reader.format().is_none() {
-        return Err(Error::Picture("none of JPEG, PNG, BMP, PNM, WebP".into()));
+        return Err(Error::Image("none of JPEG, PNG, BMP, PNM, WebP".into()));
     }
     let is_webp = reader.format() == Some(ImageFormat::WebP);
     let mut reader = reader;
-    // Decoders hold themselves to it as far as they can tell; what they cannot is counted below.
+    // Decoders respect the limit as far as they know their memory; the rest is counted below.
     let mut limits = Limits::default();
     limits.max_alloc = Some(MAX_MEMORY);
     reader.limits(limits);
@@ -302,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn alpha_is_dropped_and_grey_repeated() {
+    fn image_alpha_is_dropped_and_gray_repeated() {
         let frame = decode(&png(1, 1, ColorType::Rgba8, &[9, 8, 7, 0])).unwrap();
         assert_eq!(frame.rgb(), [9, 8, 7]);
         let frame = decode(&png(2, 1, ColorType::L8, &[3, 200])).unwrap();
@@ -310,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn junk_is_told_apart() {
+    fn bytes_that_are_not_an_image_have_their_own_errors() {
         let text = |bytes: &[u8]| decode(bytes).unwrap_err().to_string();
         assert!(text(b"").contains("empty"));
         assert!(text(b"hello, I am a text file").contains("none of JPEG"));
@@ -320,20 +312,20 @@ mod tests {
     }
 
     #[test]
-    fn a_declared_size_beyond_the_limit_is_refused_before_decoding() {
+    fn image_size_is_checked_before_decoding() {
         let mut bomb = png(1, 1, ColorType::L8, &[0]);
         bomb[16..20].copy_from_slice(&60_000u32.to_be_bytes());
         bomb[20..24].copy_from_slice(&60_000u32.to_be_bytes());
-        // The header's checksum no longer holds, so either refusal will do; neither may allocate
+        // The checksum of the header is wrong now, so either error is fine; neither may allocate
         // 3.6 GB.
         assert!(decode(&bomb).is_err());
-        assert!(matches!(check_size(60_000, 60_000), Err(Error::PictureTooLarge { .. })));
+        assert!(matches!(check_size(60_000, 60_000), Err(Error::ImageTooLarge { .. })));
         assert!(check_size(10_000, 10_000).is_ok());
     }
 
     #[test]
-    fn memory_is_bounded_by_the_kind_of_the_picture() {
-        // 10,000 x 10,000 in grey or baseline color passes, in 16-bit RGBA it does not.
+    fn image_memory_is_limited_by_the_format() {
+        // 10,000 x 10,000 in gray or baseline color passes, in 16-bit RGBA it does not.
         assert!(check_memory(10_000, 10_000, 4).is_ok() && check_memory(11_585, 11_585, 3).is_ok());
         assert!(
             check_memory(10_000, 10_000, 11).unwrap_err().to_string().contains("1100 MB to decode")
@@ -353,7 +345,7 @@ mod tests {
             let scan = first_scan(&fixture(name)).unwrap();
             assert_eq!((scan.is_whole, scan.components), (is_whole, components), "{name}");
         }
-        // Few bytes that announce many pixels; all of the picture would be made up.
+        // Few bytes that declare many pixels: the whole image would be invented.
         let mut huge = fixture("progressive-420.jpg");
         let frame = huge.windows(2).position(|pair| pair == [0xff, 0xc2]).unwrap();
         huge[frame + 5..frame + 9].copy_from_slice(&[0x10, 0, 0x10, 0]);
@@ -363,16 +355,16 @@ mod tests {
         assert!(decode(&huge).unwrap_err().to_string().contains("MB to decode"));
     }
 
-    /// Without its tables, as Motion JPEG cameras send it, a file that has the standard's is the
-    /// same picture.
+    /// A file with the standard's tables decodes to the same image without them, as Motion JPEG
+    /// cameras send it.
     #[test]
-    fn huffman_tables_may_be_missing() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/jpeg");
+    fn jpeg_huffman_tables_may_be_missing() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/jpeg");
         let standard = huffman_segment();
         let mut compared = 0;
-        for entry in std::fs::read_dir(folder).unwrap() {
+        for entry in std::fs::read_dir(directory).unwrap() {
             let bytes = std::fs::read(entry.unwrap().path()).unwrap();
-            // Cuts out the segments, if they hold the standard's tables.
+            // Removes the segments, if they hold the standard's tables.
             let (mut at, mut bare, mut tables) = (2, vec![0xff, 0xd8], Vec::new());
             while bytes.get(at).is_some_and(|&b| b == 0xff) && bytes[at + 1] != 0xda {
                 let length = 2 + usize::from(u16::from_be_bytes([bytes[at + 2], bytes[at + 3]]));
@@ -394,9 +386,9 @@ mod tests {
     }
 
     #[test]
-    fn names_of_pictures() {
-        assert!(has_picture_extension(Path::new("a/b.JPG")));
-        assert!(!has_picture_extension(Path::new("a/b.txt")));
-        assert!(!has_picture_extension(Path::new("a/jpg")));
+    fn image_extensions() {
+        assert!(has_image_extension(Path::new("a/b.JPG")));
+        assert!(!has_image_extension(Path::new("a/b.txt")));
+        assert!(!has_image_extension(Path::new("a/jpg")));
     }
 }

@@ -1,27 +1,28 @@
-//! Resizing in integers, pass by pass equal to Pillow byte for byte.
+//! Resizing in integers, byte for byte equal to each pass of Pillow.
 //!
-//! A library would do, were it not for exactness: `fast_image_resize` picks SIMD code by CPU and
-//! promises no equal bits. The algorithm is that of Pillow's `Resample.c` (8 bits a channel): a
-//! separable filter whose support grows with the reduction, coefficients in 22-bit fixed point, the
-//! horizontal pass first. (Pillow 13 begins with the vertical pass for some sizes; where it does,
-//! single pixels differ by 1.)
+//! Own code for exactness: `fast_image_resize` picks SIMD code by CPU and does not promise equal
+//! bits. The algorithm is that of Pillow's `Resample.c` (8 bits per channel): a separable filter
+//! whose support grows with the reduction, coefficients in 22-bit fixed point, the horizontal pass
+//! first. (Pillow 13 starts with the vertical pass for some sizes; there, single pixels differ by
+//! 1.)
 
 use serde::{Deserialize, Serialize};
 
 use crate::multiversion;
 use crate::pixel::Pixels;
 
-/// How pixels are made from pixels.
+/// The resampling filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum Filter {
-    /// Pillow's `Image.BILINEAR`: a triangle that widens when it shrinks, so it does not alias.
+    /// Pillow's `Image.BILINEAR`: a triangle that widens with the reduction, so it does not alias.
     Bilinear,
     /// Pillow's `Image.NEAREST`: the default of Keras's `load_img`.
     Nearest,
 }
 
 impl Filter {
-    /// The name in files and on the command line.
+    /// Returns the name in files and on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Bilinear => "bilinear",
@@ -29,13 +30,13 @@ impl Filter {
         }
     }
 
-    /// The filter of that name.
+    /// Returns the filter with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::Bilinear, Self::Nearest].into_iter().find(|filter| filter.name() == name)
     }
 }
 
-/// A part of a picture, in whole pixels.
+/// A part of an image, in whole pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rect {
     /// Left edge.
@@ -49,7 +50,7 @@ pub struct Rect {
 }
 
 impl Rect {
-    /// What of it lies within `outer`; `None` if nothing does.
+    /// Returns the intersection with `outer`; `None` if it is empty.
     pub fn within(self, outer: Self) -> Option<Self> {
         let cut = |at: usize, len: usize, from: usize, size: usize| {
             let (start, end) = (at.max(from), at.saturating_add(len).min(from + size));
@@ -61,11 +62,11 @@ impl Rect {
     }
 }
 
-/// Resizes the part `rect` of a picture to `width` x `height` pixels; RGB8, row by row. Only rows
+/// Resizes the part `rect` of an image to `width` x `height` pixels of RGB8, row by row. Only rows
 /// of that part are read.
 ///
 /// # Panics
-/// If `rect` does not lie within the picture, or a size is 0.
+/// If `rect` does not lie within the image, or a size is 0.
 pub fn resize(
     pixels: &dyn Pixels,
     rect: Rect,
@@ -81,8 +82,8 @@ pub fn resize(
     }
 }
 
-/// A row of the source in planes, each followed by zeros that weights of whole vectors may reach
-/// into.
+/// A row of the source in planes, each followed by zeros, since vectors of weights may extend
+/// beyond the last pixel.
 struct Row {
     width: usize,
     planes: [Vec<i16>; 3],
@@ -112,9 +113,9 @@ fn nearest(pixels: &dyn Pixels, rect: Rect, width: usize, height: usize) -> Vec<
     out
 }
 
-/// Which source pixel each target pixel takes: Pillow's affine transform (`Geometry.c`,
-/// `ImagingScaleAffine`), which adds the step once a pixel in f64, so the sum is done the same way
-/// here.
+/// Returns the source pixel of each target pixel, as in Pillow's affine transform (`Geometry.c`,
+/// `ImagingScaleAffine`). It adds the step once per pixel in f64, so the sum is computed the same
+/// way here.
 fn nearest_indices(from: usize, to: usize) -> Vec<usize> {
     let step = from as f64 / to as f64;
     let mut at = step * 0.5;
@@ -127,20 +128,22 @@ fn nearest_indices(from: usize, to: usize) -> Vec<usize> {
         .collect()
 }
 
-/// Fixed-point bits of a coefficient: 32 less 8 for the pixel and 2 for the overshoot of other
+/// Fixed-point bits of a coefficient: 32 minus 8 for the pixel and 2 for the overshoot of other
 /// filters (Pillow).
 const PRECISION: u32 = 32 - 8 - 2;
 
-/// Values of a vector that weights are filled up to.
+/// Values of a vector; weights are padded to whole vectors.
 const LANES: usize = 8;
 
-/// The coefficients of one axis: for each target pixel the first source pixel and its weights. All
-/// have as many weights, filled up with zeros to whole vectors, and there are whole vectors of
-/// target pixels, so that inner loops have neither ends nor checks.
+/// The coefficients of one axis: the first source pixel and the weights of each target pixel.
+///
+/// Every target pixel has the same number of weights, padded with zeros to whole vectors, and
+/// target pixels are padded to whole vectors too, so that inner loops have neither remainders nor
+/// checks.
 struct Axis {
     first: Vec<usize>,
     weights: Vec<[i32; LANES]>,
-    /// Vectors of weights for a target pixel.
+    /// Vectors of weights per target pixel.
     vectors: usize,
 }
 
@@ -150,7 +153,7 @@ impl Axis {
         let filter_scale = scale.max(1.0);
         // The triangle reaches one pixel to each side, in units of the larger grid.
         let support = filter_scale;
-        // Casts to integer cut towards zero, as in C; negative values are raised to 0 first.
+        // Casts to integer round towards zero, as in C; negative values are raised to 0 first.
         let span = |target: usize| {
             let center = (target as f64 + 0.5) * scale;
             let first = (center - support + 0.5).max(0.0) as usize;
@@ -182,7 +185,7 @@ impl Axis {
         axis
     }
 
-    /// Source pixels that weights may reach into beyond the last one.
+    /// Returns the number of zeros after the last source pixel that weights may extend to.
     fn margin(&self) -> usize {
         self.vectors * LANES
     }
@@ -192,8 +195,7 @@ impl Axis {
     }
 }
 
-/// The sums of neighbors in `a`, then in `b`, in each half of four: what x86 calls a horizontal
-/// addition.
+/// Adds neighbors in `a`, then in `b`, in each half of four: a horizontal addition on x86.
 #[inline(always)]
 fn fold(a: &[i32; LANES], b: &[i32; LANES]) -> [i32; LANES] {
     [
@@ -208,8 +210,8 @@ fn fold(a: &[i32; LANES], b: &[i32; LANES]) -> [i32; LANES] {
     ]
 }
 
-/// Eight pixels of a horizontal pass: where each begins, and its `N` vectors of weights. Sums are
-/// added up together, which takes a fifth of the steps.
+/// Computes eight pixels of a horizontal pass from the first source pixel of each and its `N`
+/// vectors of weights. The horizontal additions are shared, which takes a fifth of the steps.
 #[inline(always)]
 fn eight<const N: usize>(
     plane: &[i16],
@@ -238,7 +240,7 @@ fn eight<const N: usize>(
     out
 }
 
-/// A row of a horizontal pass with `N` vectors of weights for a pixel.
+/// Computes a row of a horizontal pass with `N` vectors of weights per pixel.
 #[inline(always)]
 fn vectors<const N: usize>(columns: &Axis, plane: &[i16], out: &mut [u8]) {
     let firsts = columns.first.as_chunks().0;
@@ -249,7 +251,7 @@ fn vectors<const N: usize>(columns: &Axis, plane: &[i16], out: &mut [u8]) {
 }
 
 multiversion! {
-    /// One row of a horizontal pass over a plane.
+    /// Computes one row of a horizontal pass over a plane.
     fn pass(columns: &Axis, plane: &[i16], out: &mut [u8]) {
         match columns.vectors {
             1 => vectors::<1>(columns, plane, out),
@@ -259,7 +261,8 @@ multiversion! {
             // A reduction by more than 16.
             _ => for (x, out) in out.iter_mut().enumerate() {
                 let (first, weights) = columns.of(x);
-                let products = plane[first..].iter().zip(weights).map(|(&value, &weight)| i32::from(value) * weight);
+                let values = plane[first..].iter().zip(weights);
+                let products = values.map(|(&value, &weight)| i32::from(value) * weight);
                 *out = clamp((1 << (PRECISION - 1)) + products.sum::<i32>());
             },
         }
@@ -267,7 +270,7 @@ multiversion! {
 }
 
 multiversion! {
-    /// One row of the result, in planes, out of the rows that it covers.
+    /// Computes one row of the result, in planes, from the rows that it covers.
     fn blend(rows: &[u8], weights: &[i32], sums: &mut [i32]) {
         sums.fill(1 << (PRECISION - 1));
         for (row, &weight) in rows.chunks_exact(sums.len()).zip(weights) {
@@ -279,8 +282,8 @@ multiversion! {
 }
 
 fn bilinear(pixels: &dyn Pixels, rect: Rect, width: usize, height: usize) -> Vec<u8> {
-    // Pillow skips a pass that would change nothing, which is the same as running it: its weights
-    // are 1 and 0.
+    // Pillow skips a pass that changes nothing, which gives the same as running it: its weights are
+    // 1 and 0.
     let columns = Axis::new(rect.width, width);
     let rows = Axis::new(rect.height, height);
 
@@ -334,8 +337,8 @@ mod tests {
         Rect { x: 0, y: 0, width: frame.width(), height: frame.height() }
     }
 
-    /// The triangle filter in f64 without separation or rounding between: within two steps of the
-    /// fixed-point result.
+    /// The triangle filter in f64, without separation or intermediate rounding: within two steps of
+    /// the fixed-point result.
     fn real(frame: &Image, width: usize, height: usize, x: usize, y: usize, channel: usize) -> f64 {
         let weights = |from: usize, to: usize, at: usize| -> Vec<f64> {
             let scale = from as f64 / to as f64;
@@ -356,14 +359,16 @@ mod tests {
         sum
     }
 
-    /// Below this are the sides of frames that are held against [`real`], whose work grows with the
+    /// Limit of the sides of images that are compared with [`real`], whose work grows with the
     /// fourth power.
     const SIDE: usize = if cfg!(miri) { 7 } else { 40 };
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 48 }))]
         #[test]
-        fn close_to_the_real_filter(w in 1..SIDE, h in 1..SIDE, tw in 1..SIDE, th in 1..SIDE, seed: u32) {
+        fn resizing_is_close_to_the_real_filter(
+            w in 1..SIDE, h in 1..SIDE, tw in 1..SIDE, th in 1..SIDE, seed: u32,
+        ) {
             let frame = frame(w, h, seed);
             let out = resize(&frame, whole(&frame), tw, th, Filter::Bilinear);
             for y in 0..th {
@@ -377,14 +382,18 @@ mod tests {
         }
 
         #[test]
-        fn the_same_size_changes_nothing(w in 1usize..20, h in 1usize..20, seed: u32, bilinear: bool) {
+        fn resizing_to_the_same_size_changes_nothing(
+            w in 1usize..20, h in 1usize..20, seed: u32, bilinear: bool,
+        ) {
             let frame = frame(w, h, seed);
             let filter = if bilinear { Filter::Bilinear } else { Filter::Nearest };
             prop_assert_eq!(resize(&frame, whole(&frame), w, h, filter), frame.rgb());
         }
 
         #[test]
-        fn a_part_is_as_a_picture_of_its_own(x in 0usize..9, y in 0usize..9, w in 1usize..9, h in 1usize..9, seed: u32) {
+        fn resizing_a_part_equals_resizing_an_image_of_its_own(
+            x in 0usize..9, y in 0usize..9, w in 1usize..9, h in 1usize..9, seed: u32,
+        ) {
             let frame = frame(20, 20, seed);
             let rect = Rect { x, y, width: w, height: h };
             let cut: Vec<u8> = (y..y + h)
@@ -392,15 +401,16 @@ mod tests {
                 .collect();
             let cut = Image::new(w, h, cut).unwrap();
             for filter in [Filter::Bilinear, Filter::Nearest] {
-                prop_assert_eq!(resize(&frame, rect, 7, 5, filter), resize(&cut, whole(&cut), 7, 5, filter));
+                let expected = resize(&cut, whole(&cut), 7, 5, filter);
+                prop_assert_eq!(resize(&frame, rect, 7, 5, filter), expected);
             }
         }
     }
 
-    /// SHA-256 prefixes of what Pillow 13.0 gives for the same pictures: `im.resize((tw, h),
+    /// SHA-256 prefixes of the results of Pillow 13.0 for the same images: `im.resize((tw, h),
     /// f).resize((tw, th), f)`.
     #[test]
-    fn equal_to_pillow() {
+    fn resizing_equals_pillow() {
         #[rustfmt::skip]
         let golden = [
             (97, 61, 64, 64, 1, Filter::Bilinear, "ed7196b23a469c91"),
@@ -420,7 +430,7 @@ mod tests {
             (3, 1000, 64, 64, 8, Filter::Bilinear, "e469a2f4ca7721e5"),
             (3, 1000, 64, 64, 8, Filter::Nearest, "82df850603d0030a"),
         ];
-        // Miri looks at access, and takes minutes for the larger ones.
+        // Miri checks memory accesses, and takes minutes for the larger ones.
         for (w, h, tw, th, seed, filter, hash) in
             golden.into_iter().filter(|&(w, h, ..)| !cfg!(miri) || w * h < 100)
         {

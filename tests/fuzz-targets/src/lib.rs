@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use vgg_edge::image::resize::{Filter, Rect, resize};
 use vgg_edge::kernels::Kernel;
 use vgg_edge::pixel::{Color, Layout, PixelFormat, Pixels, RawFrame, to_frame};
-use vgg_edge::signature::{Signable, TrustedKeys};
+use vgg_edge::signature::{SignedFile, TrustedKeys};
 use vgg_edge::{Backbone, Fingerprint, Head};
 
 use mutate::Mutator;
@@ -237,7 +237,7 @@ pub fn http(bytes: &[u8]) {
 /// corpus has signed is the word `test` and nothing else.
 pub fn signature(bytes: &[u8]) {
     let Some((key, file)) = signed(bytes) else { return };
-    let claim = file.claim();
+    let claim = file.unverified_info();
     let Ok(keys) = TrustedKeys::parse(&file.path, key) else { return };
     if let Ok(signed) = keys.verify(&file) {
         assert_eq!(claim, Some(signed), "verified as something else than it claims");
@@ -246,13 +246,13 @@ pub fn signature(bytes: &[u8]) {
 }
 
 /// The key, and the file with its signature, in the bytes that [`signature`] takes.
-pub fn signed(bytes: &[u8]) -> Option<(&[u8], Signable)> {
+pub fn signed(bytes: &[u8]) -> Option<(&[u8], SignedFile)> {
     let mut parts = bytes.splitn(3, |&byte| byte == 0);
     let (key, text, content) = (parts.next()?, parts.next()?, parts.next()?);
     let signature = String::from_utf8(text.to_vec()).ok();
     Some((
         key,
-        Signable {
+        SignedFile {
             path: "fuzzed".into(),
             bytes: content.to_vec(),
             digest: Fingerprint::of(content),

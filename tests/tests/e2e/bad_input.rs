@@ -182,7 +182,7 @@ fn heads_that_are_missing_or_damaged() {
     };
     check(b"", "not a head file");
     check(b"PNG or so", "not a head file");
-    check(&good[..good.len() - 9], "is cut");
+    check(&good[..good.len() - 9], "is truncated");
     let mut flipped = good.clone();
     flipped[good.len() / 3] ^= 0x10;
     check(&flipped, "checksum");
@@ -229,7 +229,7 @@ fn a_full_disk_leaves_the_old_head() {
     );
     fail(&mut train(&data, &socket), 1, "not a regular file");
     fail(&mut train(&data, Path::new("/nonexistent/head")), 1, "cannot write");
-    fail(&mut train(&data, dir.path()), 1, "it is a folder");
+    fail(&mut train(&data, dir.path()), 1, "it is a directory");
 }
 
 #[test]

@@ -191,7 +191,7 @@ fn what_cannot_be_tuned_is_refused_before_the_work() {
     let folder = tempfile::tempdir().unwrap();
     let head = folder.path().join("head.postcard");
     fail(&mut train(&head, "--fine-tune block7"), 2, "block7");
-    fail(&mut train(&head, "--fine-tune block1"), 2, "no block or layer after the first");
+    fail(&mut train(&head, "--fine-tune block1"), 2, "not a block or layer after the first");
     fail(&mut train(&head, "--folds 3"), 2, "--folds");
     fail(&mut train(&head, "--fine-tune-lr -1"), 2, "optimizer.lr");
     fail(train(&head, "").arg("--tuned-base").arg(&head), 2, "is taken");

@@ -289,7 +289,7 @@ fn an_interrupted_training_goes_on_to_the_same_bytes() {
     }
     let other = folder.path().join("other");
     data_folder(&other, &[("brick", 3), ("grass", 3), ("gravel", 3)]);
-    fail(&mut command(&other, &head, &format!("{OPTIONS} --resume")), 1, "other pictures");
+    fail(&mut command(&other, &head, &format!("{OPTIONS} --resume")), 1, "other images");
     let good = std::fs::read(&checkpoint).unwrap();
     std::fs::write(&checkpoint, &good[..good.len() / 2]).unwrap();
     fail(&mut command(&samples, &head, &format!("{OPTIONS} --resume")), 1, "damaged");

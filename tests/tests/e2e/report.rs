@@ -204,7 +204,7 @@ fn hostile_names_are_shown_and_odd_data_is_named() {
     let errors = fail(&mut train(&file.join("report")), 1, "file/report");
     assert!(!errors.contains("pictures in"), "{errors}");
     std::fs::create_dir_all(folder.path().join("odd/report.html")).unwrap();
-    let errors = fail(&mut train(&folder.path().join("odd")), 1, "it is a folder");
+    let errors = fail(&mut train(&folder.path().join("odd")), 1, "it is a directory");
     assert!(!errors.contains("pictures in"), "{errors}");
     fail(host().args(["train", "x", "-o", "y", "--float", "z"]), 2, "--report");
 }

@@ -602,7 +602,7 @@ fn a_bad_head_is_told_once_and_changes_nothing() {
     edge.frame();
     let good = bytes(&scene.heads[1]);
     place.put("head", &good[..good.len() / 2]);
-    edge.expect("refused", "is cut");
+    edge.expect("refused", "is truncated");
     // The same again is no news; the next event is that of another damage.
     place.put("head", &good[..good.len() / 2]);
     place.put("head", b"#!/bin/sh");

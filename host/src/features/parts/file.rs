@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use vgg_edge::container::{CHECKSUM_LEN, Envelope, EnvelopeError};
 use vgg_edge::preprocess::Preprocess;
 use vgg_edge::{Backbone, Error, Fingerprint};
 
@@ -15,12 +16,16 @@ use super::{DataSet, Shard};
 use crate::PROGRAM;
 use crate::features::cache::ARITHMETIC;
 
-const MAGIC: &[u8; 8] = b"VGGEROWS";
 /// Format version that is written and read.
 const FORMAT: u32 = 1;
-/// Magic, version, length of the manifest.
-const HEADER: usize = 8 + 4 + 8;
-const CHECKSUM: usize = 32;
+/// The header, whose payload is the manifest. Checksummed sections of records and rows follow.
+const ENVELOPE: Envelope = Envelope {
+    magic: *b"VGGEROWS",
+    version: FORMAT,
+    oldest: FORMAT,
+    has_length: true,
+    max_len: u64::MAX,
+};
 /// Thousands of classes with long names.
 const MAX_MANIFEST: u64 = 64 << 20;
 /// More pixels than any base takes; keeps lengths within what numbers hold.
@@ -169,10 +174,10 @@ pub enum FileError {
 
 /// Whether a file begins as files of features do.
 pub fn is_features_file(path: &Path) -> bool {
-    let mut magic = [0; MAGIC.len()];
+    let mut magic = ENVELOPE.magic.map(|_| 0);
     File::open(path)
         .and_then(|mut file| file.read_exact(&mut magic))
-        .is_ok_and(|()| magic == *MAGIC)
+        .is_ok_and(|()| magic == ENVELOPE.magic)
 }
 
 /// Writes a file of features: the manifest, then raw records, [`Writer::seal`], rows,
@@ -193,9 +198,7 @@ impl<W: Write> Writer<W> {
             Error::io("write", path)(std::io::Error::other(format!("the manifest: {e}")))
         })?;
         let mut writer = Self { out, path: path.to_owned(), hash: Sha256::new() };
-        writer.bytes(MAGIC)?;
-        writer.bytes(&FORMAT.to_le_bytes())?;
-        writer.bytes(&(bytes.len() as u64).to_le_bytes())?;
+        writer.bytes(&ENVELOPE.header(bytes.len() as u64))?;
         writer.bytes(&bytes)?;
         Ok(writer)
     }
@@ -241,24 +244,20 @@ impl Part {
         let damaged = |what: &str| FileError::Damaged { path: path.to_owned(), what: what.into() };
         let file = File::open(path).map_err(read())?;
         let found = file.metadata().map_err(read())?.len();
+        let header_len = ENVELOPE.header_len() as u64;
         let mut header = Vec::new();
-        (&file).take(HEADER as u64).read_to_end(&mut header).map_err(read())?;
-        // An empty file too may be what a machine that lost its power has left.
-        if header.len() < MAGIC.len() && MAGIC.starts_with(&header) {
-            return Err(damaged("it is cut"));
+        (&file).take(header_len).read_to_end(&mut header).map_err(read())?;
+        // A machine that lost power may leave an empty file or a part of the header.
+        if header.len() < ENVELOPE.magic.len() && ENVELOPE.magic.starts_with(&header) {
+            return Err(damaged("it is truncated"));
         }
-        if !header.starts_with(MAGIC) {
-            return Err(FileError::Magic(path.to_owned()));
-        }
-        let Some((&version, len)) = header[MAGIC.len()..].split_first_chunk::<4>() else {
-            return Err(damaged("it is cut"));
-        };
-        let version = u32::from_le_bytes(version);
-        if version != FORMAT {
-            return Err(FileError::Format { path: path.to_owned(), found: version });
-        }
-        let Ok(len) = len.try_into().map(u64::from_le_bytes) else {
-            return Err(damaged("it is cut"));
+        let len = match ENVELOPE.parse_header(&header) {
+            Ok(parsed) => parsed.payload_len.unwrap_or_default(),
+            Err(EnvelopeError::Magic) => return Err(FileError::Magic(path.to_owned())),
+            Err(EnvelopeError::Version { found, .. }) => {
+                return Err(FileError::Format { path: path.to_owned(), found });
+            }
+            Err(_) => return Err(damaged("it is truncated")),
         };
         if len > MAX_MANIFEST.min(found) {
             return Err(damaged("the length of its manifest is impossible"));
@@ -269,7 +268,7 @@ impl Part {
             .map_err(|e| damaged(&format!("its manifest does not decode: {e}")))?;
         let part = Self {
             path: path.to_owned(),
-            index_at: HEADER as u64 + len,
+            index_at: header_len + len,
             hash: Sha256::new().chain_update(&header).chain_update(&bytes),
             manifest,
         };
@@ -295,7 +294,7 @@ impl Part {
             return None;
         }
         let rows = rows.checked_mul(self.dim() as u64)?;
-        let ends = 2 * CHECKSUM as u64;
+        let ends = 2 * CHECKSUM_LEN as u64;
         self.index_at.checked_add(*index_len)?.checked_add(rows)?.checked_add(ends)
     }
 
@@ -306,7 +305,7 @@ impl Part {
 
     /// Where rows begin.
     pub fn rows_at(&self) -> u64 {
-        self.index_at + self.manifest.index_len + CHECKSUM as u64
+        self.index_at + self.manifest.index_len + CHECKSUM_LEN as u64
     }
 
     /// Its records, one after another.
@@ -436,7 +435,7 @@ impl Pieces {
         if self.left() > 0 {
             return Err(self.damaged("its records end early"));
         }
-        let mut wanted = [0; CHECKSUM];
+        let mut wanted = [0; CHECKSUM_LEN];
         let file = File::open(&self.path).map_err(Error::io("read", &self.path))?;
         file.read_exact_at(&mut wanted, self.end).map_err(Error::io("read", &self.path))?;
         if self.hash.finalize_reset()[..] != wanted {

@@ -662,7 +662,7 @@ mod tests {
         fs::write(file(3), b"VGGEROWS").unwrap();
         let error = merged(folder.path()).unwrap_err().to_string();
         assert!(
-            error.contains("of 12 parts 4 missing: 0, 6-8; part 3 is damaged (it is cut)"),
+            error.contains("of 12 parts 4 missing: 0, 6-8; part 3 is damaged (it is truncated)"),
             "{error}"
         );
         assert!(error.contains("--array=0,3,6-8"), "{error}");
