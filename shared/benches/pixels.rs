@@ -1,4 +1,4 @@
-//! From a camera's frame to the quantized input: what is paid for each frame beside the base.
+//! From a camera's frame to the quantized input: the cost of each frame beside the base.
 //!
 //! `cargo bench -p vgg-edge`
 
@@ -14,10 +14,16 @@ fn main() {
 }
 
 /// 640x480 pixels, the center square, to 64x64 or 224x224.
-#[divan::bench(args = [(PixelFormat::Yuyv, 64), (PixelFormat::Nv12, 64), (PixelFormat::Rgb3, 64), (PixelFormat::Rggb, 64), (PixelFormat::Yuyv, 224)])]
+#[divan::bench(args = [
+    (PixelFormat::Yuyv, 64),
+    (PixelFormat::Nv12, 64),
+    (PixelFormat::Rgb3, 64),
+    (PixelFormat::Rggb, 64),
+    (PixelFormat::Yuyv, 224),
+])]
 fn quantize(bencher: Bencher, (format, size): (PixelFormat, u32)) {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/vgg16-notop-int8.onnx");
-    let base = Backbone::load(path.as_ref(), Kernel::Portable)
+    let base = Backbone::load(path.as_ref(), Kernel::PORTABLE)
         .unwrap_or_else(|e| panic!("{e}"))
         .contract()
         .clone();
