@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 use vgg_edge::Image;
-use vgg_edge::kernels::{Arena, ConvLayer, Kernel, Stack};
+use vgg_edge::kernels::{Arena, Batch, ConvLayer, Kernel, Stack};
 use vgg_edge::preprocess::{Fit, Preprocess, Quantizer};
 
 use crate::calibrate::{Histogram, Method};
@@ -467,7 +467,8 @@ fn run(stack: &Stack, arena: &mut Arena, input: &Map<u8>) -> Map<u8> {
     }
     let (channels, height, width) = stack.output_shape(input.height, input.width);
     let mut data = vec![0; channels * height * width];
-    stack.run(arena, &planes, input.height, input.width, false, &mut data);
+    let batch = Batch { planes: &planes, height: input.height, width: input.width };
+    stack.run(arena, batch, false, &mut data);
     Map { height, width, channels, data }
 }
 

@@ -25,7 +25,7 @@ const CASES: [(PixelFormat, u32); 5] = [
 #[divan::bench(args = CASES)]
 fn quantize(bencher: Bencher, (format, size): (PixelFormat, u32)) {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/vgg16-notop-int8.onnx");
-    let base = Backbone::load(path.as_ref(), Kernel::Portable)
+    let base = Backbone::load(path.as_ref(), Kernel::PORTABLE)
         .unwrap_or_else(|e| panic!("{e}"))
         .contract()
         .clone();

@@ -1,9 +1,9 @@
-//! Compiles one piece of plain Rust for AVX2 as well, and takes that where the CPU has it.
+//! Compiles plain Rust for AVX2 as well, and runs that version where the CPU has it.
 //!
 //! The compiler neither reorders floating-point operations nor fuses a product with a sum, so both
 //! versions give the same bits; only the number of lanes differs.
 
-/// Defines `fn $name($($arg: $type),*)` as a choice between two compilations of its body.
+/// Defines `fn $name($($arg: $type),*)`, which chooses between two compilations of its body.
 #[macro_export]
 macro_rules! multiversion {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $body:block) => {
@@ -19,7 +19,7 @@ macro_rules! multiversion {
                     plain($($arg),*)
                 }
                 if is_x86_feature_detected!("avx2") {
-                    // SAFETY: the CPU has AVX2, the only thing that the function demands.
+                    // SAFETY: the CPU has AVX2, the only requirement of the function.
                     return unsafe { avx2($($arg),*) };
                 }
             }

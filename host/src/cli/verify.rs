@@ -79,6 +79,6 @@ pub fn kind(file: &SignedFile) -> vgg_edge::Result<&'static str> {
         head.map_err(|source| vgg_edge::Error::HeadFile { path: file.path.clone(), source })?;
         return Ok("head");
     }
-    Backbone::from_bytes(&file.path, &file.bytes, Kernel::Portable)?;
+    Backbone::from_bytes(&file.path, &file.bytes, Kernel::PORTABLE)?;
     Ok("base")
 }

@@ -1,9 +1,11 @@
-//! The base: an ONNX file with the quantized convolutions of VGG16, run through tract.
+//! The backbone, or base: an ONNX file with the quantized convolutions of VGG16, run through tract.
 
 mod graph;
-mod proto;
+mod import;
+mod ops;
 #[cfg(test)]
 mod tests;
+mod validate;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +15,7 @@ use std::time::{Duration, Instant};
 use tract_onnx::prelude::*;
 
 use crate::image::resize::Filter;
-use crate::kernels::{Algorithm, Arena, ConvLayer, Kernel, Stack};
+use crate::kernels::{Algorithm, Arena, Batch, ConvLayer, Kernel, Stack};
 use crate::preprocess::{self, ChannelOrder, InputSpec};
 use crate::{Error, Fingerprint, Result};
 
@@ -26,8 +28,8 @@ pub const BASE_VARIABLE: &str = "VGG_EDGE_BASE";
 /// Largest base file, in bytes.
 pub const MAX_BYTES: u64 = 256 << 20;
 
-/// A base that was read, checked, and packed for one kernel. Cheap to share; [`Backbone::runner`]
-/// makes what runs it.
+/// A base that was read, checked, and packed for one kernel. It is cheap to share;
+/// [`Backbone::runner`] returns an object that runs it.
 pub struct Backbone {
     path: PathBuf,
     fingerprint: Fingerprint,
@@ -38,27 +40,29 @@ pub struct Backbone {
     stack: Arc<Stack>,
 }
 
-/// Where a base is looked for when no flag names one: [`BASE_VARIABLE`], `models/` here, and
-/// `models/` and `share/vgg-edge/` beside the program and above it.
+/// Finds a base when no flag names one: [`BASE_VARIABLE`], else [`FILE_NAME`] in `models/` of the
+/// working directory, then in `models/` and `share/vgg-edge/` beside the program and in the
+/// directories above it.
 ///
 /// # Errors
-/// [`Error::Base`] that lists the places, if there is none.
+/// [`Error::Base`] if there is none.
 pub fn find() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os(BASE_VARIABLE).filter(|path| !path.is_empty()) {
         return Ok(path.into());
     }
     let mut places = vec![Path::new("models").join(FILE_NAME)];
     if let Ok(program) = std::env::current_exe() {
-        for folder in program.ancestors().skip(1).take(4) {
-            places.push(folder.join("models").join(FILE_NAME));
-            places.push(folder.join("share/vgg-edge").join(FILE_NAME));
+        for dir in program.ancestors().skip(1).take(4) {
+            places.push(dir.join("models").join(FILE_NAME));
+            places.push(dir.join("share/vgg-edge").join(FILE_NAME));
         }
-        places.extend(program.parent().map(|folder| folder.join(FILE_NAME)));
+        places.extend(program.parent().map(|dir| dir.join(FILE_NAME)));
     }
     places.iter().find(|path| path.is_file()).cloned().ok_or_else(|| Error::Base {
         path: places[0].clone(),
         reason: format!(
-            "there is no such file, nor in the folders of the program; name it with --base or {BASE_VARIABLE}"
+            "no such file, nor in the directories of the program; name it with --base or \
+             {BASE_VARIABLE}"
         ),
     })
 }
@@ -77,19 +81,19 @@ impl Backbone {
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Base`] if it is not ONNX, not a chain of 3x3 `QLinearConv` and 2x2
-    /// `MaxPool`, could overflow, or lacks its contract.
+    /// `MaxPool`, could overflow, or lacks its input specification.
     pub fn load(path: &Path, kernel: Kernel) -> Result<Self> {
         Self::from_bytes(path, &crate::durable_fs::read_limited(path, MAX_BYTES)?, kernel)
     }
 
-    /// As [`Backbone::load`], from the bytes of the file; `path` is for words only.
+    /// As [`Backbone::load`], from the bytes of the file; `path` is for messages only.
     ///
     /// # Errors
-    /// As [`Backbone::load`], but for reading.
+    /// As [`Backbone::load`], except [`Error::Io`].
     pub fn from_bytes(path: &Path, bytes: &[u8], kernel: Kernel) -> Result<Self> {
         let wrong = |reason: String| Error::Base { path: path.to_owned(), reason };
-        // CPUs without instructions for SHA-256, as in the Raspberry Pi up to 4, take as long for
-        // it as for all the rest.
+        // CPUs without SHA-256 instructions, as in the Raspberry Pi up to 4, take as long for it as
+        // for everything else, hence a thread.
         let (parsed, fingerprint) = std::thread::scope(|scope| {
             let digest = std::thread::Builder::new().name("digest".into());
             let digest = digest.spawn_scoped(scope, || Fingerprint::of(bytes));
@@ -115,14 +119,14 @@ impl Backbone {
         })
     }
 
-    /// The first `layers` layers as a base of their own, whose feature map is the output of the
-    /// last of them: for what trains the others anew. Its fingerprint is that of this base and the
-    /// number of layers.
+    /// Returns the first `layers` layers as a base, whose feature map is the output of the last of
+    /// them: the frozen part when the other layers are trained again. Its fingerprint is derived
+    /// from the fingerprint of this base and the number of layers.
     ///
     /// # Panics
-    /// If there are not as many layers, or none shall stay.
-    pub fn truncated(&self, layers: usize) -> Self {
-        let all = self.unpacked_layers();
+    /// If `layers` is 0 or more than this base has.
+    pub fn prefix(&self, layers: usize) -> Self {
+        let all = self.layers_with_weights();
         assert!(0 < layers && layers <= all.len());
         let kept = &all[..layers];
         let pools = |layers: &[ConvLayer]| layers.iter().filter(|layer| layer.pool).count();
@@ -149,28 +153,28 @@ impl Backbone {
         }
     }
 
-    /// The file.
+    /// The path of the file, for messages.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// SHA-256 of the file.
+    /// The SHA-256 of the file.
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }
 
-    /// What it expects of its input.
+    /// The input specification: sizes, channel order, normalization and quantization.
     pub fn contract(&self) -> &InputSpec {
         &self.contract
     }
 
-    /// Scale of each channel of the feature map: a feature is `q * scale`.
+    /// The scale of each channel of the feature map: a feature is `q * scale`.
     pub fn feature_scales(&self) -> &[f32] {
         &self.feature_scales
     }
 
-    /// Scale of each layer's output, in the order of [`Backbone::layers`]; for the last, that of
-    /// each channel.
+    /// The scales of the layers' outputs, in the order of [`Backbone::layers`]: one for each layer,
+    /// for the last one for each channel.
     pub fn scales(&self) -> Vec<&[f32]> {
         let mut scales: Vec<&[f32]> = self.scales.iter().map(std::slice::from_ref).collect();
         if let Some(last) = scales.last_mut() {
@@ -184,23 +188,24 @@ impl Backbone {
         &self.metadata
     }
 
-    /// The convolutions, in order, without their weights: those are kept once, in the order in
+    /// The convolutions, in order, without their weights: these are stored once, in the order in
     /// which the kernel reads them.
     pub fn layers(&self) -> impl ExactSizeIterator<Item = &ConvLayer> {
         self.stack.layers()
     }
 
-    /// The convolutions, in order, with their weights. These are put back in order for each call.
-    pub fn unpacked_layers(&self) -> Vec<ConvLayer> {
-        self.stack.unpacked()
+    /// The convolutions, in order, with their weights `[outputs, inputs, 3, 3]`, which are
+    /// reordered at each call.
+    pub fn layers_with_weights(&self) -> Vec<ConvLayer> {
+        self.stack.layers_with_weights()
     }
 
-    /// The least time that each layer takes of some passes over `inputs` (`[pictures, 3, size,
-    /// size]`), each in its place after the one before, with what that leaves in the caches. A
-    /// first pass is not counted.
+    /// Measures the layers in `passes` passes over `inputs` (u8 `[images, 3, size, size]`) and
+    /// returns the shortest time of each. Layers run one after the other, so each finds the caches
+    /// as the one before leaves them. A first pass is not counted.
     ///
     /// # Panics
-    /// If `inputs` has another length, or `size` is not one of the base's.
+    /// If the length of `inputs` is not a whole number of images.
     pub fn time_layers(
         &self,
         pool: Option<&rayon::ThreadPool>,
@@ -209,29 +214,23 @@ impl Backbone {
         passes: u32,
     ) -> Vec<Duration> {
         let size = size as usize;
+        let batch = Batch { planes: inputs, height: size, width: size };
         let (outputs, height, width) = self.stack.output_shape(size, size);
-        let pictures = inputs.len() / (3 * size * size).max(1);
-        let mut out = vec![0; pictures * outputs * height * width];
+        let images = inputs.len() / (3 * size * size).max(1);
+        let mut out = vec![0; images * outputs * height * width];
         let mut arena = Arena::default();
         let mut least = vec![Duration::MAX; self.stack.layers().len()];
+        let parallel = pool.is_some();
         let mut run = || {
             for pass in 0..=passes {
                 let mut start = Instant::now();
-                self.stack.run_watched(
-                    &mut arena,
-                    inputs,
-                    size,
-                    size,
-                    pool.is_some(),
-                    &mut out,
-                    &mut |layer| {
-                        let end = Instant::now();
-                        if pass > 0 {
-                            least[layer] = least[layer].min(end - start);
-                        }
-                        start = end;
-                    },
-                );
+                self.stack.run_watched(&mut arena, batch, parallel, &mut out, &mut |layer| {
+                    let end = Instant::now();
+                    if pass > 0 {
+                        least[layer] = least[layer].min(end - start);
+                    }
+                    start = end;
+                });
             }
         };
         match pool {
@@ -241,17 +240,17 @@ impl Backbone {
         least
     }
 
-    /// How each of them is computed by [`Backbone::kernel`].
+    /// The algorithm that [`Backbone::kernel`] uses for each layer.
     pub fn algorithms(&self) -> impl ExactSizeIterator<Item = Algorithm> {
         self.stack.algorithms()
     }
 
-    /// The kernel that runs them.
+    /// The kernel that runs the layers.
     pub fn kernel(&self) -> Kernel {
         self.stack.kernel()
     }
 
-    /// Multiplications of a square input of `size` pixels.
+    /// Returns the number of multiplications for an input of `size` by `size` pixels.
     pub fn macs(&self, size: u32) -> u64 {
         let (mut height, mut width, mut macs) = (size as usize, size as usize, 0);
         for layer in self.layers() {
@@ -261,7 +260,7 @@ impl Backbone {
         macs
     }
 
-    /// Something that runs pictures, one after the other, on `pool` or on the calling thread.
+    /// Returns a runner of its own memory, on the threads of `pool` or on the calling thread.
     ///
     /// # Errors
     /// [`Error::Engine`].
@@ -277,7 +276,7 @@ impl std::fmt::Debug for Backbone {
     }
 }
 
-/// A pool of `threads` threads for [`Backbone::runner`]; none for 1.
+/// Builds a pool of `threads` threads for [`Backbone::runner`]; `None` for at most 1.
 ///
 /// # Errors
 /// [`Error::Engine`] if threads cannot be started.
@@ -292,32 +291,31 @@ pub fn thread_pool(threads: usize) -> Result<Option<Arc<rayon::ThreadPool>>> {
     pool.map(|pool| Some(Arc::new(pool))).map_err(|e| Error::Engine(e.to_string()))
 }
 
-/// A base at work: a tract state with its memory.
+/// Runs images through a base: a tract state with its memory.
 pub struct Runner {
     state: TypedSimpleState,
 }
 
 impl Runner {
-    /// The feature map of one quantized input `[3, size, size]`: u8, channels last `[size / 32,
-    /// size / 32, 512]`.
+    /// Returns the feature map of one quantized input, u8 `[3, size, size]`: u8, channels last
+    /// `[size / 32, size / 32, 512]`.
     ///
     /// # Errors
-    /// [`Error::Engine`], for an input of another length too.
+    /// [`Error::Engine`], also for an input of another length.
     pub fn features(&mut self, input: &[u8], size: u32) -> Result<Vec<u8>> {
         self.batch(input, 1, size)
     }
 
-    /// As [`Runner::features`] for some pictures, `[pictures, 3, size, size]` to `[pictures, size /
-    /// 32, size / 32, 512]`. Small pictures take less time together, since they share the
+    /// As [`Runner::features`] for a batch of images, `[images, 3, size, size]` to `[images, size /
+    /// 32, size / 32, 512]`. Small images take less time in a batch, since they share the
     /// transformed weights; the bits are the same.
     ///
     /// # Errors
     /// As [`Runner::features`].
-    pub fn batch(&mut self, inputs: &[u8], pictures: usize, size: u32) -> Result<Vec<u8>> {
+    pub fn batch(&mut self, inputs: &[u8], images: usize, size: u32) -> Result<Vec<u8>> {
         let size = size as usize;
-        let channels = inputs.len() / (pictures * size * size).max(1);
-        let input =
-            Tensor::from_shape(&[pictures, channels, size, size], inputs).map_err(engine)?;
+        let channels = inputs.len() / (images * size * size).max(1);
+        let input = Tensor::from_shape(&[images, channels, size, size], inputs).map_err(engine)?;
         let outputs = self.state.run(tvec!(input.into_tvalue())).map_err(engine)?;
         let plain = outputs[0].try_as_plain_ram().map_err(engine)?;
         Ok(plain.as_slice::<u8>().map_err(engine)?.to_vec())
@@ -339,19 +337,19 @@ fn read_contract(parsed: &graph::Parsed) -> Result<InputSpec, String> {
         let value = parsed.metadata.get(&format!("vgg_edge.{key}"));
         value.map(String::as_str).ok_or_else(|| format!("metadata vgg_edge.{key} is missing"))
     };
-    let unclear = |key: &str, value: &str| {
-        format!("metadata vgg_edge.{key} is {value:?}, which is not understood")
+    let invalid = |key: &str, value: &str| {
+        format!("metadata vgg_edge.{key} is {value:?}, which is not a valid value")
     };
     let number =
-        |key: &str| get(key).and_then(|v| v.trim().parse::<u32>().map_err(|_| unclear(key, v)));
+        |key: &str| get(key).and_then(|v| v.trim().parse::<u32>().map_err(|_| invalid(key, v)));
     let three = |key: &str| -> Result<[f32; 3], String> {
         let text = get(key)?;
         preprocess::three(text)
             .filter(|v| v.iter().all(|v| v.is_finite()))
-            .ok_or_else(|| unclear(key, text))
+            .ok_or_else(|| invalid(key, text))
     };
     if number("format")? != 1 {
-        return Err(format!("it has format {}, this program reads format 1", get("format")?));
+        return Err(format!("it has format {}, but this program reads format 1", get("format")?));
     }
     let order = get("channel_order")?;
     let resize = get("resize")?;
@@ -361,16 +359,16 @@ fn read_contract(parsed: &graph::Parsed) -> Result<InputSpec, String> {
     }
     let std = three("std")?;
     if std.iter().any(|&s| s <= 0.0) {
-        return Err(unclear("std", get("std")?));
+        return Err(invalid("std", get("std")?));
     }
     let contract = InputSpec {
         channel_order: ChannelOrder::from_name(order)
-            .ok_or_else(|| unclear("channel_order", order))?,
+            .ok_or_else(|| invalid("channel_order", order))?,
         mean: three("mean")?,
         std,
         scale: parsed.input_scale,
         zero_point: first.zero_point,
-        resize: Filter::from_name(resize).ok_or_else(|| unclear("resize", resize))?,
+        resize: Filter::from_name(resize).ok_or_else(|| invalid("resize", resize))?,
         channels: parsed.layers.last().map_or(0, |layer| layer.outputs as u32),
         stride: 1 << parsed.layers.iter().filter(|layer| layer.pool).count().min(16),
         size_multiple: number("size_multiple")?,
@@ -381,5 +379,9 @@ fn read_contract(parsed: &graph::Parsed) -> Result<InputSpec, String> {
         && contract.size_multiple.is_multiple_of(contract.stride)
         && contract.size_min >= contract.size_multiple
         && contract.size_max <= 4096;
-    if sane { Ok(contract) } else { Err("its allowed sizes make no sense".into()) }
+    if sane {
+        Ok(contract)
+    } else {
+        Err("its allowed input sizes contradict each other or its stride".into())
+    }
 }

@@ -1,4 +1,4 @@
-//! Small bases made on the spot, and the shipped one against the naive reference.
+//! Small generated bases, and the shipped one against the reference.
 
 use std::path::Path;
 
@@ -182,10 +182,10 @@ impl Small {
     }
 
     fn load(&self) -> Result<Backbone> {
-        Backbone::from_bytes(Path::new("small.onnx"), &self.model.encode_to_vec(), Kernel::Portable)
+        Backbone::from_bytes(Path::new("small.onnx"), &self.model.encode_to_vec(), Kernel::PORTABLE)
     }
 
-    /// What loading says, after a change.
+    /// The error of loading after a change; empty if there is none.
     fn refused(change: impl FnOnce(&mut Self)) -> String {
         let mut small = Self::new();
         change(&mut small);
@@ -272,12 +272,12 @@ fn an_input_of_another_length_is_an_error() {
 }
 
 #[test]
-fn graphs_that_are_no_base_are_refused() {
-    let refused = |words: &str, change: &dyn Fn(&mut Small)| {
+fn graphs_of_other_models_are_refused() {
+    let refused = |message: &str, change: &dyn Fn(&mut Small)| {
         let text = Small::refused(change);
         assert!(
-            text.starts_with("small.onnx: not a usable base: ") && text.contains(words),
-            "{words:?}: {text}"
+            text.starts_with("small.onnx: not a usable base: ") && text.contains(message),
+            "{message:?}: {text}"
         );
     };
     refused("vgg_edge.mean is missing", &|s| {
@@ -288,7 +288,7 @@ fn graphs_that_are_no_base_are_refused() {
         s.model.metadata_props[1].value = "BRG".into()
     });
     refused("format 2", &|s| s.model.metadata_props[0].value = "2".into());
-    refused("sizes make no sense", &|s| s.model.metadata_props[5].value = "3".into());
+    refused("allowed input sizes", &|s| s.model.metadata_props[5].value = "3".into());
     refused("pads is not that", &|s| s.graph().node[0].attribute[0].ints = vec![0; 4]);
     refused("zero point of the output", &|s| *s.raw("block1_conv1.yz") = vec![3]);
     refused("zero points of the weights", &|s| *s.raw("block2_conv1.wz") = vec![0, 0, 1, 0]);
@@ -299,7 +299,7 @@ fn graphs_that_are_no_base_are_refused() {
     });
     refused("can reach", &|s| *s.raw("block1_conv1.b") = i32::MAX.to_le_bytes().repeat(5));
     refused("only 2x2 max pooling", &|s| s.graph().node[1].attribute[0].ints = vec![3, 3]);
-    refused("a base does not hold", &|s| {
+    refused("a base does not contain", &|s| {
         s.graph().node[3].op_type = "Relu".into();
         s.graph().node[3].input.truncate(1);
         s.graph().output[0] =
@@ -309,11 +309,11 @@ fn graphs_that_are_no_base_are_refused() {
 }
 
 #[test]
-fn bytes_that_are_no_onnx_are_refused() {
+fn files_that_are_not_onnx_are_refused() {
     let good = Small::new().model.encode_to_vec();
     for bytes in [&b""[..], b"hello", &good[..good.len() / 2], &good[..good.len() - 1]] {
         assert!(matches!(
-            Backbone::from_bytes(Path::new("x"), bytes, Kernel::Portable),
+            Backbone::from_bytes(Path::new("x"), bytes, Kernel::PORTABLE),
             Err(Error::Base { .. })
         ));
     }
@@ -321,7 +321,7 @@ fn bytes_that_are_no_onnx_are_refused() {
 
 /// All 13 layers of the shipped base, on every kernel of this machine.
 #[test]
-fn the_shipped_base_equals_the_naive_reference() {
+fn the_shipped_base_equals_the_reference() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models").join(FILE_NAME);
     let bytes = std::fs::read(&path).unwrap();
     let mut numbers = Numbers::new(3);
@@ -339,7 +339,7 @@ fn the_shipped_base_equals_the_naive_reference() {
     }
 }
 
-/// Feature maps that NumPy computed from the same file, apart from this code
+/// Feature maps that NumPy computed from the same file, independently of this code
 /// (`tests/fixtures/golden`).
 #[test]
 fn the_shipped_base_gives_the_recorded_features() {

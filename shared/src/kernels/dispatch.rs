@@ -1,91 +1,125 @@
-//! Which code runs: found by CPU features, overridden by name.
+//! The kernels by name, and which of them this CPU can run. Only this module knows the
+//! implementations of the instruction sets.
 
+#[cfg(target_arch = "aarch64")]
+use crate::kernels::arch::aarch64::{neon::Neon, sdot::Sdot};
+#[cfg(all(target_arch = "arm", vgg_edge_neon))]
+use crate::kernels::arch::arm::neon::Neon;
+use crate::kernels::arch::portable::{Portable, PortableDot};
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::arch::x86_64::avx2::Avx2;
+use crate::kernels::isa::{Dot, Isa, NoDot};
 use crate::{Error, Result};
 
 /// The environment variable that overrides [`Kernel::detect`].
 pub const KERNEL_VARIABLE: &str = "VGG_EDGE_KERNEL";
 
 /// An implementation of the convolutions. All give the same bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kernel {
-    /// Plain Rust, for any CPU.
-    Portable,
-    /// x86-64 with AVX2: i16 multiply-add of pairs.
-    Avx2,
-    /// ARM's Advanced SIMD: i16 widening multiply-accumulate. On aarch64 (ARMv8.0), and on 32 bits
-    /// in programs that are compiled for it.
-    Neon,
-    /// aarch64 with the dot product extension (ARMv8.2).
-    Sdot,
+///
+/// A value is the proof that this CPU can run the kernel: a kernel that the CPU lacks cannot be
+/// constructed.
+///
+/// - `portable`: plain Rust, for any CPU.
+/// - `avx2`: x86-64 with AVX2; multiply-add of pairs of i16.
+/// - `neon`: ARM with Advanced SIMD; widening multiply-accumulate of i16. On aarch64 (ARMv8.0), and
+///   on 32 bits in programs that are compiled for it.
+/// - `sdot`: aarch64 with the dot product extension (ARMv8.2); dot products of four i8.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Kernel(Tokens);
+
+/// Defines [`Tokens`] from one line for each kernel, slowest first: its variant, its name, its
+/// instruction set and its dot products ([`NoDot`] if it has none), after the condition under which
+/// the code is compiled.
+macro_rules! kernels {
+    ($($(#[$condition:meta])* $variant:ident, $name:literal, $isa:ident, $dot:ident;)*) => {
+        /// The instruction set and the dot products of a kernel, each the proof that the CPU has
+        /// them.
+        #[derive(Clone, Copy, PartialEq, Eq)]
+        enum Tokens {
+            $($(#[$condition])* $variant($isa, $dot),)*
+        }
+
+        impl Tokens {
+            const NAMES: &'static [&'static str] = &[$($name),*];
+
+            fn detect(name: &str) -> Option<Self> {
+                match name {
+                    $(
+                        $(#[$condition])*
+                        $name => Some(Self::$variant($isa::detect()?, $dot::detect()?)),
+                    )*
+                    _ => None,
+                }
+            }
+
+            fn name(self) -> &'static str {
+                match self {
+                    $($(#[$condition])* Self::$variant(..) => $name,)*
+                }
+            }
+
+            fn visit<V: Visitor>(self, visitor: V) -> V::Output {
+                match self {
+                    $($(#[$condition])* Self::$variant(isa, dot) => visitor.visit(isa, dot),)*
+                }
+            }
+        }
+    };
+}
+
+kernels! {
+    Portable, "portable", Portable, PortableDot;
+    #[cfg(target_arch = "x86_64")]
+    Avx2, "avx2", Avx2, NoDot;
+    #[cfg(any(target_arch = "aarch64", all(target_arch = "arm", vgg_edge_neon)))]
+    Neon, "neon", Neon, NoDot;
+    #[cfg(target_arch = "aarch64")]
+    Sdot, "sdot", Neon, Sdot;
+}
+
+/// Code that is generic over the parts of a kernel.
+pub(super) trait Visitor {
+    /// The result of the code.
+    type Output;
+
+    /// Runs the code.
+    fn visit<I: Isa, D: Dot>(self, isa: I, dot: D) -> Self::Output;
 }
 
 impl Kernel {
-    /// All kernels, slowest first, whether or not this CPU has them.
-    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Neon, Self::Sdot];
+    /// The kernel in plain Rust, which every CPU can run.
+    pub const PORTABLE: Self = Self(Tokens::Portable(Portable, PortableDot));
+
+    /// The names of all kernels, slowest first, whether or not this CPU can run them.
+    pub const NAMES: &'static [&'static str] = Tokens::NAMES;
 
     /// The name on the command line and in reports.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Portable => "portable",
-            Self::Avx2 => "avx2",
-            Self::Neon => "neon",
-            Self::Sdot => "sdot",
-        }
+        self.0.name()
     }
 
-    /// Whether this CPU can run it.
-    pub fn is_available(self) -> bool {
-        match self {
-            Self::Portable => true,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => crate::kernels::arch::x86_64::avx2::Avx2::new().is_some(),
-            #[cfg(target_arch = "aarch64")]
-            Self::Neon => crate::kernels::arch::aarch64::neon::Neon::new().is_some(),
-            #[cfg(all(target_arch = "arm", vgg_edge_neon))]
-            Self::Neon => true,
-            #[cfg(target_arch = "aarch64")]
-            Self::Sdot => {
-                crate::kernels::arch::aarch64::neon::Neon::new().is_some()
-                    && crate::kernels::arch::aarch64::sdot::Sdot::new().is_some()
-            }
-            #[allow(
-                unreachable_patterns,
-                reason = "which kernels are left depends on the architecture"
-            )]
-            _ => false,
-        }
-    }
-
-    /// The kernels this CPU can run, slowest first.
+    /// The kernels that this CPU can run, slowest first.
     pub fn available() -> impl Iterator<Item = Self> {
-        Self::ALL.into_iter().filter(|kernel| kernel.is_available())
+        Self::NAMES.iter().filter_map(|name| Tokens::detect(name).map(Self))
     }
 
     /// The kernel of that name.
     ///
     /// # Errors
-    /// [`Error::Kernel`] for a name that does not exist or a kernel that this CPU lacks.
+    /// [`Error::Kernel`] for an unknown name or a kernel that this CPU cannot run.
     pub fn from_name(name: &str) -> Result<Self> {
-        let names = |list: &mut dyn Iterator<Item = Self>| {
-            list.map(Self::name).collect::<Vec<_>>().join(", ")
-        };
-        let Some(kernel) = Self::ALL.into_iter().find(|kernel| kernel.name() == name) else {
-            return Err(Error::Kernel(format!(
-                "no kernel is called {name:?}; there are {}",
-                names(&mut Self::ALL.into_iter())
-            )));
-        };
-        if kernel.is_available() {
-            Ok(kernel)
-        } else {
-            Err(Error::Kernel(format!(
-                "this CPU cannot run the kernel {name:?}; it can run {}",
-                names(&mut Self::available())
-            )))
+        if let Some(tokens) = Tokens::detect(name) {
+            return Ok(Self(tokens));
         }
+        Err(Error::Kernel(if Self::NAMES.contains(&name) {
+            let available: Vec<_> = Self::available().map(Self::name).collect();
+            format!("this CPU cannot run the kernel {name:?}; it can run {}", available.join(", "))
+        } else {
+            format!("unknown kernel {name:?}; the kernels are {}", Self::NAMES.join(", "))
+        }))
     }
 
-    /// The kernel that [`KERNEL_VARIABLE`] names, else the best one for this CPU.
+    /// The kernel named by [`KERNEL_VARIABLE`], else the fastest that this CPU can run.
     ///
     /// # Errors
     /// [`Error::Kernel`] if the variable names one that cannot be run: an override never falls back
@@ -95,8 +129,19 @@ impl Kernel {
             Ok(name) if !name.is_empty() => {
                 Self::from_name(&name).map_err(|e| Error::Kernel(format!("{KERNEL_VARIABLE}: {e}")))
             }
-            _ => Ok(Self::available().last().unwrap_or(Self::Portable)),
+            _ => Ok(Self::available().last().unwrap_or(Self::PORTABLE)),
         }
+    }
+
+    /// Runs code that is generic over the parts of the kernel.
+    pub(super) fn visit<V: Visitor>(self, visitor: V) -> V::Output {
+        self.0.visit(visitor)
+    }
+}
+
+impl std::fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Kernel({})", self.name())
     }
 }
 
@@ -105,17 +150,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_refusals() {
-        for kernel in Kernel::available() {
-            assert_eq!(Kernel::from_name(kernel.name()).unwrap(), kernel);
+    fn each_name_gives_its_kernel_or_an_error() {
+        for name in Kernel::NAMES {
+            match Kernel::from_name(name) {
+                Ok(kernel) => {
+                    assert_eq!(kernel.name(), *name);
+                    assert!(Kernel::available().any(|available| available == kernel));
+                }
+                Err(Error::Kernel(text)) => {
+                    assert!(text.contains("this CPU cannot run"), "{text}");
+                    assert!(Kernel::available().all(|available| available.name() != *name));
+                }
+                #[allow(unreachable_patterns, reason = "other errors are not of this module")]
+                Err(e) => panic!("{e}"),
+            }
         }
-        assert!(
-            Kernel::from_name("fast")
-                .unwrap_err()
-                .to_string()
-                .contains("there are portable, avx2, neon, sdot")
-        );
-        let missing = Kernel::ALL.into_iter().find(|kernel| !kernel.is_available()).unwrap();
-        assert!(Kernel::from_name(missing.name()).unwrap_err().to_string().contains("cannot run"));
+    }
+
+    #[test]
+    fn a_kernel_of_another_architecture_is_an_error() {
+        let missing = Kernel::NAMES.iter().filter(|name| Tokens::detect(name).is_none());
+        assert!(missing.count() > 0, "no architecture has every kernel");
+    }
+
+    #[test]
+    fn an_unknown_kernel_is_an_error_that_lists_the_names() {
+        let text = Kernel::from_name("fast").unwrap_err().to_string();
+        assert!(text.contains(&Kernel::NAMES.join(", ")), "{text}");
+    }
+
+    #[test]
+    fn the_portable_kernel_is_available_everywhere() {
+        assert_eq!(Kernel::available().next(), Some(Kernel::PORTABLE));
+        assert_eq!(Kernel::from_name("portable").unwrap(), Kernel::PORTABLE);
     }
 }

@@ -1,31 +1,44 @@
-//! What an instruction set adds, and which one runs.
+//! The operations that an instruction set provides. Algorithms are generic over these traits; each
+//! file of `arch` implements them for one instruction set.
+//!
+//! A value of a type that implements [`Isa`] or [`Dot`] is the proof that the CPU has the
+//! instructions: only `detect` makes one. Vectors ([`I16`], [`I32`]) are made from that value, so a
+//! vector is a proof as well and its operations need no `unsafe` of their caller.
 
-use super::requantize_block;
-use crate::kernels::algo::direct::{CHANNEL_STEP, Source};
-use crate::kernels::algo::dot;
-use crate::kernels::algo::winograd::{
-    self, CHUNK, Chunk, Finish, Input, Inputs, Sums, TAPS, Weight, Weights,
+use crate::kernels::layout::{
+    BLOCK, CHANNEL_STEP, CHUNK, DotStep, DotWeights, InputBlock, Patch, TAPS, WeightPair,
 };
-use crate::kernels::arch::portable;
-use crate::kernels::dispatch::Kernel;
-use crate::kernels::layout::{BLOCK, Map};
+use crate::kernels::requantize::requantize_block;
 
-/// The inner loops. Only the two that multiply must be written; the others are the generic code,
-/// which an instruction set compiles for itself by calling it from a function with its
-/// `target_feature`.
-///
-/// A value of the type is the proof that the CPU has the instructions.
-pub(super) trait Isa: Copy + Send + Sync {
-    /// Whether values of neighboring channels lie side by side (`[channel / 2][output][2]`) or not
+/// An instruction set. Only [`Isa::tile`] and [`Isa::product`] need code of their own; the rest can
+/// be the generic code, compiled for the instruction set by [`Isa::run`].
+pub(super) trait Isa: Copy + Eq + Send + Sync {
+    /// Whether weights of neighboring channels are interleaved (`[channel / 2][output][2]`) or not
     /// (`[channel][output]`).
     const PAIRS: bool;
 
-    /// Direct convolution of `P` neighboring pixels by one block of weights: adds the products to
-    /// `sums`, which wrap.
+    /// Lanes in which inputs and weights are transformed.
+    type I16: I16<Self>;
+
+    /// Lanes in which sums are transformed.
+    type I32: I32<Self>;
+
+    /// The instruction set, if this CPU has it.
+    fn detect() -> Option<Self>;
+
+    /// Runs a task in a function that is compiled for this instruction set.
+    #[inline(always)]
+    fn run<T: Task>(self, task: T) {
+        task.run(self);
+    }
+
+    /// Direct convolution of `P` neighboring pixels with one block of weights: adds the products to
+    /// `sums`, modulo 2^32.
     ///
-    /// `rows` are the three input rows, each from the pixel left of the first: `channels` values a
-    /// pixel, a multiple of four, at least `P + 2` pixels. `weights` is one block as
-    /// [`crate::kernels::algo::direct::places`] orders it.
+    /// `rows` are the three input rows, each from the pixel left of the first: at least `P + 2`
+    /// pixels of `channels` values, a multiple of [`CHANNEL_STEP`]. `weights` is one block,
+    /// `[tap][channel][output]` with `9 * channels * 16` values, its channels in pairs if
+    /// [`Isa::PAIRS`].
     fn tile<const P: usize>(
         self,
         rows: [&[i16]; 3],
@@ -34,62 +47,21 @@ pub(super) trait Isa: Copy + Send + Sync {
         sums: &mut [[i32; BLOCK]; P],
     );
 
-    /// One matrix product of Winograd: `sums[p]`, which wrap, become the sums over all channels `c`
-    /// of `inputs[p][c] * weights[c][output]`, added to what they were if `add`.
+    /// One matrix product of Winograd, modulo 2^32: `sums[p]` becomes the sum over all channels `c`
+    /// of `inputs[p][c] * weights[c][output]`, plus its old value if `add`.
     ///
-    /// `inputs` holds whole blocks of channels for as many pairs as `weights`, for each `p` at `p *
-    /// CHUNK`. Pairs of weights are in the order that [`Isa::PAIRS`] says.
+    /// `inputs` holds, for each `p` at `p * CHUNK`, whole blocks of as many channels as `weights`.
+    /// [`Isa::PAIRS`] is the order within a pair of weights.
     fn product<const P: usize>(
         self,
-        inputs: &[Input],
-        weights: &[Weight],
+        inputs: &[InputBlock],
+        weights: &[WeightPair],
         sums: &mut [[i32; BLOCK]; P],
         add: bool,
     );
 
-    /// Lanes in which inputs and weights are transformed.
-    type I16: I16;
-
-    /// Lanes in which sums are transformed.
-    type I32: I32;
-
-    /// See [`winograd::products`].
-    #[inline(always)]
-    fn products(self, chunk: &Chunk, sums: &mut Sums) {
-        winograd::products(self, chunk, sums);
-    }
-
-    /// See [`winograd::transform_input`].
-    #[inline(always)]
-    fn transform_input(self, source: &[u8], stride: usize, target: &mut Inputs, place: usize) {
-        winograd::transform_input::<Self::I16>(source, stride, target, place);
-    }
-
-    /// See [`winograd::transform_weights`].
-    #[inline(always)]
-    fn transform_weights(
-        self,
-        source: &[[i8; 2 * BLOCK]; TAPS],
-        target: &mut Weights,
-        pair: usize,
-    ) {
-        winograd::transform_weights::<Self::I16>(source, target, pair);
-    }
-
-    /// See [`winograd::transform_output`].
-    #[inline(always)]
-    fn transform_output(
-        self,
-        sums: &Sums,
-        of: usize,
-        finish: &Finish,
-        out: &mut [u8],
-        stride: usize,
-    ) {
-        winograd::transform_output::<Self::I32>(sums, of, finish, out, stride);
-    }
-
-    /// See [`requantize_block`].
+    /// Requantizes a block of sums after adding its bias, as [`requantize_block`]. Called within
+    /// tasks.
     #[inline(always)]
     fn requantize(
         self,
@@ -97,59 +69,147 @@ pub(super) trait Isa: Copy + Send + Sync {
         bias: &[i32; BLOCK],
         multipliers: &[f32; BLOCK],
     ) -> [u8; BLOCK] {
-        Self::I32::requantize(sums, bias, multipliers)
+        requantize_block(sums, bias, multipliers)
+    }
+
+    /// Asks the CPU to load the cache line at `address`, which may be any address; does nothing
+    /// where hardware prefetching suffices.
+    #[inline(always)]
+    fn prefetch<T>(self, address: *const T) {
+        let _ = address;
     }
 }
 
-/// Panics unless the lengths are what [`Isa::tile`] asks for, so that kernels may read without
-/// looking.
+/// Code to be compiled for an instruction set by [`Isa::run`].
+///
+/// Implementations of `run` are `#[inline(always)]`, and so is everything generic that they call: a
+/// function that is not inlined has no target feature, so each vector operation in it would become
+/// a call. The same holds for closures, hence there are none in tasks.
+pub(super) trait Task {
+    /// Does the work.
+    fn run<I: Isa>(self, isa: I);
+}
+
+/// Dot products of four i8, for instruction sets that have them. A value of the type is the proof
+/// that the CPU has the instructions.
+pub(super) trait Dot: Copy + Eq + Send + Sync {
+    /// Whether the operations exist; they are called only if so.
+    const EXISTS: bool = true;
+
+    /// Whether layers take less time with it than with Winograd.
+    const PREFERRED: bool = true;
+
+    /// The instructions, if this CPU has them.
+    fn detect() -> Option<Self>;
+
+    /// Adds to `sums` the products of `P` neighboring pixels with the weights; `P` is at most
+    /// `DOT_PIXELS`.
+    ///
+    /// `input`, whose bytes are i8, begins one row above and one pixel left of the first pixel; the
+    /// next row is `stride` bytes further, the next block of channels `plane` bytes, and there is
+    /// one for each of `weights`.
+    fn tile<const P: usize>(
+        self,
+        input: &[u8],
+        plane: usize,
+        stride: usize,
+        weights: &[DotWeights],
+        sums: &mut [[i32; BLOCK]; P],
+    );
+
+    /// Adds to `sums` the products of patches, whose bytes are i8, with the weights.
+    fn patches<const P: usize>(
+        self,
+        input: &[Patch; P],
+        weights: &[DotStep; 2],
+        sums: &mut [[i32; BLOCK]; P],
+    );
+}
+
+/// Stands for [`Dot`] in kernels whose CPUs lack dot products.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct NoDot;
+
+impl Dot for NoDot {
+    const EXISTS: bool = false;
+    const PREFERRED: bool = false;
+
+    fn detect() -> Option<Self> {
+        Some(Self)
+    }
+
+    fn tile<const P: usize>(
+        self,
+        _input: &[u8],
+        _plane: usize,
+        _stride: usize,
+        _weights: &[DotWeights],
+        _sums: &mut [[i32; BLOCK]; P],
+    ) {
+        unreachable!("the kernel has no dot products");
+    }
+
+    fn patches<const P: usize>(
+        self,
+        _input: &[Patch; P],
+        _weights: &[DotStep; 2],
+        _sums: &mut [[i32; BLOCK]; P],
+    ) {
+        unreachable!("the kernel has no dot products");
+    }
+}
+
+/// Panics unless the lengths are those that [`Isa::tile`] requires, so that implementations may
+/// read without bounds checks.
 #[inline(always)]
 pub(super) fn assert_tile<const P: usize>(rows: [&[i16]; 3], channels: usize, weights: &[i8]) {
     assert!(
         channels > 0
             && channels.is_multiple_of(CHANNEL_STEP)
-            && weights.len() == 9 * channels * BLOCK
+            && weights.len() == TAPS * channels * BLOCK
     );
     assert!(rows.iter().all(|row| row.len() >= (P + 2) * channels));
 }
 
-/// As [`assert_tile`] for [`Isa::product`].
+/// As [`assert_tile`], for [`Isa::product`].
 #[inline(always)]
-pub(super) fn assert_product<const P: usize>(inputs: &[Input], weights: &[Weight]) {
+pub(super) fn assert_product<const P: usize>(inputs: &[InputBlock], weights: &[WeightPair]) {
     let blocks = weights.len() / (BLOCK / 2);
     assert!(weights.len().is_multiple_of(BLOCK / 2) && inputs.len() >= (P - 1) * CHUNK + blocks);
 }
 
-/// A vector of i16. Sums and differences wrap.
-pub(super) trait I16: Copy {
-    /// How many; a divisor of [`BLOCK`].
+/// A vector of i16, made from its instruction set `S`. Sums and differences wrap.
+pub(super) trait I16<S>: Copy {
+    /// Number of lanes; a divisor of [`BLOCK`].
     const LANES: usize;
 
-    fn zero() -> Self;
+    /// All lanes 0.
+    fn zero(isa: S) -> Self;
 
-    /// From as many values as there are lanes.
-    fn from_u8(values: &[u8]) -> Self;
+    /// Widens as many values as there are lanes.
+    fn from_u8(isa: S, values: &[u8]) -> Self;
 
     /// As [`I16::from_u8`].
-    fn from_i8(values: &[i8]) -> Self;
+    fn from_i8(isa: S, values: &[i8]) -> Self;
 
     fn add(self, other: Self) -> Self;
 
     fn sub(self, other: Self) -> Self;
 
-    /// Into as many values as there are lanes.
+    /// Stores as many values as there are lanes.
     fn store(self, values: &mut [i16]);
 }
 
-/// A vector of i32. All arithmetic is modulo 2^32.
-pub(super) trait I32: Copy {
-    /// How many; a divisor of [`BLOCK`].
+/// A vector of i32, made from its instruction set `S`. All arithmetic is modulo 2^32.
+pub(super) trait I32<S>: Copy {
+    /// Number of lanes; a divisor of [`BLOCK`].
     const LANES: usize;
 
-    fn zero() -> Self;
+    /// All lanes 0.
+    fn zero(isa: S) -> Self;
 
-    /// From as many values as there are lanes.
-    fn load(values: &[i32]) -> Self;
+    /// Loads as many values as there are lanes.
+    fn load(isa: S, values: &[i32]) -> Self;
 
     fn add(self, other: Self) -> Self;
 
@@ -159,115 +219,11 @@ pub(super) trait I32: Copy {
 
     fn shl<const N: i32>(self) -> Self;
 
-    /// With the sign.
+    /// Arithmetic shift.
     fn shr<const N: i32>(self) -> Self;
 
     fn max(self, other: Self) -> Self;
 
-    /// Into as many values as there are lanes.
+    /// Stores as many values as there are lanes.
     fn store(self, values: &mut [i32]);
-
-    /// As [`requantize_block`].
-    #[inline(always)]
-    fn requantize(
-        sums: &[i32; BLOCK],
-        bias: &[i32; BLOCK],
-        multipliers: &[f32; BLOCK],
-    ) -> [u8; BLOCK] {
-        requantize_block(sums, bias, multipliers)
-    }
-}
-
-/// Which [`Isa`] to use; the match is made once a layer.
-#[derive(Clone, Copy)]
-pub(super) enum AnyIsa {
-    Portable(portable::Portable),
-    #[cfg(target_arch = "x86_64")]
-    Avx2(crate::kernels::arch::x86_64::avx2::Avx2),
-    #[cfg(target_arch = "aarch64")]
-    Neon(crate::kernels::arch::aarch64::neon::Neon),
-    #[cfg(all(target_arch = "arm", vgg_edge_neon))]
-    Armv7(crate::kernels::arch::arm::neon::Armv7),
-}
-
-impl AnyIsa {
-    pub fn new(kernel: Kernel) -> Self {
-        match kernel {
-            #[cfg(target_arch = "x86_64")]
-            Kernel::Avx2 => crate::kernels::arch::x86_64::avx2::Avx2::new().map(Self::Avx2),
-            #[cfg(target_arch = "aarch64")]
-            Kernel::Neon | Kernel::Sdot => {
-                crate::kernels::arch::aarch64::neon::Neon::new().map(Self::Neon)
-            }
-            #[cfg(all(target_arch = "arm", vgg_edge_neon))]
-            Kernel::Neon => Some(Self::Armv7(crate::kernels::arch::arm::neon::Armv7)),
-            _ => None,
-        }
-        .unwrap_or(Self::Portable(portable::Portable))
-    }
-}
-
-/// Runs an expression with the instruction set under its own type.
-macro_rules! with_isa {
-    ($any:expr, $isa:ident => $body:expr) => {
-        match $any {
-            AnyIsa::Portable($isa) => $body,
-            #[cfg(target_arch = "x86_64")]
-            AnyIsa::Avx2($isa) => $body,
-            #[cfg(target_arch = "aarch64")]
-            AnyIsa::Neon($isa) => $body,
-            #[cfg(all(target_arch = "arm", vgg_edge_neon))]
-            AnyIsa::Armv7($isa) => $body,
-        }
-    };
-}
-pub(super) use with_isa;
-
-/// Which [`crate::kernels::algo::dot::Dot`] to use.
-#[derive(Clone, Copy)]
-pub(super) enum AnyDot {
-    #[cfg(test)]
-    Portable(dot::PortableDot),
-    #[cfg(target_arch = "aarch64")]
-    Sdot(crate::kernels::arch::aarch64::sdot::Sdot),
-}
-
-impl AnyDot {
-    pub fn new(kernel: Kernel) -> Option<Self> {
-        match kernel {
-            #[cfg(test)]
-            Kernel::Portable => Some(Self::Portable(dot::PortableDot)),
-            #[cfg(target_arch = "aarch64")]
-            Kernel::Sdot => crate::kernels::arch::aarch64::sdot::Sdot::new().map(Self::Sdot),
-            _ => None,
-        }
-    }
-
-    #[allow(clippy::too_many_arguments, reason = "as `dot::convolve`")]
-    #[cfg_attr(
-        not(any(test, target_arch = "aarch64")),
-        allow(unused_variables, reason = "no CPU of this kind has it")
-    )]
-    pub fn convolve<I: Isa>(
-        self,
-        isa: I,
-        packed: &super::Packed,
-        memory: &mut dot::Patches,
-        input: &Source,
-        from: Map,
-        parallel: bool,
-        out: &mut [u8],
-        to: Map,
-    ) {
-        match self {
-            #[cfg(test)]
-            Self::Portable(own) => {
-                dot::convolve(own, isa, packed, memory, input, from, parallel, out, to)
-            }
-            #[cfg(target_arch = "aarch64")]
-            Self::Sdot(own) => {
-                dot::convolve(own, isa, packed, memory, input, from, parallel, out, to)
-            }
-        }
-    }
 }

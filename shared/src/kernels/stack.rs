@@ -1,20 +1,23 @@
-//! A chain of layers over one arena: which algorithm each takes, pooling, and batches.
+//! A chain of layers over one arena: the choice of an algorithm for each, pooling, and batches.
 
-use super::{Algorithm, ConvLayer, Packed};
-use crate::kernels::algo::direct::{self, Source};
-use crate::kernels::algo::dot;
-use crate::kernels::algo::winograd;
-use crate::kernels::dispatch::Kernel;
-use crate::kernels::isa::{AnyDot, AnyIsa, Isa, with_isa};
-use crate::kernels::layout::{BLOCK, Map};
+use crate::kernels::algo::{direct, dot, winograd};
+use crate::kernels::algorithm::{Algorithm, WeightOrder};
+use crate::kernels::dispatch::{Kernel, Visitor};
+use crate::kernels::isa::{Dot, Isa};
+use crate::kernels::layer::ConvLayer;
+use crate::kernels::layout::{BLOCK, InputPanel, Map};
+use crate::kernels::packed::{LayerRun, PackedLayer, Source};
 
-/// A chain of convolutions, packed for one kernel. Shared by threads; the memory of a run is in
-/// [`Arena`].
+/// A chain of convolutions, packed for one kernel. It is shared by threads; the memory of a run is
+/// in [`Arena`].
 pub struct Stack {
-    layers: Vec<Packed>,
+    layers: Vec<StackLayer>,
     kernel: Kernel,
-    isa: AnyIsa,
-    dot: Option<AnyDot>,
+}
+
+struct StackLayer {
+    packed: PackedLayer,
+    order: WeightOrder,
 }
 
 impl std::fmt::Debug for Stack {
@@ -23,19 +26,36 @@ impl std::fmt::Debug for Stack {
     }
 }
 
-/// The memory of a run, kept between runs: nothing is allocated after the first of a size.
+/// The memory of a run, kept between runs: after the first run of a size nothing is allocated.
 #[derive(Clone, Default)]
 pub struct Arena {
     /// Feature maps, read and written in turn.
     maps: [Vec<u8>; 2],
+    scratch: Scratch,
+}
+
+/// The memory of a layer.
+#[derive(Clone, Default)]
+struct Scratch {
     /// Output of a direct convolution before pooling.
     unpooled: Vec<u8>,
     /// Inputs of a direct convolution in i16.
     wide: Vec<i16>,
     /// Transformed inputs of some tiles.
-    transformed: Vec<winograd::Inputs>,
+    transformed: Vec<InputPanel>,
     /// Inputs of a first layer that is computed by dot products.
     patches: dot::Patches,
+}
+
+/// A batch of inputs of a [`Stack`]: u8 `[images, channels, height, width]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// The values; their number gives the number of images.
+    pub planes: &'a [u8],
+    /// Height in pixels.
+    pub height: usize,
+    /// Width in pixels.
+    pub width: usize,
 }
 
 fn grow(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
@@ -46,40 +66,19 @@ fn grow(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
 }
 
 impl Stack {
-    /// Packs `layers` for `kernel`.
+    /// Packs `layers` for `kernel`, with the fastest algorithm that is exact for each layer.
     ///
     /// # Panics
-    /// If the layers do not follow each other or were not checked ([`ConvLayer::check`]).
+    /// If the layers do not fit together or do not pass [`ConvLayer::check`].
     pub fn new(layers: Vec<ConvLayer>, kernel: Kernel) -> Self {
-        // Twice as many multiplications a cycle as `smlal` against a quarter of them:
-        // `BENCHMARKS.md`.
-        let best = if kernel == Kernel::Sdot { Algorithm::Dot } else { Algorithm::Winograd };
-        let choose = |(index, layer): (usize, &ConvLayer)| {
-            let holds = |algorithm: &Algorithm| Self::holds(*algorithm, kernel, index, layer);
-            [best, Algorithm::Winograd].into_iter().find(holds).unwrap_or(Algorithm::Direct)
-        };
-        let algorithms: Vec<_> = layers.iter().enumerate().map(choose).collect();
+        let algorithms = kernel.visit(ChooseAlgorithms(&layers));
         Self::with_algorithms(layers, kernel, &algorithms)
     }
 
-    /// Whether `algorithm` gives the exact sums of the layer at `index` of a chain.
-    pub(super) fn holds(
-        algorithm: Algorithm,
-        kernel: Kernel,
-        index: usize,
-        layer: &ConvLayer,
-    ) -> bool {
-        match algorithm {
-            Algorithm::Direct => true,
-            Algorithm::Dot if index == 0 => {
-                dot::holds_patches(layer) && AnyDot::new(kernel).is_some()
-            }
-            // They take whole blocks of channels from the layer before.
-            Algorithm::Dot => layer.zero_point == 0 && AnyDot::new(kernel).is_some(),
-            Algorithm::Winograd => index > 0 && winograd::holds(layer),
-        }
-    }
-
+    /// Packs `layers` for `kernel`, with the given algorithms.
+    ///
+    /// # Panics
+    /// As [`Stack::new`], and if an algorithm is not exact for its layer.
     pub(super) fn with_algorithms(
         layers: Vec<ConvLayer>,
         kernel: Kernel,
@@ -88,23 +87,23 @@ impl Stack {
         assert!(
             layers
                 .windows(2)
-                .all(|pair| pair[0].outputs == pair[1].inputs && pair[1].zero_point == 0)
+                .all(|pair| pair[0].outputs == pair[1].inputs && pair[1].zero_point == 0),
+            "layers fit together"
         );
-        assert!(layers.iter().all(|layer| layer.check().is_ok()));
-        let numbered = layers.iter().enumerate().zip(algorithms);
-        assert!(
-            numbered
-                .into_iter()
-                .all(|((index, layer), &algorithm)| Self::holds(algorithm, kernel, index, layer))
-        );
-        let (isa, dot) = (AnyIsa::new(kernel), AnyDot::new(kernel));
-        let pairs = with_isa!(isa, isa => pairs(isa));
+        assert!(layers.iter().all(|layer| layer.check().is_ok()), "layers are checked");
+        for (index, (layer, &algorithm)) in layers.iter().zip(algorithms).enumerate() {
+            assert!(kernel.visit(IsExactFor { algorithm, index, layer }), "algorithms are exact");
+        }
+        let pairs = kernel.visit(Pairs);
+        let is_dot = |index: usize| algorithms.get(index) == Some(&Algorithm::Dot);
         let pack = |(index, (layer, &algorithm)): (usize, (ConvLayer, &Algorithm))| {
-            let flip = if algorithms.get(index + 1) == Some(&Algorithm::Dot) { 128 } else { 0 };
-            Packed::new(layer, algorithm, pairs, index == 0, flip)
+            let order = WeightOrder { algorithm, pairs, first: index == 0 };
+            let weights = order.pack(&layer);
+            let packed = PackedLayer::new(layer, weights, is_dot(index), is_dot(index + 1));
+            StackLayer { packed, order }
         };
         let layers = layers.into_iter().zip(algorithms).enumerate().map(pack).collect();
-        Self { layers, kernel, isa, dot }
+        Self { layers, kernel }
     }
 
     /// The kernel in use.
@@ -114,103 +113,75 @@ impl Stack {
 
     /// The layers, in order, without their weights, which are packed.
     pub fn layers(&self) -> impl ExactSizeIterator<Item = &ConvLayer> {
-        self.layers.iter().map(|packed| &packed.layer)
+        self.layers.iter().map(|layer| &layer.packed.layer)
     }
 
-    /// The layers, in order, as they were before they were packed.
-    pub fn unpacked(&self) -> Vec<ConvLayer> {
-        self.layers.iter().map(Packed::unpacked).collect()
+    /// The layers, in order, with their weights, which are reordered at each call.
+    pub fn layers_with_weights(&self) -> Vec<ConvLayer> {
+        let with_weights = |StackLayer { packed, order }: &StackLayer| ConvLayer {
+            weights: order.unpack(&packed.layer, &packed.weights),
+            ..packed.layer.clone()
+        };
+        self.layers.iter().map(with_weights).collect()
     }
 
-    /// How each layer is computed.
+    /// The algorithm of each layer.
     pub fn algorithms(&self) -> impl ExactSizeIterator<Item = Algorithm> {
-        self.layers.iter().map(|packed| packed.algorithm)
+        self.layers.iter().map(|layer| layer.order.algorithm)
     }
 
-    /// Channels, height and width of the output.
+    /// Returns channels, height and width of the output for an input of `height` by `width` pixels.
     pub fn output_shape(&self, height: usize, width: usize) -> (usize, usize, usize) {
         let (height, width) =
             self.layers().fold((height, width), |(h, w), layer| layer.output_size(h, w));
-        (self.layers.last().map_or(0, |packed| packed.layer.outputs), height, width)
+        (self.layers().last().map_or(0, |layer| layer.outputs), height, width)
     }
 
-    /// Runs a batch of pictures: `input` is `[pictures, inputs, height, width]`, the result
-    /// `[pictures, height, width, outputs]` (channels last), both u8.
+    /// Runs a batch of images. The result is u8 `[images, height, width, outputs]` (channels last).
     ///
-    /// With `parallel`, work is shared out over the rayon pool in which it is called; without, it
-    /// makes no task at all.
+    /// With `parallel`, work is distributed over the rayon pool in which it is called; without, no
+    /// task is spawned.
     ///
     /// # Panics
-    /// If `input` or `out` have other lengths.
-    pub fn run(
-        &self,
-        arena: &mut Arena,
-        input: &[u8],
-        height: usize,
-        width: usize,
-        parallel: bool,
-        out: &mut [u8],
-    ) {
-        self.run_watched(arena, input, height, width, parallel, out, &mut |_| ());
+    /// If the batch is not a whole number of images, or the length of `out` does not fit.
+    pub fn run(&self, arena: &mut Arena, batch: Batch, parallel: bool, out: &mut [u8]) {
+        self.run_watched(arena, batch, parallel, out, &mut |_| ());
     }
 
     /// As [`Stack::run`]; `done` is called after each layer with its index.
-    #[allow(clippy::too_many_arguments, reason = "as `run`")]
     pub(crate) fn run_watched(
         &self,
         arena: &mut Arena,
-        input: &[u8],
-        height: usize,
-        width: usize,
+        batch: Batch,
         parallel: bool,
         out: &mut [u8],
         done: &mut dyn FnMut(usize),
     ) {
-        let Some(first) = self.layers.first() else { return };
-        let pictures = input.len() / (first.layer.inputs * height * width).max(1);
-        assert_eq!(input.len(), pictures * first.layer.inputs * height * width);
+        let Batch { planes, height, width } = batch;
+        let Some(channels) = self.layers().next().map(|layer| layer.inputs) else { return };
+        let images = planes.len() / (channels * height * width).max(1);
+        assert_eq!(planes.len(), images * channels * height * width);
         let (outputs, out_height, out_width) = self.output_shape(height, width);
-        assert_eq!(out.len(), pictures * outputs * out_height * out_width);
+        assert_eq!(out.len(), images * outputs * out_height * out_width);
 
-        let mut from = Map { pictures, height, width, channels: first.layer.inputs };
-        let Arena { maps: [source, target], unpooled, wide, transformed, patches } = arena;
+        let mut from = Map { images, height, width, channels };
+        let Arena { maps: [source, target], scratch } = arena;
         let (mut source, mut target) = (source, target);
-        for (index, packed) in self.layers.iter().enumerate() {
+        for (index, StackLayer { packed, order }) in self.layers.iter().enumerate() {
             let (height, width) = packed.layer.output_size(from.height, from.width);
-            let to = Map { pictures, height, width, channels: packed.layer.outputs };
-            let written = grow(target, to.len());
-            match packed.algorithm {
-                Algorithm::Winograd => {
-                    let read = &source[..from.len()];
-                    with_isa!(self.isa, isa => winograd::convolve(isa, packed, transformed, read, from, parallel, written, to));
-                }
-                Algorithm::Direct | Algorithm::Dot => {
-                    let read = if index == 0 {
-                        Source::Planes(input)
-                    } else {
-                        Source::Map(&source[..from.len()])
-                    };
-                    let flat = Map { height: from.height, width: from.width, ..to };
-                    let sums =
-                        if packed.layer.pool { grow(unpooled, flat.len()) } else { &mut *written };
-                    match (self.dot, &read) {
-                        (Some(dot), read) if packed.algorithm == Algorithm::Dot => {
-                            with_isa!(self.isa, isa => dot.convolve(isa, packed, patches, read, from, parallel, sums, flat));
-                        }
-                        _ => {
-                            with_isa!(self.isa, isa => direct::convolve(isa, packed, wide, &read, from, parallel, sums, flat));
-                        }
-                    }
-                    if packed.layer.pool {
-                        let planes = unpooled
-                            .chunks_exact(flat.plane())
-                            .zip(written.chunks_exact_mut(to.plane()));
-                        planes.for_each(|(input, out)| {
-                            direct::max_pool(input, flat, out, to, packed.flip)
-                        });
-                    }
-                }
-            }
+            let to = Map { images, height, width, channels: packed.layer.outputs };
+            let input = if index == 0 {
+                Source::Planes(planes)
+            } else {
+                Source::Map(&source[..from.len()])
+            };
+            self.kernel.visit(RunLayer {
+                algorithm: order.algorithm,
+                run: LayerRun { packed, from, to, parallel },
+                scratch,
+                input,
+                out: grow(target, to.len()),
+            });
             done(index);
             from = to;
             std::mem::swap(&mut source, &mut target);
@@ -219,21 +190,99 @@ impl Stack {
     }
 }
 
-fn pairs<I: Isa>(_: I) -> bool {
-    I::PAIRS
+/// Chooses the fastest exact algorithm for each layer of a chain.
+struct ChooseAlgorithms<'a>(&'a [ConvLayer]);
+
+impl Visitor for ChooseAlgorithms<'_> {
+    type Output = Vec<Algorithm>;
+
+    fn visit<I: Isa, D: Dot>(self, _: I, _: D) -> Vec<Algorithm> {
+        // On Cortex-A76 `sdot` takes half the time of Winograd's `smlal`, which needs a quarter of
+        // the multiplications: `BENCHMARKS.md`.
+        let best = if D::PREFERRED { Algorithm::Dot } else { Algorithm::Winograd };
+        let choose = |(index, layer): (usize, &ConvLayer)| {
+            [best, Algorithm::Winograd]
+                .into_iter()
+                .find(|algorithm| algorithm.is_exact_for::<D>(index, layer))
+                .unwrap_or(Algorithm::Direct)
+        };
+        self.0.iter().enumerate().map(choose).collect()
+    }
 }
 
-/// A map to channels last.
+/// Returns whether the kernel has the algorithm, and it is exact for the layer at `index` of a
+/// chain.
+pub(super) struct IsExactFor<'a> {
+    pub algorithm: Algorithm,
+    pub index: usize,
+    pub layer: &'a ConvLayer,
+}
+
+impl Visitor for IsExactFor<'_> {
+    type Output = bool;
+
+    fn visit<I: Isa, D: Dot>(self, _: I, _: D) -> bool {
+        self.algorithm.is_exact_for::<D>(self.index, self.layer)
+    }
+}
+
+/// Returns [`Isa::PAIRS`].
+struct Pairs;
+
+impl Visitor for Pairs {
+    type Output = bool;
+
+    fn visit<I: Isa, D: Dot>(self, _: I, _: D) -> bool {
+        I::PAIRS
+    }
+}
+
+/// Runs one layer, with pooling.
+struct RunLayer<'a> {
+    algorithm: Algorithm,
+    run: LayerRun<'a>,
+    scratch: &'a mut Scratch,
+    input: Source<'a>,
+    out: &'a mut [u8],
+}
+
+impl Visitor for RunLayer<'_> {
+    type Output = ();
+
+    fn visit<I: Isa, D: Dot>(self, isa: I, dot: D) {
+        let Self { algorithm, run, scratch, input, out } = self;
+        let Scratch { unpooled, wide, transformed, patches } = scratch;
+        if let (Algorithm::Winograd, Source::Map(map)) = (algorithm, input) {
+            return winograd::convolve(isa, &run, transformed, map, out);
+        }
+        let LayerRun { packed, from, to, .. } = run;
+        let flat = LayerRun { to: Map { height: from.height, width: from.width, ..to }, ..run };
+        let sums = if packed.layer.pool { grow(unpooled, flat.to.len()) } else { &mut *out };
+        if D::EXISTS && algorithm == Algorithm::Dot {
+            dot::convolve((isa, dot), &flat, patches, input, sums);
+        } else {
+            direct::convolve(isa, &flat, wide, input, sums);
+        }
+        if packed.layer.pool {
+            let planes = unpooled.chunks_exact(flat.to.plane_len());
+            for (input, out) in planes.zip(out.chunks_exact_mut(to.plane_len())) {
+                direct::max_pool(input, flat.to, out, to, packed.sign_flip);
+            }
+        }
+    }
+}
+
+/// Copies a map to channels last, `[image][row][column][channel]`.
 fn store(map: &[u8], from: Map, out: &mut [u8]) {
     if out.is_empty() {
         return;
     }
     let row = from.width * from.channels;
     for (index, out) in out.chunks_exact_mut(row).enumerate() {
-        let (picture, y) = (index / from.height, index % from.height);
+        let (image, y) = (index / from.height, index % from.height);
         for block in 0..from.blocks() {
             let lanes = BLOCK.min(from.channels - block * BLOCK);
-            let at = from.start(block, picture) + from.at(y + 1, 1);
+            let at = from.start(block, image) + from.at(y + 1, 1);
             for (x, values) in map[at..][..from.width * BLOCK].chunks_exact(BLOCK).enumerate() {
                 out[x * from.channels + block * BLOCK..][..lanes].copy_from_slice(&values[..lanes]);
             }

@@ -1,13 +1,15 @@
-//! One suite for every kernel that this CPU has, against [`naive`].
+//! One suite for every kernel that this CPU has, against [`reference`].
 
 use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::algo::{reference as naive, winograd};
-use super::{Algorithm, Arena, ConvLayer, Kernel, Stack, requantize};
+use crate::kernels::algo::{reference, winograd};
+use crate::kernels::requantize::requantize;
+use crate::kernels::stack::IsExactFor;
+use crate::kernels::{Algorithm, Arena, Batch, ConvLayer, Kernel, LayerError, Stack};
 
-/// A small generator, so that a failing case is told by its seed alone.
+/// A small generator, so that the seed alone reproduces a failing case.
 pub(crate) struct Numbers(u64);
 
 impl Numbers {
@@ -23,7 +25,7 @@ impl Numbers {
     }
 }
 
-/// How the numbers of a case are drawn.
+/// The distribution of weights and inputs of a case.
 #[derive(Clone, Copy, Debug)]
 enum Values {
     Random,
@@ -86,8 +88,8 @@ fn channels_last(map: &[u8], channels: usize) -> Vec<u8> {
     (0..map.len()).map(|i| map[(i % channels) * pixels + i / channels]).collect()
 }
 
-/// Runs a batch by each algorithm that holds the layers, and against the naive twin picture by
-/// picture.
+/// Runs a batch by each algorithm that is exact for the layers, and compares it with the reference
+/// image by image.
 fn check(
     kernel: Kernel,
     layers: Vec<ConvLayer>,
@@ -96,9 +98,9 @@ fn check(
     width: usize,
     threads: usize,
 ) {
-    let where_held = |algorithm: Algorithm| -> Vec<Algorithm> {
+    let where_exact = |algorithm: Algorithm| -> Vec<Algorithm> {
         let choose = |(index, layer)| {
-            if Stack::holds(algorithm, kernel, index, layer) {
+            if kernel.visit(IsExactFor { algorithm, index, layer }) {
                 algorithm
             } else {
                 Algorithm::Direct
@@ -106,47 +108,47 @@ fn check(
         };
         layers.iter().enumerate().map(choose).collect()
     };
-    let picture = layers[0].inputs * height * width;
+    let image_len = layers[0].inputs * height * width;
     let pool = (threads > 1)
         .then(|| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap());
     let mut arena = Arena::default();
     let mut expected = Vec::new();
-    for picture in input.chunks_exact(picture) {
-        let map = naive::run(&layers, picture, height, width);
+    for image in input.chunks_exact(image_len) {
+        let map = reference::run(&layers, image, height, width);
         expected.extend(channels_last(&map, layers.last().unwrap().outputs));
     }
-    for algorithms in [Algorithm::Winograd, Algorithm::Dot, Algorithm::Direct].map(where_held) {
+    let batch = Batch { planes: input, height, width };
+    for algorithms in [Algorithm::Winograd, Algorithm::Dot, Algorithm::Direct].map(where_exact) {
         let stack = Stack::with_algorithms(layers.clone(), kernel, &algorithms);
         assert!(stack.layers().all(|layer| layer.weights.is_empty()));
-        assert!(
-            stack
-                .unpacked()
-                .iter()
-                .map(|layer| &layer.weights)
-                .eq(layers.iter().map(|layer| &layer.weights))
-        );
+        let unpacked = stack.layers_with_weights();
+        let weights = unpacked.iter().map(|layer| &layer.weights);
+        assert!(weights.eq(layers.iter().map(|layer| &layer.weights)));
         let (channels, out_height, out_width) = stack.output_shape(height, width);
-        let mut out = vec![0xaa; input.len() / picture * channels * out_height * out_width];
+        let mut out = vec![0xaa; input.len() / image_len * channels * out_height * out_width];
         // Twice: what the first run leaves in the arena must not show.
         for _ in 0..if cfg!(miri) { 1 } else { 2 } {
             match &pool {
-                Some(pool) => {
-                    pool.install(|| stack.run(&mut arena, input, height, width, true, &mut out))
-                }
-                None => stack.run(&mut arena, input, height, width, false, &mut out),
+                Some(pool) => pool.install(|| stack.run(&mut arena, batch, true, &mut out)),
+                None => stack.run(&mut arena, batch, false, &mut out),
             }
-            assert!(out == expected, "{} differs from naive: {algorithms:?}", kernel.name());
+            assert!(
+                out == expected,
+                "{} differs from the reference: {algorithms:?}",
+                kernel.name()
+            );
         }
     }
 }
 
-fn suite(kernel: Kernel) {
-    if !kernel.is_available() {
-        eprintln!("skipped: this CPU has no {}", kernel.name());
+fn suite(name: &str) {
+    assert!(Kernel::NAMES.contains(&name));
+    let Ok(kernel) = Kernel::from_name(name) else {
+        eprintln!("skipped: this CPU cannot run {name}");
         return;
-    }
+    };
     // Miri looks for access out of bounds, which does not depend on values, and executes some
-    // 200,000 steps a second: two blocks of channels, and tiles that reach beyond the picture.
+    // 200,000 steps a second: two blocks of channels, and tiles that reach beyond the image.
     if cfg!(miri) {
         let mut numbers = Numbers::new(1);
         let layers = vec![
@@ -157,7 +159,10 @@ fn suite(kernel: Kernel) {
         return check(kernel, layers, &input, 5, 3, 1);
     }
     let values = prop_oneof![
-        4 => Just(Values::Random), 1 => Just(Values::Lowest), 1 => Just(Values::Highest), 2 => Just(Values::Extremes)
+        4 => Just(Values::Random),
+        1 => Just(Values::Lowest),
+        1 => Just(Values::Highest),
+        2 => Just(Values::Extremes),
     ];
     let case = (
         (prop_oneof![Just(3), 1usize..40], 1usize..40, 1usize..20, 1usize..20),
@@ -169,7 +174,7 @@ fn suite(kernel: Kernel) {
     let config =
         ProptestConfig { cases: config.cases.min(96), failure_persistence: None, ..config };
     proptest!(config, |((
-        (c0, c1, c2, c3), (half_height, half_width), (pools, values, seed, threads, pictures)
+        (c0, c1, c2, c3), (half_height, half_width), (pools, values, seed, threads, images)
     ) in case)| {
         // Up to three pools, and odd sizes.
         let (height, width) = (half_height * 2 + 7, half_width * 2 + 8);
@@ -179,7 +184,7 @@ fn suite(kernel: Kernel) {
             layer(&mut numbers, c1, c2, pools[1], false, values),
             layer(&mut numbers, c2, c3, pools[2], false, values),
         ];
-        let input = input(&mut numbers, pictures * c0 * height * width, values);
+        let input = input(&mut numbers, images * c0 * height * width, values);
         check(kernel, layers, &input, height, width, threads);
     });
     // The widest layer of the base at its extremes: 512 channels, sums near their bounds, the
@@ -192,8 +197,8 @@ fn suite(kernel: Kernel) {
             check(kernel, layers, &input, size, size, 2);
         }
     }
-    // The largest sums that Winograd holds: 114 channels of 9 products of 255 and 128 are just
-    // below 2^25.
+    // The largest sums for which Winograd is exact: 114 channels of 9 products of 255 and 128 are
+    // just below 2^25.
     for (values, channels) in
         [(Values::Lowest, 114), (Values::Highest, 115), (Values::Extremes, 256)]
     {
@@ -202,42 +207,53 @@ fn suite(kernel: Kernel) {
             layer(&mut numbers, 3, channels, false, true, values),
             layer(&mut numbers, channels, 32, true, false, values),
         ];
-        assert!(winograd::holds(&layers[1]), "{values:?}");
+        assert!(winograd::is_exact_for(&layers[1]), "{values:?}");
         let input = input(&mut numbers, 3 * 13 * 12, values);
         check(kernel, layers, &input, 13, 12, 1);
     }
 }
 
 #[test]
-fn sums_beyond_winograd_are_told() {
+fn layers_beyond_the_range_of_winograd_are_detected() {
     let layer = |channels, values| layer(&mut Numbers::new(1), channels, 5, false, false, values);
     assert!(
-        winograd::holds(&layer(114, Values::Lowest))
-            && !winograd::holds(&layer(115, Values::Lowest))
+        winograd::is_exact_for(&layer(114, Values::Lowest))
+            && !winograd::is_exact_for(&layer(115, Values::Lowest))
     );
     assert!(
-        winograd::holds(&layer(115, Values::Highest))
-            && !winograd::holds(&layer(116, Values::Highest))
+        winograd::is_exact_for(&layer(115, Values::Highest))
+            && !winograd::is_exact_for(&layer(116, Values::Highest))
     );
     let mut shifted = layer(4, Values::Random);
     shifted.zero_point = 1;
-    assert!(!winograd::holds(&shifted));
+    assert!(!winograd::is_exact_for(&shifted));
 }
 
 macro_rules! suites {
-    ($($name:ident: $kernel:expr,)*) => { $(#[test] fn $name() { suite($kernel); })* };
+    ($($name:ident: $kernel:literal,)*) => {
+        $(#[test] fn $name() { suite($kernel); })*
+
+        #[test]
+        fn every_kernel_has_a_suite() {
+            assert_eq!(Kernel::NAMES, [$($kernel),*]);
+        }
+    };
 }
 
 suites! {
-    portable_equals_naive: Kernel::Portable,
-    avx2_equals_naive: Kernel::Avx2,
-    neon_equals_naive: Kernel::Neon,
-    sdot_equals_naive: Kernel::Sdot,
+    portable_equals_reference: "portable",
+    avx2_equals_reference: "avx2",
+    neon_equals_reference: "neon",
+    sdot_equals_reference: "sdot",
 }
 
 proptest! {
     #[test]
-    fn requantize_rounds_to_nearest_even_and_clamps(sum: i32, exponent in -31i32..0, mantissa in 1.0f32..2.0) {
+    fn requantize_rounds_to_nearest_even_and_clamps(
+        sum: i32,
+        exponent in -31i32..0,
+        mantissa in 1.0f32..2.0,
+    ) {
         let multiplier = mantissa * 2f32.powi(exponent);
         let expected = (sum as f32 * multiplier).round_ties_even().clamp(0.0, 255.0) as u8;
         prop_assert_eq!(requantize(sum, multiplier), expected);
@@ -267,12 +283,23 @@ fn requantize_at_ties() {
 fn layers_that_could_overflow_are_refused() {
     let mut bad = layer(&mut Numbers::new(1), 4, 2, false, false, Values::Highest);
     bad.bias[1] = i32::MAX;
-    assert!(bad.check().unwrap_err().to_string().contains("output channel 1 can reach"));
-    bad.bias[1] = 0;
-    bad.multipliers[0] = f32::NAN;
-    assert!(bad.check().is_err());
-    bad.multipliers[0] = 0.5;
-    bad.check().unwrap();
+    assert!(matches!(bad.check(), Err(LayerError::Overflow { channel: 1, .. })));
+}
+
+#[test]
+fn layers_with_wrong_lengths_or_multipliers_are_refused() {
+    let good = layer(&mut Numbers::new(1), 4, 2, false, false, Values::Highest);
+    good.check().unwrap();
+    for multiplier in [f32::NAN, f32::INFINITY, 0.0, -0.5] {
+        let mut bad = good.clone();
+        bad.multipliers[0] = multiplier;
+        assert!(matches!(bad.check(), Err(LayerError::Multiplier { channel: 0, .. })));
+    }
+    let mut bad = good.clone();
     bad.bias.pop();
-    assert!(bad.check().is_err());
+    assert!(matches!(bad.check(), Err(LayerError::PerChannel { biases: 1, .. })));
+    let bad = ConvLayer { inputs: 3, ..good.clone() };
+    assert!(matches!(bad.check(), Err(LayerError::Weights { inputs: 3, .. })));
+    let bad = ConvLayer { outputs: 0, ..good };
+    assert!(matches!(bad.check(), Err(LayerError::NoChannels { .. })));
 }

@@ -115,7 +115,7 @@ fn read_head(bytes: &[u8]) {
 
 /// An int8 base; one that is accepted is run.
 pub fn base(bytes: &[u8]) {
-    let kernel = Kernel::detect().unwrap_or(Kernel::Portable);
+    let kernel = Kernel::detect().unwrap_or(Kernel::PORTABLE);
     let Ok(base) = Backbone::from_bytes(Path::new("fuzzed"), bytes, kernel) else { return };
     let contract = base.contract();
     let size = contract.size_min;

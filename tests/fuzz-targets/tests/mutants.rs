@@ -47,7 +47,7 @@ fn the_corpora_are_good() {
         vgg_edge::Backbone::from_bytes(
             Path::new("corpus"),
             bytes,
-            vgg_edge::kernels::Kernel::Portable,
+            vgg_edge::kernels::Kernel::PORTABLE,
         )
     };
     check("base", &["f32"], &|bytes| base(bytes).map(drop).map_err(|e| said(&e)));

@@ -240,7 +240,7 @@ fn sizes_and_kernels_that_do_not_exist() {
         1,
         "multiple of 32",
     );
-    fail(Device::Native.edge().args(["bench", "--kernel", "magic"]), 1, "no kernel is called");
+    fail(Device::Native.edge().args(["bench", "--kernel", "magic"]), 1, "unknown kernel");
     fail(Device::Native.edge().args(["bench", "--kernel", "neon"]), 1, "cannot run the kernel");
     fail(Device::Native.edge().arg("info").env("VGG_EDGE_KERNEL", "magic"), 1, "VGG_EDGE_KERNEL");
 }

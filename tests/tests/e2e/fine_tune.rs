@@ -72,13 +72,13 @@ fn a_tuned_base_and_its_head_belong_together() {
     let same = |(a, b): (&vgg_edge::kernels::ConvLayer, &vgg_edge::kernels::ConvLayer)| {
         (&a.weights, &a.bias, &a.multipliers) == (&b.weights, &b.bias, &b.multipliers)
     };
-    let (before, after) = (old.unpacked_layers(), new.unpacked_layers());
+    let (before, after) = (old.layers_with_weights(), new.layers_with_weights());
     let layers: Vec<bool> = before.iter().zip(&after).map(same).collect();
     assert_eq!(layers, [vec![true; 12], vec![false]].concat());
     let input: Vec<u8> =
         (0..3 * 32 * 32u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let frozen =
-        |base: &Backbone| base.truncated(12).runner(None).unwrap().features(&input, 32).unwrap();
+        |base: &Backbone| base.prefix(12).runner(None).unwrap().features(&input, 32).unwrap();
     let whole = |base: &Backbone| base.runner(None).unwrap().features(&input, 32).unwrap();
     assert_eq!(frozen(&old), frozen(&new));
     assert_ne!(whole(&old), whole(&new));

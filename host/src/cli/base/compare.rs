@@ -109,7 +109,7 @@ pub fn run(args: Args) -> Result<()> {
         );
     }
     let preprocess = Preprocess::new(contract.clone(), args.size, Fit::Stretch, contract.resize)?;
-    let layers = base.unpacked_layers();
+    let layers = base.layers_with_weights();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(args.extract.threads()).build()?;
     let quantizer = quant::quantize::preprocess(&float, args.size, Fit::Stretch).quantizer();
     let mut inputs = Inputs::default();

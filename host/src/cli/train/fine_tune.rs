@@ -196,7 +196,7 @@ impl Job<'_> {
     ) -> Result<bool> {
         let model = bytes_of(self.base)?;
         let old = tail(&model, first)?;
-        let part = self.base.truncated(old.frozen);
+        let part = self.base.prefix(old.frozen);
         let preprocess =
             Preprocess { base: part.contract().clone(), ..self.head.preprocess.clone() };
         let layer = part.layers().last().map_or("", |layer| layer.name.as_str());

@@ -1,9 +1,9 @@
-//! The contract in the plainest code: slow, and what every kernel must equal.
+//! The exactness contract in the plainest code: slow, and the bits that every kernel must give.
 
-use crate::kernels::ConvLayer;
+use crate::kernels::layer::ConvLayer;
 
-/// Convolution and ReLU of `[inputs, height, width]` to `[outputs, height, width]`; without
-/// pooling.
+/// Convolution, requantization and ReLU, without pooling: u8 `[inputs, height, width]` to u8
+/// `[outputs, height, width]`.
 pub fn convolve(layer: &ConvLayer, input: &[u8], height: usize, width: usize) -> Vec<u8> {
     let zero_point = i32::from(layer.zero_point);
     let mut out = Vec::with_capacity(layer.outputs * height * width);
@@ -11,10 +11,10 @@ pub fn convolve(layer: &ConvLayer, input: &[u8], height: usize, width: usize) ->
         for y in 0..height {
             for x in 0..width {
                 let mut sum = layer.bias[output];
-                for (plane, kernel) in
+                for (plane, filter) in
                     input.chunks_exact(height * width).zip(weights.chunks_exact(9))
                 {
-                    for (tap, &weight) in kernel.iter().enumerate() {
+                    for (tap, &weight) in filter.iter().enumerate() {
                         let (row, column) =
                             ((y + tap / 3).wrapping_sub(1), (x + tap % 3).wrapping_sub(1));
                         if row < height && column < width {
@@ -31,8 +31,8 @@ pub fn convolve(layer: &ConvLayer, input: &[u8], height: usize, width: usize) ->
     out
 }
 
-/// 2x2 max pooling with stride 2 of any number of planes; an odd last row or column is dropped, as
-/// in Keras.
+/// 2x2 max pooling with stride 2 of any number of planes of `height` by `width`; an odd last row or
+/// column is dropped, as in Keras.
 pub fn max_pool(input: &[u8], height: usize, width: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(input.len() / 4);
     for plane in input.chunks_exact(height * width) {
@@ -47,7 +47,8 @@ pub fn max_pool(input: &[u8], height: usize, width: usize) -> Vec<u8> {
     out
 }
 
-/// A whole chain of layers, channels first.
+/// A chain of layers with their pooling: u8 `[inputs, height, width]` to u8 `[outputs, height,
+/// width]` of the last layer.
 pub fn run(layers: &[ConvLayer], input: &[u8], height: usize, width: usize) -> Vec<u8> {
     let (mut map, mut height, mut width) = (input.to_vec(), height, width);
     for layer in layers {

@@ -1,4 +1,5 @@
-//! Instruction sets, one file each.
+//! Implementations of the instruction sets, one file each. A module exists on its architecture
+//! only.
 
 #[cfg(target_arch = "aarch64")]
 pub(in crate::kernels) mod aarch64;

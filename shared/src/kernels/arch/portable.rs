@@ -1,17 +1,21 @@
-//! Plain Rust, for any CPU; written so that compilers turn lanes into vectors where there are some.
+//! Plain Rust, for any CPU; written so that compilers turn loops over lanes into vectors where the
+//! CPU has some.
 
-use crate::kernels::algo::winograd::{CHUNK, Input, Weight};
 use crate::kernels::isa::{I16, I32, Isa};
-use crate::kernels::layout::BLOCK;
+use crate::kernels::layout::{BLOCK, CHUNK, InputBlock, WeightPair};
 
-/// Needs nothing of the CPU.
-#[derive(Clone, Copy)]
+/// Requires nothing of the CPU.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::kernels) struct Portable;
 
 impl Isa for Portable {
     const PAIRS: bool = false;
     type I16 = Lane<i16>;
     type I32 = Lane<i32>;
+
+    fn detect() -> Option<Self> {
+        Some(Self)
+    }
 
     #[inline(always)]
     fn tile<const P: usize>(
@@ -34,12 +38,12 @@ impl Isa for Portable {
     #[inline(always)]
     fn product<const P: usize>(
         self,
-        inputs: &[Input],
-        weights: &[Weight],
+        inputs: &[InputBlock],
+        weights: &[WeightPair],
         sums: &mut [[i32; BLOCK]; P],
         add: bool,
     ) {
-        // In registers where the CPU has enough of them.
+        // Sums of their own, in registers where the CPU has enough of them.
         let mut own = [[0; BLOCK]; P];
         for (pair, weights) in weights.iter().enumerate() {
             for (odd, weights) in weights.0.as_chunks::<BLOCK>().0.iter().enumerate() {
@@ -66,25 +70,25 @@ fn add_products(input: i16, weights: &[i16; BLOCK], sums: &mut [i32; BLOCK]) {
 }
 
 /// One lane: the loops over lanes are loops over numbers, which compilers turn into vectors of the
-/// CPU at hand.
+/// target CPU. It serves any instruction set.
 #[derive(Clone, Copy)]
 pub(in crate::kernels) struct Lane<T>(T);
 
-impl I16 for Lane<i16> {
+impl<S> I16<S> for Lane<i16> {
     const LANES: usize = 1;
 
     #[inline(always)]
-    fn zero() -> Self {
+    fn zero(_: S) -> Self {
         Self(0)
     }
 
     #[inline(always)]
-    fn from_u8(values: &[u8]) -> Self {
+    fn from_u8(_: S, values: &[u8]) -> Self {
         Self(values[0].into())
     }
 
     #[inline(always)]
-    fn from_i8(values: &[i8]) -> Self {
+    fn from_i8(_: S, values: &[i8]) -> Self {
         Self(values[0].into())
     }
 
@@ -104,16 +108,16 @@ impl I16 for Lane<i16> {
     }
 }
 
-impl I32 for Lane<i32> {
+impl<S> I32<S> for Lane<i32> {
     const LANES: usize = 1;
 
     #[inline(always)]
-    fn zero() -> Self {
+    fn zero(_: S) -> Self {
         Self(0)
     }
 
     #[inline(always)]
-    fn load(values: &[i32]) -> Self {
+    fn load(_: S, values: &[i32]) -> Self {
         Self(values[0])
     }
 
@@ -150,5 +154,69 @@ impl I32 for Lane<i32> {
     #[inline(always)]
     fn store(self, values: &mut [i32]) {
         values[0] = self.0;
+    }
+}
+
+/// Dot products in plain Rust, to test their algorithm on any CPU; programs have no use for them,
+/// since Winograd is faster.
+#[cfg(test)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::kernels) struct PortableDot;
+
+#[cfg(not(test))]
+pub(in crate::kernels) use crate::kernels::isa::NoDot as PortableDot;
+
+#[cfg(test)]
+mod dot {
+    use super::PortableDot;
+    use crate::kernels::isa::Dot;
+    use crate::kernels::layout::{BLOCK, DotStep, DotWeights, Patch};
+
+    impl PortableDot {
+        fn step(input: &[u8], weights: &DotStep, sums: &mut [i32; BLOCK]) {
+            for (index, &weight) in weights.iter().enumerate() {
+                let value = input[index / (4 * BLOCK) * 4 + index % 4].cast_signed();
+                sums[index / 4 % BLOCK] += i32::from(value) * i32::from(weight);
+            }
+        }
+    }
+
+    impl Dot for PortableDot {
+        const PREFERRED: bool = false;
+
+        fn detect() -> Option<Self> {
+            Some(Self)
+        }
+
+        fn tile<const P: usize>(
+            self,
+            input: &[u8],
+            plane: usize,
+            stride: usize,
+            weights: &[DotWeights],
+            sums: &mut [[i32; BLOCK]; P],
+        ) {
+            for (block, weights) in weights.iter().enumerate() {
+                for (tap, weights) in weights.iter().enumerate() {
+                    for (pixel, sums) in sums.iter_mut().enumerate() {
+                        let at = block * plane + tap / 3 * stride + (pixel + tap % 3) * BLOCK;
+                        Self::step(&input[at..], weights, sums);
+                    }
+                }
+            }
+        }
+
+        fn patches<const P: usize>(
+            self,
+            input: &[Patch; P],
+            weights: &[DotStep; 2],
+            sums: &mut [[i32; BLOCK]; P],
+        ) {
+            for (patch, sums) in input.iter().zip(sums) {
+                for (input, weights) in patch.chunks_exact(BLOCK).zip(weights) {
+                    Self::step(input, weights, sums);
+                }
+            }
+        }
     }
 }

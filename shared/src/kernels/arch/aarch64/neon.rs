@@ -9,25 +9,21 @@ use std::arch::aarch64::{
     vst1q_s16, vst1q_s32, vst1q_u8, vsubq_s16, vsubq_s32,
 };
 
-use crate::kernels::algo::direct::CHANNEL_STEP;
-use crate::kernels::algo::winograd::{CHUNK, Input, Weight};
 use crate::kernels::isa::{I16, I32, Isa, assert_product, assert_tile};
-use crate::kernels::layout::BLOCK;
+use crate::kernels::layout::{BLOCK, CHANNEL_STEP, CHUNK, InputBlock, WeightPair};
 
 /// Proof that the CPU has Advanced SIMD, which every aarch64 Linux has.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::kernels) struct Neon(());
-
-impl Neon {
-    pub(in crate::kernels) fn new() -> Option<Self> {
-        std::arch::is_aarch64_feature_detected!("neon").then_some(Self(()))
-    }
-}
 
 impl Isa for Neon {
     const PAIRS: bool = false;
     type I16 = S16;
     type I32 = S32;
+
+    fn detect() -> Option<Self> {
+        std::arch::is_aarch64_feature_detected!("neon").then_some(Self(()))
+    }
 
     #[inline(always)]
     fn tile<const P: usize>(
@@ -46,14 +42,42 @@ impl Isa for Neon {
     #[inline(always)]
     fn product<const P: usize>(
         self,
-        inputs: &[Input],
-        weights: &[Weight],
+        inputs: &[InputBlock],
+        weights: &[WeightPair],
         sums: &mut [[i32; BLOCK]; P],
         add: bool,
     ) {
         assert_product::<P>(inputs, weights);
         // SAFETY: `self` exists only where NEON does; what `product` relies on is asserted above.
         unsafe { product(inputs, weights, sums, add) }
+    }
+
+    /// Conversion (to nearest even) and both steps to u8 saturate.
+    #[inline(always)]
+    fn requantize(
+        self,
+        sums: &[i32; BLOCK],
+        bias: &[i32; BLOCK],
+        multipliers: &[f32; BLOCK],
+    ) -> [u8; BLOCK] {
+        let quarter = |at: usize| {
+            // SAFETY: `self` exists only where NEON does; each array holds four values from
+            // `at`, which is at most 12.
+            unsafe {
+                let sum =
+                    vaddq_s32(vld1q_s32(sums.as_ptr().add(at)), vld1q_s32(bias.as_ptr().add(at)));
+                let real = vmulq_f32(vcvtq_f32_s32(sum), vld1q_f32(multipliers.as_ptr().add(at)));
+                vqmovn_s32(vcvtnq_s32_f32(real))
+            }
+        };
+        let mut out = [0; BLOCK];
+        // SAFETY: `self` exists only where NEON does; `out` is one vector.
+        unsafe {
+            let low = vqmovun_s16(vcombine_s16(quarter(0), quarter(4)));
+            let high = vqmovun_s16(vcombine_s16(quarter(8), quarter(12)));
+            vst1q_u8(out.as_mut_ptr(), vcombine_u8(low, high));
+        }
+        out
     }
 }
 
@@ -105,8 +129,8 @@ unsafe fn tile<const P: usize>(
 #[inline]
 #[target_feature(enable = "neon")]
 unsafe fn product<const P: usize>(
-    inputs: &[Input],
-    weights: &[Weight],
+    inputs: &[InputBlock],
+    weights: &[WeightPair],
     sums: &mut [[i32; BLOCK]; P],
     add: bool,
 ) {
@@ -168,140 +192,113 @@ fn step<const LANE: i32, const P: usize>(
     }
 }
 
-/// Eight i16.
+/// Eight i16. Made from a [`Neon`] only, so a value is a proof that the CPU has NEON.
 #[derive(Clone, Copy)]
 pub(in crate::kernels) struct S16(int16x8_t);
 
-impl I16 for S16 {
+impl I16<Neon> for S16 {
     const LANES: usize = 8;
 
     #[inline(always)]
-    fn zero() -> Self {
-        // SAFETY: every aarch64 target of Rust has NEON.
+    fn zero(_: Neon) -> Self {
+        // SAFETY: the CPU has NEON (see the type).
         unsafe { Self(vdupq_n_s16(0)) }
     }
 
     #[inline(always)]
-    fn from_u8(values: &[u8]) -> Self {
+    fn from_u8(_: Neon, values: &[u8]) -> Self {
         assert!(values.len() == Self::LANES);
-        // SAFETY: every aarch64 target of Rust has NEON; eight values are there.
+        // SAFETY: the CPU has NEON (see the type); eight values are there.
         unsafe { Self(vreinterpretq_s16_u16(vmovl_u8(vld1_u8(values.as_ptr())))) }
     }
 
     #[inline(always)]
-    fn from_i8(values: &[i8]) -> Self {
+    fn from_i8(_: Neon, values: &[i8]) -> Self {
         assert!(values.len() == Self::LANES);
-        // SAFETY: every aarch64 target of Rust has NEON; eight values are there.
+        // SAFETY: the CPU has NEON (see the type); eight values are there.
         unsafe { Self(vmovl_s8(vld1_s8(values.as_ptr()))) }
     }
 
     #[inline(always)]
     fn add(self, other: Self) -> Self {
-        // SAFETY: every aarch64 target of Rust has NEON.
+        // SAFETY: the CPU has NEON (see the type).
         unsafe { Self(vaddq_s16(self.0, other.0)) }
     }
 
     #[inline(always)]
     fn sub(self, other: Self) -> Self {
-        // SAFETY: every aarch64 target of Rust has NEON.
+        // SAFETY: the CPU has NEON (see the type).
         unsafe { Self(vsubq_s16(self.0, other.0)) }
     }
 
     #[inline(always)]
     fn store(self, values: &mut [i16]) {
         assert!(values.len() == Self::LANES);
-        // SAFETY: every aarch64 target of Rust has NEON; there is room for eight values.
+        // SAFETY: the CPU has NEON (see the type); there is room for eight values.
         unsafe { vst1q_s16(values.as_mut_ptr(), self.0) }
     }
 }
 
-/// Four i32.
+/// Four i32. As [`S16`].
 #[derive(Clone, Copy)]
 pub(in crate::kernels) struct S32(int32x4_t);
 
-impl I32 for S32 {
+impl I32<Neon> for S32 {
     const LANES: usize = 4;
 
     #[inline(always)]
-    fn zero() -> Self {
-        // SAFETY: every aarch64 target of Rust has NEON.
+    fn zero(_: Neon) -> Self {
+        // SAFETY: the CPU has NEON (see the type).
         unsafe { Self(vdupq_n_s32(0)) }
     }
 
     #[inline(always)]
-    fn load(values: &[i32]) -> Self {
+    fn load(_: Neon, values: &[i32]) -> Self {
         assert!(values.len() == Self::LANES);
-        // SAFETY: every aarch64 target of Rust has NEON; four values are there.
+        // SAFETY: the CPU has NEON (see the type); four values are there.
         unsafe { Self(vld1q_s32(values.as_ptr())) }
     }
 
     #[inline(always)]
     fn add(self, other: Self) -> Self {
-        // SAFETY: every aarch64 target of Rust has NEON.
+        // SAFETY: the CPU has NEON (see the type).
         unsafe { Self(vaddq_s32(self.0, other.0)) }
     }
 
     #[inline(always)]
     fn sub(self, other: Self) -> Self {
-        // SAFETY: every aarch64 target of Rust has NEON.
+        // SAFETY: the CPU has NEON (see the type).
         unsafe { Self(vsubq_s32(self.0, other.0)) }
     }
 
     #[inline(always)]
     fn mul(self, factor: i32) -> Self {
-        // SAFETY: every aarch64 target of Rust has NEON.
+        // SAFETY: the CPU has NEON (see the type).
         unsafe { Self(vmulq_n_s32(self.0, factor)) }
     }
 
     #[inline(always)]
     fn shl<const N: i32>(self) -> Self {
-        // SAFETY: every aarch64 target of Rust has NEON.
+        // SAFETY: the CPU has NEON (see the type).
         unsafe { Self(vshlq_n_s32::<N>(self.0)) }
     }
 
     #[inline(always)]
     fn shr<const N: i32>(self) -> Self {
-        // SAFETY: every aarch64 target of Rust has NEON.
+        // SAFETY: the CPU has NEON (see the type).
         unsafe { Self(vshrq_n_s32::<N>(self.0)) }
     }
 
     #[inline(always)]
     fn max(self, other: Self) -> Self {
-        // SAFETY: every aarch64 target of Rust has NEON.
+        // SAFETY: the CPU has NEON (see the type).
         unsafe { Self(vmaxq_s32(self.0, other.0)) }
     }
 
     #[inline(always)]
     fn store(self, values: &mut [i32]) {
         assert!(values.len() == Self::LANES);
-        // SAFETY: every aarch64 target of Rust has NEON; there is room for four values.
+        // SAFETY: the CPU has NEON (see the type); there is room for four values.
         unsafe { vst1q_s32(values.as_mut_ptr(), self.0) }
-    }
-
-    /// Conversion (to nearest even) and both steps to u8 saturate.
-    #[inline(always)]
-    fn requantize(
-        sums: &[i32; BLOCK],
-        bias: &[i32; BLOCK],
-        multipliers: &[f32; BLOCK],
-    ) -> [u8; BLOCK] {
-        let quarter = |at: usize| {
-            // SAFETY: every aarch64 target of Rust has NEON; each array holds four values from
-            // `at`, which is at most 12.
-            unsafe {
-                let sum =
-                    vaddq_s32(vld1q_s32(sums.as_ptr().add(at)), vld1q_s32(bias.as_ptr().add(at)));
-                let real = vmulq_f32(vcvtq_f32_s32(sum), vld1q_f32(multipliers.as_ptr().add(at)));
-                vqmovn_s32(vcvtnq_s32_f32(real))
-            }
-        };
-        let mut out = [0; BLOCK];
-        // SAFETY: every aarch64 target of Rust has NEON; `out` is one vector.
-        unsafe {
-            let low = vqmovun_s16(vcombine_s16(quarter(0), quarter(4)));
-            let high = vqmovun_s16(vcombine_s16(quarter(8), quarter(12)));
-            vst1q_u8(out.as_mut_ptr(), vcombine_u8(low, high));
-        }
-        out
     }
 }

@@ -4,37 +4,35 @@
 use std::arch::aarch64::{int8x16_t, int32x4_t, vdupq_n_s8, vdupq_n_s32, vld1q_s8, vst1q_s32};
 use std::arch::asm;
 
-use crate::kernels::algo::dot::{Dot, PIXELS as MOST, Patch, Step, Weights};
-use crate::kernels::layout::BLOCK;
+use crate::kernels::isa::Dot;
+use crate::kernels::layout::{BLOCK, DOT_PIXELS, DotStep, DotWeights, Patch};
 
 /// Proof that the CPU has the extension.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::kernels) struct Sdot(());
 
-impl Sdot {
-    pub(in crate::kernels) fn new() -> Option<Self> {
+impl Dot for Sdot {
+    fn detect() -> Option<Self> {
         std::arch::is_aarch64_feature_detected!("dotprod").then_some(Self(()))
     }
-}
 
-impl Dot for Sdot {
     #[inline(always)]
     fn tile<const P: usize>(
         self,
         input: &[u8],
         plane: usize,
         stride: usize,
-        weights: &[Weights],
+        weights: &[DotWeights],
         sums: &mut [[i32; BLOCK]; P],
     ) {
-        const { assert!(P <= MOST) };
+        const { assert!(P <= DOT_PIXELS) };
         assert!(!weights.is_empty());
         assert!(input.len() >= (weights.len() - 1) * plane + 2 * stride + (P + 2) * BLOCK);
         // SAFETY: `self` exists only where the extension does; the length that `tile` relies on is
         // asserted above.
         unsafe {
-            // Of many pixels half of the outputs at a time: sums and pixels stay in registers, and
-            // weights serve more pixels.
+            // With many pixels, half of the outputs at a time: sums and pixels stay in registers,
+            // and weights serve more pixels.
             if P > 4 {
                 tile::<P, 2, 0>(input, plane, stride, weights, sums);
                 tile::<P, 2, 2>(input, plane, stride, weights, sums);
@@ -48,7 +46,7 @@ impl Dot for Sdot {
     fn patches<const P: usize>(
         self,
         input: &[Patch; P],
-        weights: &[Step; 2],
+        weights: &[DotStep; 2],
         sums: &mut [[i32; BLOCK]; P],
     ) {
         // SAFETY: `self` exists only where the extension does.
@@ -59,8 +57,8 @@ impl Dot for Sdot {
     }
 }
 
-/// `sums[i] += sum over j of weights[4 * i + j] * values[4 * LANE + j]`. In assembler, for the
-/// intrinsic is not stable.
+/// `sums[i] += sum over j of weights[4 * i + j] * values[4 * LANE + j]`. In assembly, since
+/// the intrinsic is not stable.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
 fn sdot<const LANE: usize>(sums: &mut int32x4_t, weights: int8x16_t, values: int8x16_t) {
@@ -89,7 +87,7 @@ unsafe fn tile<const P: usize, const V: usize, const FIRST: usize>(
     input: &[u8],
     plane: usize,
     stride: usize,
-    weights: &[Weights],
+    weights: &[DotWeights],
     sums: &mut [[i32; BLOCK]; P],
 ) {
     let mut acc = [[vdupq_n_s32(0); V]; P];
@@ -98,9 +96,10 @@ unsafe fn tile<const P: usize, const V: usize, const FIRST: usize>(
         for (row, weights) in weights.as_chunks::<3>().0.iter().enumerate() {
             // SAFETY: as for the pixels.
             let input = unsafe { input.as_ptr().add(block * plane + row * stride) };
-            let mut pixels = [vdupq_n_s8(0); MOST + 2];
+            let mut pixels = [vdupq_n_s8(0); DOT_PIXELS + 2];
             for (x, pixel) in pixels.iter_mut().enumerate().take(P + 2) {
-                // SAFETY: x is below P + 2, so that this is within what the caller vouches for.
+                // SAFETY: x is below P + 2, so this is within the length that the caller
+                // guarantees.
                 *pixel = unsafe { vld1q_s8(input.add(x * BLOCK).cast()) };
             }
             step::<P, V, FIRST>(&mut acc, &pixels, &weights[0]);
@@ -115,7 +114,7 @@ unsafe fn tile<const P: usize, const V: usize, const FIRST: usize>(
 #[target_feature(enable = "neon,dotprod")]
 fn patches<const P: usize, const V: usize, const FIRST: usize>(
     input: &[Patch; P],
-    weights: &[Step; 2],
+    weights: &[DotStep; 2],
     sums: &mut [[i32; BLOCK]; P],
 ) {
     let mut acc = [[vdupq_n_s32(0); V]; P];
@@ -151,7 +150,7 @@ fn store<const P: usize, const V: usize, const FIRST: usize>(
 fn step<const P: usize, const V: usize, const FIRST: usize>(
     acc: &mut Sums<P, V>,
     pixels: &[int8x16_t],
-    weights: &Step,
+    weights: &DotStep,
 ) {
     quarter::<0, P, V, FIRST>(acc, pixels, weights);
     quarter::<1, P, V, FIRST>(acc, pixels, weights);
@@ -165,7 +164,7 @@ fn step<const P: usize, const V: usize, const FIRST: usize>(
 fn quarter<const LANE: usize, const P: usize, const V: usize, const FIRST: usize>(
     acc: &mut Sums<P, V>,
     pixels: &[int8x16_t],
-    weights: &Step,
+    weights: &DotStep,
 ) {
     let weights = &weights.as_chunks::<BLOCK>().0[4 * LANE..][..4][FIRST..][..V];
     let mut vectors = [vdupq_n_s8(0); V];

@@ -1,24 +1,26 @@
-//! 32-bit ARM with Advanced SIMD: `vmlal.s16`, as in `neon` on 64 bits. Compilers have to be told
-//! to use it, and Rust's intrinsics for 32 bits are not stable, so what multiplies is assembly; the
-//! transforms are the portable loops, which compilers do turn into vectors.
+//! 32-bit ARM with Advanced SIMD: `vmlal.s16`, as in `neon` on 64 bits. Compilers do not use it by
+//! themselves, and Rust's intrinsics for 32 bits are not stable, so the products are in assembly;
+//! the transforms are the portable loops, which compilers do turn into vectors.
 
 use std::arch::asm;
 
-use crate::kernels::algo::direct::CHANNEL_STEP;
-use crate::kernels::algo::winograd::{CHUNK, Input, Weight};
 use crate::kernels::arch::portable::{Lane, Portable};
 use crate::kernels::isa::{Isa, assert_product, assert_tile};
-use crate::kernels::layout::BLOCK;
+use crate::kernels::layout::{BLOCK, CHANNEL_STEP, CHUNK, InputBlock, WeightPair};
 
-/// Exists only in programs that are compiled for NEON (`.cargo/config.toml`), which run nowhere
-/// else.
-#[derive(Clone, Copy)]
-pub(in crate::kernels) struct Armv7;
+/// Proof that the CPU has Advanced SIMD: the type exists only in programs that are compiled for it
+/// (`.cargo/config.toml`), which do not run on other CPUs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::kernels) struct Neon(());
 
-impl Isa for Armv7 {
+impl Isa for Neon {
     const PAIRS: bool = false;
     type I16 = Lane<i16>;
     type I32 = Lane<i32>;
+
+    fn detect() -> Option<Self> {
+        Some(Self(()))
+    }
 
     #[inline(always)]
     fn tile<const P: usize>(
@@ -45,8 +47,8 @@ impl Isa for Armv7 {
     #[inline(always)]
     fn product<const P: usize>(
         self,
-        inputs: &[Input],
-        weights: &[Weight],
+        inputs: &[InputBlock],
+        weights: &[WeightPair],
         sums: &mut [[i32; BLOCK]; P],
         add: bool,
     ) {
@@ -71,7 +73,7 @@ impl Isa for Armv7 {
 }
 
 // Sixteen sums of one tile or pixel are in q8 to q11, those of the other in q12 to q15. Inputs are
-// in d0 to d3: a factor out of a vector must be among the first eight.
+// in d0 to d3: a factor that is one lane of a vector must be in the first eight registers.
 
 /// Products of four weights and one input, added to four sums.
 macro_rules! vmlal {
@@ -82,7 +84,11 @@ macro_rules! vmlal {
 
 /// As `vmlal` of sixteen weights, in four registers.
 macro_rules! multiply {
-    ($q0:literal $q1:literal $q2:literal $q3:literal, $w0:literal $w1:literal $w2:literal $w3:literal, $x:literal) => {
+    (
+        $q0:literal $q1:literal $q2:literal $q3:literal,
+        $w0:literal $w1:literal $w2:literal $w3:literal,
+        $x:literal
+    ) => {
         concat!(
             vmlal!($q0, $w0, $x),
             vmlal!($q1, $w1, $x),
@@ -101,9 +107,15 @@ macro_rules! one {
 
 /// As `one` for two tiles.
 macro_rules! two {
-    (a, $x:literal, $y:literal) => { concat!(multiply!(8 9 10 11, 4 5 6 7, $x), multiply!(12 13 14 15, 4 5 6 7, $y)) };
-    (b, $x:literal, $y:literal) => { concat!(multiply!(8 9 10 11, 8 9 10 11, $x), multiply!(12 13 14 15, 8 9 10 11, $y)) };
-    (c, $x:literal, $y:literal) => { concat!(multiply!(8 9 10 11, 12 13 14 15, $x), multiply!(12 13 14 15, 12 13 14 15, $y)) };
+    (a, $x:literal, $y:literal) => {
+        concat!(multiply!(8 9 10 11, 4 5 6 7, $x), multiply!(12 13 14 15, 4 5 6 7, $y))
+    };
+    (b, $x:literal, $y:literal) => {
+        concat!(multiply!(8 9 10 11, 8 9 10 11, $x), multiply!(12 13 14 15, 8 9 10 11, $y))
+    };
+    (c, $x:literal, $y:literal) => {
+        concat!(multiply!(8 9 10 11, 12 13 14 15, $x), multiply!(12 13 14 15, 12 13 14 15, $y))
+    };
 }
 
 /// The weights of one channel into one of three sets of registers.
@@ -149,9 +161,9 @@ macro_rules! eight_channels {
 /// # Safety
 /// `weights` are whole blocks of channels and at least one; `inputs` holds as many blocks.
 #[inline(always)]
-unsafe fn one_tile(inputs: &[Input], weights: &[Weight], sums: &mut [i32; BLOCK]) {
-    // SAFETY: each round reads eight channels of `inputs` and of `weights`, which are aligned to
-    // what the loads say; `sums` is sixteen values.
+unsafe fn one_tile(inputs: &[InputBlock], weights: &[WeightPair], sums: &mut [i32; BLOCK]) {
+    // SAFETY: each round reads eight channels of `inputs` and of `weights`, which are aligned as
+    // the loads declare; `sums` is sixteen values.
     unsafe {
         asm!(
             "vldmia {s}, {{d16-d23}}",
@@ -165,7 +177,8 @@ unsafe fn one_tile(inputs: &[Input], weights: &[Weight], sums: &mut [i32; BLOCK]
             x = inout(reg) inputs.as_ptr() => _,
             w = inout(reg) weights.as_ptr() => _,
             left = inout(reg) weights.len() / 4 => _,
-            out("q0") _, out("q2") _, out("q3") _, out("q4") _, out("q5") _, out("q6") _, out("q7") _,
+            out("q0") _, out("q2") _, out("q3") _,
+            out("q4") _, out("q5") _, out("q6") _, out("q7") _,
             out("q8") _, out("q9") _, out("q10") _, out("q11") _,
             options(nostack),
         );
@@ -177,7 +190,7 @@ unsafe fn one_tile(inputs: &[Input], weights: &[Weight], sums: &mut [i32; BLOCK]
 /// # Safety
 /// As [`one_tile`], for both.
 #[inline(always)]
-unsafe fn two_tiles(inputs: &[Input], weights: &[Weight], sums: &mut [[i32; BLOCK]; 2]) {
+unsafe fn two_tiles(inputs: &[InputBlock], weights: &[WeightPair], sums: &mut [[i32; BLOCK]; 2]) {
     // SAFETY: as in `one_tile`; `sums` is twice sixteen values.
     unsafe {
         asm!(
@@ -194,8 +207,10 @@ unsafe fn two_tiles(inputs: &[Input], weights: &[Weight], sums: &mut [[i32; BLOC
             y = inout(reg) inputs.as_ptr().add(CHUNK) => _,
             w = inout(reg) weights.as_ptr() => _,
             left = inout(reg) weights.len() / 4 => _,
-            out("q0") _, out("q1") _, out("q2") _, out("q3") _, out("q4") _, out("q5") _, out("q6") _, out("q7") _,
-            out("q8") _, out("q9") _, out("q10") _, out("q11") _, out("q12") _, out("q13") _, out("q14") _, out("q15") _,
+            out("q0") _, out("q1") _, out("q2") _, out("q3") _,
+            out("q4") _, out("q5") _, out("q6") _, out("q7") _,
+            out("q8") _, out("q9") _, out("q10") _, out("q11") _,
+            out("q12") _, out("q13") _, out("q14") _, out("q15") _,
             options(nostack),
         );
     }
@@ -250,7 +265,8 @@ unsafe fn two_pixels(
                 w = inout(reg) weights,
                 left = inout(reg) 3 * channels / CHANNEL_STEP => _,
                 out("q0") _, out("q1") _, out("q2") _, out("q3") _, out("q4") _,
-                out("q8") _, out("q9") _, out("q10") _, out("q11") _, out("q12") _, out("q13") _, out("q14") _, out("q15") _,
+                out("q8") _, out("q9") _, out("q10") _, out("q11") _,
+                out("q12") _, out("q13") _, out("q14") _, out("q15") _,
                 options(nostack),
             );
         }

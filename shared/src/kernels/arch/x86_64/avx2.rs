@@ -12,26 +12,27 @@ use std::arch::x86_64::{
     _mm256_storeu_si256, _mm256_sub_epi16, _mm256_sub_epi32,
 };
 
-use crate::kernels::algo::winograd::{
-    self, CHUNK, Chunk, Finish, Input, Inputs, Sums, TAPS, TILES, Weight, Weights,
-};
-use crate::kernels::isa::{I16, I32, Isa, assert_product, assert_tile};
-use crate::kernels::layout::BLOCK;
+use crate::kernels::isa::{I16, I32, Isa, Task, assert_product, assert_tile};
+use crate::kernels::layout::{BLOCK, CHUNK, InputBlock, TILES, WeightPair};
 
 /// Proof that the CPU has AVX2.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::kernels) struct Avx2(());
-
-impl Avx2 {
-    pub(in crate::kernels) fn new() -> Option<Self> {
-        is_x86_feature_detected!("avx2").then_some(Self(()))
-    }
-}
 
 impl Isa for Avx2 {
     const PAIRS: bool = true;
     type I16 = W16;
     type I32 = W32;
+
+    fn detect() -> Option<Self> {
+        is_x86_feature_detected!("avx2").then_some(Self(()))
+    }
+
+    #[inline(always)]
+    fn run<T: Task>(self, task: T) {
+        // SAFETY: `self` exists only where AVX2 does.
+        unsafe { run(self, task) }
+    }
 
     #[inline(always)]
     fn tile<const P: usize>(
@@ -48,16 +49,10 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn products(self, chunk: &Chunk, sums: &mut Sums) {
-        // SAFETY: `self` exists only where AVX2 does.
-        unsafe { products(self, chunk, sums) }
-    }
-
-    #[inline(always)]
     fn product<const P: usize>(
         self,
-        inputs: &[Input],
-        weights: &[Weight],
+        inputs: &[InputBlock],
+        weights: &[WeightPair],
         sums: &mut [[i32; BLOCK]; P],
         add: bool,
     ) {
@@ -66,36 +61,9 @@ impl Isa for Avx2 {
         unsafe { product(inputs, weights, sums, add) }
     }
 
-    #[inline(always)]
-    fn transform_input(self, source: &[u8], stride: usize, target: &mut Inputs, place: usize) {
-        // SAFETY: `self` exists only where AVX2 does.
-        unsafe { transform_input(source, stride, target, place) }
-    }
-
-    #[inline(always)]
-    fn transform_weights(
-        self,
-        source: &[[i8; 2 * BLOCK]; TAPS],
-        target: &mut Weights,
-        pair: usize,
-    ) {
-        // SAFETY: `self` exists only where AVX2 does.
-        unsafe { transform_weights(source, target, pair) }
-    }
-
-    #[inline(always)]
-    fn transform_output(
-        self,
-        sums: &Sums,
-        of: usize,
-        finish: &Finish,
-        out: &mut [u8],
-        stride: usize,
-    ) {
-        // SAFETY: `self` exists only where AVX2 does.
-        unsafe { transform_output(sums, of, finish, out, stride) }
-    }
-
+    /// The lower bound comes from packing, which saturates: after `min` only numbers below i32 are
+    /// out of the range of the conversion, and those become the lowest i32. It rounds to nearest
+    /// even, as Rust leaves `mxcsr`.
     #[inline(always)]
     fn requantize(
         self,
@@ -103,44 +71,35 @@ impl Isa for Avx2 {
         bias: &[i32; BLOCK],
         multipliers: &[f32; BLOCK],
     ) -> [u8; BLOCK] {
-        // SAFETY: `self` exists only where AVX2 does.
-        unsafe { requantize(sums, bias, multipliers) }
+        let mut out = [0; BLOCK];
+        // SAFETY: `self` exists only where AVX2 does; `out` is one vector.
+        unsafe {
+            let (low, high) = (
+                requantize_half(sums, bias, multipliers, 0),
+                requantize_half(sums, bias, multipliers, 8),
+            );
+            // Packing works in halves of a vector, whose quarters are put back in order.
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(low, high));
+            let bytes = _mm_packus_epi16(
+                _mm256_castsi256_si128(words),
+                _mm256_extracti128_si256::<1>(words),
+            );
+            _mm_storeu_si128(out.as_mut_ptr().cast(), bytes);
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn prefetch<T>(self, address: *const T) {
+        // SAFETY: every x86-64 CPU has the instruction, which faults at no address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
 }
 
+/// Compiles a task for AVX2: it is inlined here, with everything that it calls.
 #[target_feature(enable = "avx2")]
-fn transform_input(source: &[u8], stride: usize, target: &mut Inputs, place: usize) {
-    winograd::transform_input::<W16>(source, stride, target, place);
-}
-
-/// Taps of pairs of channels from those in use to those that are fetched.
-const AHEAD: usize = 16 * TAPS;
-
-#[target_feature(enable = "avx2")]
-fn transform_weights(source: &[[i8; 2 * BLOCK]; TAPS], target: &mut Weights, pair: usize) {
-    // A pass reads weights once, from far away, and not fast enough for the hardware to run ahead
-    // over chunks and pages.
-    for line in 0..5 {
-        _mm_prefetch::<_MM_HINT_T0>(
-            source.as_ptr().wrapping_add(AHEAD).wrapping_byte_add(64 * line).cast(),
-        );
-    }
-    winograd::transform_weights::<W16>(source, target, pair);
-}
-
-#[target_feature(enable = "avx2")]
-fn transform_output(sums: &Sums, of: usize, finish: &Finish, out: &mut [u8], stride: usize) {
-    winograd::transform_output::<W32>(sums, of, finish, out, stride);
-}
-
-#[target_feature(enable = "avx2")]
-fn requantize(sums: &[i32; BLOCK], bias: &[i32; BLOCK], multipliers: &[f32; BLOCK]) -> [u8; BLOCK] {
-    W32::requantize(sums, bias, multipliers)
-}
-
-#[target_feature(enable = "avx2")]
-fn products(isa: Avx2, chunk: &Chunk, sums: &mut Sums) {
-    winograd::products(isa, chunk, sums);
+fn run<T: Task>(isa: Avx2, task: T) {
+    task.run(isa);
 }
 
 /// # Safety
@@ -149,8 +108,8 @@ fn products(isa: Avx2, chunk: &Chunk, sums: &mut Sums) {
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn product<const P: usize>(
-    inputs: &[Input],
-    weights: &[Weight],
+    inputs: &[InputBlock],
+    weights: &[WeightPair],
     sums: &mut [[i32; BLOCK]; P],
     add: bool,
 ) {
@@ -250,15 +209,15 @@ macro_rules! pair {
 /// The inner loop of [`product`] for four tiles. Compilers put each addition behind its product,
 /// and add products to each other first, which needs more registers than there are; on Zen 3 this
 /// order, two products and then the two sums of the tile before, takes three quarters of the time.
-/// `vbroadcastss` rather than its integer twin is a part of that.
+/// `vbroadcastss` rather than its integer twin is part of that.
 ///
 /// # Safety
 /// As [`product`].
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn product_of_four(
-    inputs: *const Input,
-    weights: &[Weight],
+    inputs: *const InputBlock,
+    weights: &[WeightPair],
     low: &mut [__m256i],
     high: &mut [__m256i],
 ) {
@@ -290,11 +249,11 @@ unsafe fn product_of_four(
             w = inout(reg) weights.as_ptr() => _,
             x = inout(reg) inputs => _,
             left = inout(reg) weights.len() / (BLOCK / 2) => _,
-            block = const BLOCK / 2 * size_of::<Weight>(),
-            input = const size_of::<Input>(),
-            tile1 = const CHUNK * size_of::<Input>(),
-            tile2 = const 2 * CHUNK * size_of::<Input>(),
-            tile3 = const 3 * CHUNK * size_of::<Input>(),
+            block = const BLOCK / 2 * size_of::<WeightPair>(),
+            input = const size_of::<InputBlock>(),
+            tile1 = const CHUNK * size_of::<InputBlock>(),
+            tile2 = const 2 * CHUNK * size_of::<InputBlock>(),
+            tile3 = const 3 * CHUNK * size_of::<InputBlock>(),
             inout("ymm0") low[0],
             inout("ymm1") high[0],
             inout("ymm2") low[1],
@@ -358,29 +317,28 @@ unsafe fn tile<const P: usize>(
     }
 }
 
-/// Sixteen i16. Used only in functions of [`Avx2`], which proves that the CPU has these
-/// instructions.
+/// Sixteen i16. Made from an [`Avx2`] only, so a value is a proof that the CPU has AVX2.
 #[derive(Clone, Copy)]
 pub(in crate::kernels) struct W16(__m256i);
 
-impl I16 for W16 {
+impl I16<Avx2> for W16 {
     const LANES: usize = 16;
 
     #[inline(always)]
-    fn zero() -> Self {
+    fn zero(_: Avx2) -> Self {
         // SAFETY: the CPU has AVX2 (see the type).
         unsafe { Self(_mm256_setzero_si256()) }
     }
 
     #[inline(always)]
-    fn from_u8(values: &[u8]) -> Self {
+    fn from_u8(_: Avx2, values: &[u8]) -> Self {
         assert!(values.len() == Self::LANES);
         // SAFETY: the CPU has AVX2 (see the type); sixteen values are there.
         unsafe { Self(_mm256_cvtepu8_epi16(_mm_loadu_si128(values.as_ptr().cast()))) }
     }
 
     #[inline(always)]
-    fn from_i8(values: &[i8]) -> Self {
+    fn from_i8(_: Avx2, values: &[i8]) -> Self {
         assert!(values.len() == Self::LANES);
         // SAFETY: the CPU has AVX2 (see the type); sixteen values are there.
         unsafe { Self(_mm256_cvtepi8_epi16(_mm_loadu_si128(values.as_ptr().cast()))) }
@@ -410,17 +368,17 @@ impl I16 for W16 {
 #[derive(Clone, Copy)]
 pub(in crate::kernels) struct W32(__m256i);
 
-impl I32 for W32 {
+impl I32<Avx2> for W32 {
     const LANES: usize = 8;
 
     #[inline(always)]
-    fn zero() -> Self {
+    fn zero(_: Avx2) -> Self {
         // SAFETY: the CPU has AVX2 (see the type).
         unsafe { Self(_mm256_setzero_si256()) }
     }
 
     #[inline(always)]
-    fn load(values: &[i32]) -> Self {
+    fn load(_: Avx2, values: &[i32]) -> Self {
         assert!(values.len() == Self::LANES);
         // SAFETY: the CPU has AVX2 (see the type); eight values are there.
         unsafe { Self(_mm256_loadu_si256(values.as_ptr().cast())) }
@@ -468,36 +426,9 @@ impl I32 for W32 {
         // SAFETY: the CPU has AVX2 (see the type); there is room for eight values.
         unsafe { _mm256_storeu_si256(values.as_mut_ptr().cast(), self.0) }
     }
-
-    /// The lower bound comes from packing, which saturates: after `min` only numbers below i32 are
-    /// out of the range of the conversion, and those become the lowest i32. It rounds to nearest
-    /// even, as Rust leaves `mxcsr`.
-    #[inline(always)]
-    fn requantize(
-        sums: &[i32; BLOCK],
-        bias: &[i32; BLOCK],
-        multipliers: &[f32; BLOCK],
-    ) -> [u8; BLOCK] {
-        let mut out = [0; BLOCK];
-        // SAFETY: the CPU has AVX2 (see the type); `out` is one vector.
-        unsafe {
-            let (low, high) = (
-                requantize_half(sums, bias, multipliers, 0),
-                requantize_half(sums, bias, multipliers, 8),
-            );
-            // Packing works in halves of a vector, whose quarters are put back in order.
-            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(low, high));
-            let bytes = _mm_packus_epi16(
-                _mm256_castsi256_si128(words),
-                _mm256_extracti128_si256::<1>(words),
-            );
-            _mm_storeu_si128(out.as_mut_ptr().cast(), bytes);
-        }
-        out
-    }
 }
 
-/// Eight sums from `at` to integers of at most 255.
+/// Turns eight sums from `at` into integers of at most 255.
 #[target_feature(enable = "avx2")]
 fn requantize_half(
     sums: &[i32; BLOCK],

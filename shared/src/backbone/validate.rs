@@ -1,5 +1,5 @@
-//! What an ONNX file must be before tract sees it: tract trusts names, sizes and types of a file
-//! more than a hostile one deserves.
+//! Checks of an ONNX file before tract parses it: tract trusts names, sizes and types more than a
+//! hostile file deserves.
 
 use std::collections::HashSet;
 
@@ -9,51 +9,61 @@ use tract_onnx::pb::{GraphProto, TensorProto, ValueInfoProto, type_proto};
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::*;
 
-/// Most nodes of a graph; that of VGG16 has 19.
+/// Maximum number of nodes of a graph; that of VGG16 has 19.
 const MAX_NODES: usize = 1_000;
 
-/// Most constants; each node has at most nine inputs.
+/// Maximum number of constants; each node has at most nine inputs.
 const MAX_CONSTANTS: usize = 9 * MAX_NODES;
 
-/// Most dimensions of a tensor.
+/// Maximum number of dimensions of a tensor.
 const MAX_RANK: usize = 8;
 
-/// Largest side of the input that a graph may fix.
+/// Largest dimension of the input, in pixels or channels, that a graph may fix.
 const MAX_SIDE: i64 = 1 << 16;
 
-/// Holds a graph against what the files of a base are: few nodes in the order in which they are
-/// computed, each tensor made once, constants of plain numbers that are all there, one input and
-/// one output.
+/// Checks that a graph is like that of a base: few nodes in the order of their execution, each
+/// tensor produced once, complete constants of plain numbers, one input and one output.
 pub(super) fn check(graph: &GraphProto) -> TractResult<()> {
-    ensure!(graph.node.len() <= MAX_NODES, "{} nodes are too many for a base", graph.node.len());
+    ensure!(
+        graph.node.len() <= MAX_NODES,
+        "it has {} nodes, more than {MAX_NODES}",
+        graph.node.len()
+    );
     ensure!(
         graph.initializer.len() <= MAX_CONSTANTS,
-        "{} constants are too many",
+        "it has {} constants, more than {MAX_CONSTANTS}",
         graph.initializer.len()
     );
-    ensure!(graph.sparse_initializer.is_empty(), "a base has no sparse constants");
+    ensure!(
+        graph.sparse_initializer.is_empty(),
+        "it has sparse constants, which a base does not contain"
+    );
     let ([input], [output]) = (&*graph.input, &*graph.output) else {
         bail!("a base has one input and one output")
     };
     let mut known = HashSet::new();
     for tensor in &graph.initializer {
         check_tensor(tensor).with_context(|| format!("the constant {}", tensor.name))?;
-        ensure!(known.insert(tensor.name.as_str()), "the constant {} is there twice", tensor.name);
+        ensure!(
+            known.insert(tensor.name.as_str()),
+            "the constant {} is defined twice",
+            tensor.name
+        );
     }
     check_input(input)?;
-    ensure!(known.insert(input.name.as_str()), "the input {} is a constant", input.name);
+    ensure!(known.insert(input.name.as_str()), "the input {} is also a constant", input.name);
     for node in &graph.node {
         ensure!(
             node.input.iter().all(|name| known.contains(name.as_str())),
-            "{} takes up something that is not made before it",
+            "node {} uses a tensor that no earlier node produces",
             node.name
         );
-        let [made] = &*node.output else {
-            bail!("{} has {} outputs", node.name, node.output.len())
+        let [output] = &*node.output else {
+            bail!("node {} has {} outputs, not one", node.name, node.output.len())
         };
         ensure!(
-            !made.is_empty() && known.insert(made.as_str()),
-            "{} makes {made:?}, which is there",
+            !output.is_empty() && known.insert(output.as_str()),
+            "node {} produces {output:?}, which exists already",
             node.name
         );
         let nested = node.attribute.iter().any(|a| {
@@ -63,19 +73,23 @@ pub(super) fn check(graph: &GraphProto) -> TractResult<()> {
                 || !a.graphs.is_empty()
                 || !a.tensors.is_empty()
         });
-        ensure!(!nested, "{} holds graphs or tensors of its own", node.name);
+        ensure!(!nested, "node {} has graphs or tensors as attributes", node.name);
     }
-    let made = graph.node.iter().any(|node| node.output.contains(&output.name));
-    ensure!(made, "nothing makes the output {}", output.name);
+    let produced = graph.node.iter().any(|node| node.output.contains(&output.name));
+    ensure!(produced, "no node produces the output {}", output.name);
     Ok(())
 }
 
 fn check_tensor(tensor: &TensorProto) -> TractResult<()> {
     ensure!(
         tensor.data_location.is_none_or(|place| place == DataLocation::Default as i32),
-        "its data lie elsewhere"
+        "its data are in another file"
     );
-    ensure!(tensor.dims.len() <= MAX_RANK, "{} dimensions", tensor.dims.len());
+    ensure!(
+        tensor.dims.len() <= MAX_RANK,
+        "it has {} dimensions, more than {MAX_RANK}",
+        tensor.dims.len()
+    );
     let count = tensor
         .dims
         .iter()
@@ -85,7 +99,7 @@ fn check_tensor(tensor: &TensorProto) -> TractResult<()> {
         Some(DataType::Float) => (4, tensor.float_data.len()),
         Some(DataType::Int32) => (4, tensor.int32_data.len()),
         Some(DataType::Int8 | DataType::Uint8) => (1, tensor.int32_data.len()),
-        _ => bail!("a base holds no numbers of its type ({})", tensor.data_type),
+        _ => bail!("its data type ({}) does not occur in a base", tensor.data_type),
     };
     let raw = tensor.raw_data.len();
     let whole = if raw > 0 {
@@ -95,7 +109,7 @@ fn check_tensor(tensor: &TensorProto) -> TractResult<()> {
     };
     ensure!(
         whole,
-        "{:?} asks for other than the {} that are there",
+        "its shape {:?} does not fit the {} values present",
         tensor.dims,
         if raw > 0 { raw / bytes } else { listed }
     );
@@ -111,7 +125,7 @@ fn check_input(input: &ValueInfoProto) -> TractResult<()> {
     let dims = tensor.shape.as_ref().map_or(&[][..], |shape| &shape.dim);
     ensure!(dims.len() == 4, "the input {} is not [n, c, h, w]", input.name);
     for dim in dims {
-        // A name alone: tract would compute an expression.
+        // A plain name only: tract would evaluate an expression.
         let plain = match &dim.value {
             Some(Dim::DimValue(side)) => (1..=MAX_SIDE).contains(side),
             Some(Dim::DimParam(name)) => {
@@ -119,7 +133,7 @@ fn check_input(input: &ValueInfoProto) -> TractResult<()> {
             }
             None => true,
         };
-        ensure!(plain, "the input {} has a side that makes no sense", input.name);
+        ensure!(plain, "the input {} has an invalid dimension", input.name);
     }
     Ok(())
 }
