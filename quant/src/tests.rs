@@ -18,18 +18,17 @@ use crate::weights::{FloatBase, FloatLayer, Normalization, VGG16};
 use crate::{Error, onnx};
 use vgg_edge::preprocess::Fit;
 
-/// A cheap stream of numbers from -1 to 1.
-struct Numbers(u32);
+/// A stream of random numbers from -1 to 1.
+struct Numbers(fastrand::Rng);
 
 impl Numbers {
     fn next(&mut self) -> f32 {
-        self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (self.0 >> 8) as f32 / (1 << 23) as f32 - 1.0
+        2.0 * self.0.f32() - 1.0
     }
 }
 
 fn chain(shape: &[(&str, usize, usize, bool)], seed: u32) -> FloatBase {
-    let mut numbers = Numbers(seed);
+    let mut numbers = Numbers(fastrand::Rng::with_seed(seed.into()));
     let layers = shape.iter().map(|&(name, inputs, outputs, pool)| {
         // He's initialization, so that signals keep their size.
         let size = (6.0 / (9.0 * inputs as f32)).sqrt();
@@ -73,7 +72,7 @@ fn inputs_of(base: &FloatBase, frames: &[Image]) -> Inputs {
 }
 
 fn frames(count: usize, seed: u32) -> Vec<Image> {
-    let mut numbers = Numbers(seed);
+    let mut numbers = Numbers(fastrand::Rng::with_seed(seed.into()));
     let picture = |_| {
         let (a, b, c) = (numbers.next(), numbers.next(), numbers.next());
         let pixel = |at: usize| {
@@ -500,12 +499,8 @@ fn damaged_files_are_refused() {
         torch(&tiny, |_| {}),
         exported(&tiny, |_| {}),
     ];
-    let mut state = 1u64;
-    let mut next = move |below: usize| {
-        state =
-            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as usize % below.max(1)
-    };
+    let mut random = fastrand::Rng::with_seed(1);
+    let mut next = move |below: usize| random.usize(..below.max(1));
     let mut refused = 0;
     for case in 0..3000 {
         // What survives of a whole VGG16 takes a while to read.

@@ -12,6 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use fastrand::Rng;
+
 /// Calls that change files, and those that say what a descriptor is.
 const CALLS: &str = "open,openat,creat,write,pwrite64,writev,pwritev,pwritev2,lseek,ftruncate,truncate,fallocate,copy_file_range,sendfile,\
                      fsync,fdatasync,rename,renameat,renameat2,link,linkat,symlink,symlinkat,unlink,unlinkat,mkdir,mkdirat,rmdir,close,dup,\
@@ -165,15 +167,15 @@ impl Recording {
             Disk::Random(seed) => seed,
             Disk::Lazy | Disk::Eager => 0,
         };
-        let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-        // How likely what was not synced is kept differs from one loss to the next.
-        let odds = 1 + dice.below(8);
+        let mut random = Rng::with_seed(seed);
+        // The odds that an unsynced change is kept differ between power losses.
+        let odds = 1 + random.usize(..8);
         let mut keeps = |synced: bool| match disk {
             Disk::Lazy => synced,
             Disk::Eager => true,
-            Disk::Random(_) => synced || dice.below(9) < odds,
+            Disk::Random(_) => synced || random.usize(..9) < odds,
         };
-        let mut torn = Dice(seed.wrapping_mul(0xd134_2543_de82_ef95) | 1);
+        let mut torn = Rng::with_seed(!seed);
         for (at, change) in changes.iter().enumerate() {
             let later = &changes[at + 1..];
             match change {
@@ -183,8 +185,8 @@ impl Recording {
                         .any(|c| matches!(c, Change::SyncFile(other) if other == inode));
                     if keeps(synced) {
                         let tears =
-                            !synced && matches!(disk, Disk::Random(_)) && torn.below(3) == 0;
-                        let length = if tears { torn.below(bytes.len() + 1) } else { bytes.len() };
+                            !synced && matches!(disk, Disk::Random(_)) && torn.usize(..3) == 0;
+                        let length = if tears { torn.usize(..=bytes.len()) } else { bytes.len() };
                         put(&mut contents, *inode, *start, &bytes[..length]);
                     }
                 }
@@ -249,18 +251,6 @@ fn put(contents: &mut Vec<Vec<u8>>, inode: Inode, start: u64, bytes: &[u8]) {
         file.resize(start + bytes.len(), 0);
     }
     file[start..start + bytes.len()].copy_from_slice(bytes);
-}
-
-/// Random numbers.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % bound
-    }
 }
 
 /// What a descriptor is.

@@ -3,6 +3,12 @@
 //! Programs are built by Cargo when a test first asks for them. A missing tool is a failure that
 //! names it, never a silent skip.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking, and this crate serves tests only"
+)]
+
 pub mod browser;
 pub mod disk;
 pub mod machine;
@@ -211,13 +217,8 @@ pub fn ndjson(text: &str) -> Vec<serde_json::Value> {
 
 /// A picture with shapes and noise, told by its seed.
 pub fn picture(width: u32, height: u32, seed: u32) -> RgbImage {
-    let mut state = seed.wrapping_mul(0x9e37_79b9) | 1;
-    let mut next = move || {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        state >> 8
-    };
+    let mut random = fastrand::Rng::with_seed(seed.into());
+    let mut next = move || random.u32(..1 << 24);
     let (cx, cy, tone) = (next() % width.max(1), next() % height.max(1), next());
     let radius = 1 + next() % width.max(height);
     RgbImage::from_fn(width, height, |x, y| {
@@ -302,7 +303,7 @@ const LAYERS: [(usize, usize, usize); 13] = [
 /// A VGG16 of random numbers as torchvision's safetensors, written by hand.
 pub fn weights(path: &Path) {
     let (mut header, mut data) = (String::from("{"), Vec::new());
-    let mut state = 1u32;
+    let mut random = fastrand::Rng::with_seed(1);
     for (place, inputs, outputs) in LAYERS {
         // He's initialization, so that signals keep their size.
         let size = (6.0 / (9.0 * inputs as f32)).sqrt();
@@ -312,8 +313,7 @@ pub fn weights(path: &Path) {
         ] {
             let start = data.len();
             for _ in 0..count {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                let value = size * ((state >> 8) as f32 / (1 << 23) as f32 - 1.0);
+                let value = size * (2.0 * random.f32() - 1.0);
                 data.extend(value.to_le_bytes());
             }
             let comma = if header.len() > 1 { "," } else { "" };

@@ -1,6 +1,11 @@
-//! Writes `corpus/`, the files that fuzzing begins with, from the samples and fixtures of the
-//! repository: `cargo run -p fuzz-targets --example corpus`. What fuzzing has found lies beside them as
-//! `found-*` and is left alone.
+//! Writes `corpus/`, the files that fuzzing starts from, from the samples and fixtures of the
+//! repository: `cargo run -p fuzz-targets --example corpus`. Inputs that fuzzing found are beside
+//! them as `found-*` and are left alone.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a developer's tool, whose failures are bugs to be seen with their place"
+)]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

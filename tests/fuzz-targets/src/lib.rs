@@ -6,6 +6,12 @@
 //! own tests, by [`attack`]. A function returns whatever the bytes are; it panics if the code under
 //! test does, or if that says something that cannot be true.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking, and this crate serves tests only"
+)]
+
 mod mutate;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -2,7 +2,7 @@
 //! compiler does not have.
 
 /// A stream of damaged copies, told by its seed.
-pub(crate) struct Mutator(u64);
+pub(crate) struct Mutator(fastrand::Rng);
 
 /// Numbers that break things.
 const EDGES: [u64; 12] = [
@@ -23,16 +23,12 @@ const EDGES: [u64; 12] = [
 impl Mutator {
     /// A stream.
     pub fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+        Self(fastrand::Rng::with_seed(seed))
     }
 
     /// A number below `bound`, which must not be 0.
     pub fn below(&mut self, bound: usize) -> usize {
-        // xorshift64*
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        ((self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize) % bound
+        self.0.usize(..bound)
     }
 
     /// A copy of `bytes` with one to eight damages; `other` is what pieces are taken from.

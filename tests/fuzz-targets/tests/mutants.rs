@@ -1,6 +1,12 @@
 //! Every target over its corpus and over a fixed number of damaged copies of it, or over
 //! `VGG_EDGE_HOSTILE_CASES`. `RELIABILITY.md` has the runs at length, and those under libFuzzer.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking, and this program serves tests only"
+)]
+
 use std::path::Path;
 
 use fuzz_targets::{TARGETS, TOKEN, attack, corpus};

@@ -146,7 +146,7 @@ fn unit_tests_pass_on_arm() {
                     "--locked",
                     "--release",
                     "-p",
-                    "shared",
+                    "vgg-edge",
                     "-p",
                     "edge",
                     "--target",

@@ -200,8 +200,9 @@ fn onnx_files_that_declare_too_much() {
 #[test]
 fn weights_that_declare_too_much() {
     let (folder, _) = folder();
-    let corpus =
-        |name: &str| std::fs::read(root().join("tests/fuzz-targets/corpus/import").join(name)).unwrap();
+    let corpus = |name: &str| {
+        std::fs::read(root().join("tests/fuzz-targets/corpus/import").join(name)).unwrap()
+    };
     let patched = |bytes: &[u8], from: &[u8], to: &[u8]| {
         let at = bytes
             .windows(from.len())

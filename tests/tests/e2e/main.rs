@@ -3,6 +3,12 @@
 //!
 //! `cargo test --workspace --test e2e MODULE` runs those of one module.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking, and this crate serves tests only"
+)]
+
 mod augment;
 mod bad_input;
 mod base;

@@ -761,7 +761,7 @@ fn killed_at_any_moment_it_starts_with_a_good_pair() {
     let known = [vec!["green", "red"], vec!["2 cat", "2 dog", "2 fox"]];
     place.put("base", &bytes(&place.path("base1")));
     place.put("head", &bytes(&place.path("head1")));
-    let mut random = 1u32;
+    let mut random = fastrand::Rng::with_seed(1);
     let mut seen = [0, 0];
     for round in 0..kills {
         let mut edge = Edge::start(&mut place.edge(&flags));
@@ -769,15 +769,14 @@ fn killed_at_any_moment_it_starts_with_a_good_pair() {
         let which = 1 + (round + 1) % 2;
         place.put("base", &bytes(&place.path(&format!("base{which}"))));
         let head = bytes(&place.path(&format!("head{which}")));
-        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        if random >> 30 == 0 {
+        if random.u8(..4) == 0 {
             // Copied over what was there rather than renamed, and cut off by the power.
             std::fs::write(place.path("head"), &head[..head.len() / 3]).unwrap();
         } else {
             place.put("head", &head);
         }
         // Over the time in which it notices, loads, tries, keeps and swaps.
-        std::thread::sleep(Duration::from_millis(u64::from(random >> 8) % 2500));
+        std::thread::sleep(Duration::from_millis(random.u64(..2500)));
         edge.kill();
         let output = run(&mut place.edge(&[&flags[..], &["--frames", "1"]].concat()));
         let words = String::from_utf8(output.stderr).unwrap();
