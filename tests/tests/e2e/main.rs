@@ -16,6 +16,7 @@ mod build;
 mod camera;
 mod exactness;
 mod fine_tune;
+mod golden;
 mod heads;
 mod label;
 mod limits;
