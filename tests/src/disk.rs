@@ -1,12 +1,11 @@
-//! What a power loss leaves: the system calls of a real run, replayed on a model of a disk.
+//! Simulation of power loss: the system calls of a real run, replayed on a model of a disk.
 //!
-//! A program runs under strace, which notes every call that changes a file. The model then plays
-//! the calls up to some moment and lets the power go: what was synced is there; of everything else
-//! any part may be there or not. Of contents, each write since the last sync of the file may be
-//! missing, torn, or a hole of zeros; of names, each change since the last sync of its folder may
-//! be missing, in any combination. A rename is one step, within a folder and between two, as on
-//! every journaling file system. Nothing is assumed beyond that, so the order in which the disk
-//! writes is as bad as it may be.
+//! A program runs under strace, which records every call that changes a file. The model replays the
+//! calls up to some point and then cuts the power: whatever was synced survives; of everything else
+//! any part may survive. Each write since the last sync of its file may be missing, torn, or a hole
+//! of zeros; each change of a name since the last sync of its directory may be missing, in any
+//! combination. A rename is atomic, within a directory and between two, as on every journaling file
+//! system. Nothing else is assumed, so the disk may write in the worst possible order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -14,52 +13,52 @@ use std::process::Command;
 
 use fastrand::Rng;
 
-/// Calls that change files, and those that say what a descriptor is.
+/// System calls that change files, and those that define a descriptor.
 const CALLS: &str = "open,openat,creat,write,pwrite64,writev,pwritev,pwritev2,lseek,ftruncate,truncate,fallocate,copy_file_range,sendfile,\
                      fsync,fdatasync,rename,renameat,renameat2,link,linkat,symlink,symlinkat,unlink,unlinkat,mkdir,mkdirat,rmdir,close,dup,\
                      dup2,dup3,fcntl,mmap,close_range";
 
-/// Files below a folder, by their path in it; a folder has no content.
+/// Files below a directory by relative path; a directory has no content.
 pub type Tree = BTreeMap<PathBuf, Option<Vec<u8>>>;
 
 type Inode = usize;
 
-/// One change.
+/// A change of a file or a name.
 #[derive(Clone, Debug)]
 enum Change {
-    /// Bytes at a place.
+    /// Bytes at an offset.
     Write(Inode, u64, Vec<u8>),
-    /// Another length.
+    /// A new length.
     Resize(Inode, u64),
-    /// What was written to a file is on the disk.
+    /// A sync of a file's content.
     SyncFile(Inode),
-    /// The names in a folder are on the disk.
+    /// A sync of a directory's names.
     SyncFolder(PathBuf),
-    /// A name comes, goes, or both: in one step. `None` for a folder.
+    /// A name is added, removed, or both, atomically. The inode is `None` for a directory.
     Name { from: Option<PathBuf>, to: Option<PathBuf>, inode: Option<Inode> },
 }
 
-/// How bad the disk is.
+/// How much unsynced data survives.
 #[derive(Clone, Copy, Debug)]
 pub enum Disk {
-    /// It keeps what was synced, and nothing else.
+    /// Only synced data survives.
     Lazy,
-    /// It keeps everything: the program was killed, the power stayed.
+    /// Everything survives: the program was killed, but the power stayed on.
     Eager,
-    /// It keeps any part of the rest, told by the seed.
+    /// A random part of the unsynced data survives, determined by the seed.
     Random(u64),
 }
 
-/// A run that was recorded.
+/// The recorded changes of a run.
 pub struct Recording {
     /// Contents before the run.
     initial: Vec<Vec<u8>>,
-    /// Names before the run; `None` for a folder.
+    /// Names before the run; `None` for a directory.
     names: BTreeMap<PathBuf, Option<Inode>>,
     changes: Vec<Change>,
 }
 
-/// A command that runs another under strace, which writes to `log`.
+/// Returns a command that runs another one under strace, which writes to `log`.
 pub fn traced(command: &Command, log: &Path) -> Command {
     let mut strace = Command::new("strace");
     strace.args([
@@ -81,7 +80,7 @@ pub fn traced(command: &Command, log: &Path) -> Command {
     crate::wrapped(strace, command)
 }
 
-/// All that lies below a folder.
+/// Reads everything below a directory.
 pub fn tree(root: &Path) -> Tree {
     let mut found = Tree::new();
     let mut folders = vec![root.to_owned()];
@@ -100,7 +99,7 @@ pub fn tree(root: &Path) -> Tree {
     found
 }
 
-/// Puts a tree on the real disk, in an empty folder.
+/// Writes a tree into an empty directory.
 pub fn plant(tree: &Tree, root: &Path) {
     for (name, content) in tree {
         match content {
@@ -111,11 +110,11 @@ pub fn plant(tree: &Tree, root: &Path) {
 }
 
 impl Recording {
-    /// Reads what strace noted of a run that named files in `root`, a path without links, where
-    /// `before` was.
+    /// Parses strace's log of a run that used files in `root` (a path without links), which
+    /// contained `before`.
     ///
     /// # Panics
-    /// If a call changes a file in a way that the model does not know.
+    /// If a call changes a file in a way that the model does not support.
     pub fn read(log: &Path, root: &Path, before: &Tree) -> Self {
         let mut reader = Reader {
             root: root.to_owned(),
@@ -130,7 +129,7 @@ impl Recording {
         }
         reader.recording.initial = reader.contents.clone();
         reader.names = reader.recording.names.clone();
-        // Calls of threads overlap: a call counts when it returns.
+        // Calls of several threads overlap: a call takes effect when it returns.
         let mut unfinished: BTreeMap<String, String> = BTreeMap::new();
         for line in std::fs::read_to_string(log).unwrap().lines() {
             let (thread, rest) = line.split_once(' ').unwrap();
@@ -148,17 +147,17 @@ impl Recording {
         reader.recording
     }
 
-    /// How many changes there are; the power can go before, between and after them.
+    /// Returns the number of changes; the power can fail before, between and after them.
     pub fn len(&self) -> usize {
         self.changes.len()
     }
 
-    /// Whether nothing was changed.
+    /// Returns whether nothing was changed.
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()
     }
 
-    /// What is found if the power goes after `count` changes.
+    /// Returns the files that exist if the power fails after `count` changes.
     pub fn after(&self, count: usize, disk: Disk) -> Tree {
         let changes = &self.changes[..count];
         let mut contents = self.initial.clone();
@@ -200,8 +199,8 @@ impl Recording {
                     }
                 }
                 Change::Name { from, to, inode } => {
-                    // A name that comes is safe with the folder it comes to; with it goes the one
-                    // that it had.
+                    // A new name is durable once its new directory is synced; the removal of the
+                    // old name goes with it.
                     let folder =
                         to.as_ref().or(from.as_ref()).and_then(|path| path.parent()).unwrap();
                     if keeps(
@@ -224,7 +223,7 @@ impl Recording {
         }
         let mut found = Tree::new();
         for (path, inode) in &names {
-            // A file whose folder did not make it is nowhere.
+            // A file whose directory was lost is unreachable.
             let reached = path
                 .ancestors()
                 .skip(1)
@@ -253,14 +252,14 @@ fn put(contents: &mut Vec<Vec<u8>>, inode: Inode, start: u64, bytes: &[u8]) {
     file[start..start + bytes.len()].copy_from_slice(bytes);
 }
 
-/// What a descriptor is.
+/// The meaning of a descriptor.
 #[derive(Clone)]
 enum Open {
     Folder(PathBuf),
     File { inode: Inode, at: u64, appends: bool },
 }
 
-/// Turns calls into changes; knows the state of files as the program sees it.
+/// Converts calls into changes; tracks the files as the program sees them.
 struct Reader {
     root: PathBuf,
     recording: Recording,
@@ -292,11 +291,11 @@ impl Reader {
         self.recording.changes.push(change);
     }
 
-    /// A path in the watched folder, relative to it.
+    /// Returns a path relative to the watched directory, if it is inside.
     fn path(&self, folder: Option<&str>, path: &str) -> Option<PathBuf> {
         let path = PathBuf::from(String::from_utf8(unescape(path)).unwrap());
         let path = match folder {
-            // `AT_FDCWD</here>` or `5</there>`.
+            // Either `AT_FDCWD</here>` or `5</there>`.
             Some(folder) => Path::new(&decorated(folder)?).join(path),
             None => path,
         };
@@ -307,7 +306,7 @@ impl Reader {
         let (call, result) =
             line.rsplit_once(" = ").unwrap_or_else(|| panic!("not understood: {line}"));
         let result = result.trim();
-        // An address, or `?` where the program ended.
+        // The result may be an address, or `?` if the program exited during the call.
         let result =
             result.split(['<', ' ']).next().map_or(-1, |number| match number.strip_prefix("0x") {
                 Some(_) => 0,
@@ -435,7 +434,7 @@ impl Reader {
     }
 
     fn duplicate(&mut self, from: i64, to: i64) {
-        // A position that both move is not modeled; nothing here relies on it.
+        // A file offset shared by both descriptors is not modeled; nothing here relies on it.
         match self.open.get(&from).cloned() {
             Some(open) => self.open.insert(to, open),
             None => self.open.remove(&to),
@@ -475,7 +474,7 @@ impl Reader {
     }
 }
 
-/// Arguments, at commas that are not within brackets or strings; all that is quoted is hexadecimal.
+/// Splits arguments at commas outside brackets; strings are hexadecimal and contain no commas.
 fn split(text: &str) -> Vec<String> {
     let (mut depth, mut parts) = (0, vec![String::new()]);
     for letter in text.chars() {
@@ -493,7 +492,7 @@ fn split(text: &str) -> Vec<String> {
     parts.iter().map(|part| part.trim().to_owned()).collect()
 }
 
-/// The bytes of `"\x41\x42"`, without quotes or with.
+/// Decodes `"\x41\x42"`, with or without quotes.
 fn unescape(text: &str) -> Vec<u8> {
     text.trim_matches('"')
         .split("\\x")
@@ -502,13 +501,13 @@ fn unescape(text: &str) -> Vec<u8> {
         .collect()
 }
 
-/// The path of a descriptor, `5<\x2f\x74>`.
+/// Returns the path of a descriptor such as `5<\x2f\x74>`.
 fn decorated(text: &str) -> Option<String> {
     let (_, path) = text.split_once('<')?;
     String::from_utf8(unescape(path.split('>').next()?)).ok()
 }
 
-/// The bytes of a write, of one buffer or of several; as many as were taken.
+/// Returns the bytes of a write from one or several buffers, as many as were written.
 fn data(text: &str, count: i64) -> Vec<u8> {
     let mut bytes: Vec<u8> = text.split('"').skip(1).step_by(2).flat_map(unescape).collect();
     assert!(bytes.len() >= count as usize, "strace has cut what was written");

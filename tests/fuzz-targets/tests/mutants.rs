@@ -1,5 +1,5 @@
-//! Every target over its corpus and over a fixed number of damaged copies of it, or over
-//! `VGG_EDGE_HOSTILE_CASES`. `RELIABILITY.md` has the runs at length, and those under libFuzzer.
+//! Runs every target on its corpus and on a fixed number of mutated copies, or on
+//! `VGG_EDGE_HOSTILE_CASES`. `RELIABILITY.md` lists the long runs, and those under libFuzzer.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,7 +12,7 @@ use std::path::Path;
 use fuzz_targets::{TARGETS, TOKEN, attack, corpus};
 use vgg_edge::signature::TrustedKeys;
 
-/// Runs a target over its corpus and `cases` damaged copies.
+/// Runs a target on its corpus and on `cases` mutated copies.
 fn run(name: &str, cases: usize) {
     let (_, target) = TARGETS.iter().find(|(known, _)| *known == name).unwrap();
     attack(name, &corpus(name), cases, target);
@@ -34,8 +34,8 @@ targets! {
     y4m: 1_000,
 }
 
-/// Damage says something only of files that were good: those of the corpora are, but for the named
-/// ones.
+/// Mutations are only useful if the original files are valid: those of the corpora are, except the
+/// named ones.
 #[test]
 fn the_corpora_are_good() {
     let check = |target: &str, bad: &[&str], read: &dyn Fn(&[u8]) -> Result<(), String>| {

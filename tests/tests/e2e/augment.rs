@@ -7,8 +7,8 @@ use tests::{data_folder, fail, host, ndjson, root, run, succeed};
 
 const SAMPLES: &str = "samples/surfaces";
 
-/// Trains on the samples at 32 px, for two epochs if not told otherwise, and gives the head's bytes
-/// and what was printed.
+/// Trains on the samples at 32 px, for two epochs by default; returns the bytes of the head and the
+/// printed lines.
 fn train(folder: &Path, extra: &[&str]) -> (Vec<u8>, Vec<serde_json::Value>) {
     let (head, cache) = (folder.join("head.postcard"), folder.join("cache"));
     let mut command = host();
@@ -36,13 +36,13 @@ fn variants_are_trained_on_and_are_the_same_again() {
     let settings = result["settings"].as_str().unwrap();
     let words = "augmented (rotation 40, width shift 0.2, height shift 0.2, shear 0.2, zoom 0.2, horizontal flip, fill nearest) anew in each epoch";
     assert!(settings.ends_with(words), "{settings}");
-    // Pictures to validate on are as they were: the cache held all of them.
+    // Validation images are not augmented: the cache contained all of them.
     assert_eq!(
         result["cached"].as_u64().unwrap(),
         result["train"].as_u64().unwrap() + result["val"].as_u64().unwrap()
     );
 
-    // One flag beside the set changes that part only.
+    // A flag in addition to the set changes only that augmentation.
     let (other, lines) = train(
         folder.path(),
         &["--augment", "--rotation", "0", "--horizontal-flip=false", "--fill", "wrap"],
@@ -53,7 +53,7 @@ fn variants_are_trained_on_and_are_the_same_again() {
         "augmented (width shift 0.2, height shift 0.2, shear 0.2, zoom 0.2, fill wrap) anew";
     assert!(settings.contains(words), "{settings}");
 
-    // What does nothing changes nothing but the record.
+    // An augmentation without effect changes only the training record.
     let (_, plain) = train(folder.path(), &[]);
     let (_, same) = train(folder.path(), &["--brightness", "1,1"]);
     assert_eq!(plain[..2], same[..2]);
@@ -66,7 +66,7 @@ fn a_few_variants_take_turns() {
     let (head, lines) = train(folder.path(), &five);
     assert_eq!(train(folder.path(), &[&five[..], &["--threads", "1"]].concat()).0, head);
     assert!(lines.last().unwrap()["settings"].as_str().unwrap().ends_with("in 2 variants"));
-    // The first epoch is of the originals.
+    // The first epoch uses the originals.
     let (_, plain) = train(folder.path(), &[]);
     assert_eq!(plain[0], lines[0]);
     assert_ne!(plain[1], lines[1]);
@@ -126,7 +126,7 @@ fn an_interrupted_training_goes_on_with_the_same_variants() {
     assert!(words.contains("--resume goes on from"), "{words}");
     let resumed = succeed(&mut command(&parts, &["--resume"]));
     assert_eq!(std::fs::read(&parts).unwrap(), std::fs::read(&whole).unwrap());
-    // Epochs are told once.
+    // Each epoch is reported once.
     let (whole_lines, resumed) = (ndjson(&whole_lines), ndjson(&resumed));
     let first = resumed[0]["epoch"].as_u64().unwrap() as usize;
     assert!(first > 1);

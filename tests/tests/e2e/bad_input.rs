@@ -1,4 +1,5 @@
-//! Bad input gets one clear line and the right exit code, and nothing is lost or half written.
+//! Bad input gets one clear error line and the right exit code; nothing is lost or partially
+//! written.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +11,7 @@ use tests::{
     succeed,
 };
 
-/// A training command on `data` that is quick.
+/// Returns a short training on `data`.
 fn train(data: &Path, head: &Path) -> std::process::Command {
     let mut command = host();
     command
@@ -134,7 +135,7 @@ fn unreadable_files_are_told() {
     let dir = tempfile::tempdir().unwrap();
     let (data, head) = (dir.path().join("data"), dir.path().join("head"));
     data_folder(&data, &[("a", 3), ("b", 3)]);
-    // A dangling link is unreadable for root too, whom modes do not stop.
+    // A dangling link is unreadable even for root, who ignores permissions.
     std::os::unix::fs::symlink("/nowhere", data.join("a/link.png")).unwrap();
     fs::set_permissions(data.join("b/0.bmp"), fs::Permissions::from_mode(0o000)).unwrap();
     let output = run(&mut train(&data, &head));
@@ -160,7 +161,7 @@ fn bases_that_are_missing_wrong_or_damaged() {
     fail(&mut classify(&path), 1, "not a usable base");
     fs::write(&path, "").unwrap();
     fail(&mut classify(&path), 1, "not a usable base");
-    // One weight changed: a base, but not the one of the head.
+    // One weight changed: a valid base, but not that of the head.
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(&path, &bytes).unwrap();
@@ -203,8 +204,8 @@ fn a_full_disk_leaves_the_old_head() {
     let (data, head) = (dir.path().join("data"), dir.path().join("head.postcard"));
     data_folder(&data, &[("a", 3), ("b", 3)]);
     fs::write(&head, "old").unwrap();
-    // A file size limit of 8 KiB stands in for the full disk: the same write fails, with another
-    // number.
+    // A file size limit of 8 KiB simulates the full disk: the same write fails, with another error
+    // code.
     let host_path = host().get_program().to_owned();
     let mut limited = std::process::Command::new("bash");
     limited

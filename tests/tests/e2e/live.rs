@@ -1,4 +1,4 @@
-//! `edge run` as a service: pipes, decisions, configuration, signals, the web server, collected
+//! `edge run` as a service: streams, decisions, settings, signals, the web server, collected
 //! frames.
 
 use std::collections::BTreeSet;
@@ -21,7 +21,7 @@ fn edge_run() -> Command {
     edge
 }
 
-/// Runs with bytes on standard input.
+/// Runs a command with bytes on standard input.
 fn piped(command: &mut Command, bytes: &[u8]) -> std::process::Output {
     let mut child = command
         .stdin(Stdio::piped())
@@ -32,7 +32,7 @@ fn piped(command: &mut Command, bytes: &[u8]) -> std::process::Output {
     let mut stdin = child.stdin.take().unwrap();
     let bytes = bytes.to_vec();
     let writer = std::thread::spawn(move || {
-        // A program that ends early closes the pipe.
+        // A program that exits early closes the pipe.
         let _ = stdin.write_all(&bytes);
     });
     let output = child.wait_with_output().unwrap();
@@ -40,7 +40,7 @@ fn piped(command: &mut Command, bytes: &[u8]) -> std::process::Output {
     output
 }
 
-/// The lines that are results, not events.
+/// Returns the lines that are results, not events.
 fn results(text: &str) -> Vec<Value> {
     ndjson(text)
         .into_iter()
@@ -52,8 +52,8 @@ fn answer(line: &Value) -> String {
     format!("{} {} {}", line["label"], line["scores"], line["features_sha256"])
 }
 
-/// A pipe of raw frames, as `rpicam-vid --codec yuv420 -o -` writes it, and one of JPEGs: what
-/// `host` says of the same bytes.
+/// Streams of raw frames, as `rpicam-vid --codec yuv420 -o -` writes them, and of JPEGs: `edge`
+/// prints the same results as `host` for the same bytes.
 #[test]
 fn pipes_give_what_host_says_of_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
@@ -63,7 +63,7 @@ fn pipes_give_what_host_says_of_the_same_bytes() {
     let fixtures = root().join("tests/fixtures/jpeg");
     let mut fixtures: Vec<_> =
         std::fs::read_dir(fixtures).unwrap().map(|e| e.unwrap().path()).collect();
-    // A crop needs more than the one pixel of one of them.
+    // One fixture has a single pixel, too few to crop.
     fixtures.retain(|path| {
         path.extension().is_some_and(|e| e == "jpg") && !path.ends_with("one-pixel.jpg")
     });
@@ -114,7 +114,7 @@ fn pipes_give_what_host_says_of_the_same_bytes() {
     assert!(String::from_utf8_lossy(&cut.stderr).contains("ends within frame 1"));
 }
 
-/// A folder with the two classes of the head in turn.
+/// Writes four images of each of the head's two classes.
 fn two_scenes(folder: &Path) {
     for number in 0..8u32 {
         let mut scene = picture(40, 40, 7);
@@ -153,7 +153,7 @@ fn labels_change_once_and_still_scenes_are_skipped() {
             .iter()
             .all(|line| line["label"] == "unknown" || line["score"] == 1.0)
     );
-    // While nothing moves, the decision goes on to where the last answer leads.
+    // While nothing moves, the decision converges to the last result.
     for settings in
         [&["--hold", "3"][..], &["--smooth", "0.5"], &["--smooth", "0.5", "--hold", "2"]]
     {
@@ -178,8 +178,8 @@ fn labels_change_once_and_still_scenes_are_skipped() {
     succeed(host().args(["classify", "--head"]).arg(small_head()).arg(kept));
 }
 
-/// The folder stays within its bytes, says that it is full, and a live source does not fill it with
-/// what looks the same.
+/// The directory of collected frames stays within its size limit, `edge` reports once that it is
+/// full, and a live source does not fill it with similar frames.
 #[test]
 fn collected_frames_are_bounded_in_bytes_and_in_time() {
     let folder = tempfile::tempdir().unwrap();
@@ -225,7 +225,7 @@ fn collected_frames_are_bounded_in_bytes_and_in_time() {
     );
 }
 
-/// Runs a command at a terminal. Its shell says its number first.
+/// Runs a command in a terminal. The shell first prints its process id.
 fn at_a_terminal(edge: &Command) -> (Child, BufReader<std::process::ChildStdout>) {
     let words = std::iter::once(edge.get_program()).chain(edge.get_args());
     let words: Vec<String> = words.map(|word| format!("'{}'", word.to_str().unwrap())).collect();
@@ -261,7 +261,7 @@ fn a_terminal_has_a_status_line_and_ends_it_by_hanging_up() {
     assert!(ended(&mut child).success(), "{rest}");
     assert!(rest.contains("frames, 0 unreadable") && !rest.contains("reloaded"), "{rest}");
 
-    // Elsewhere, a line a frame.
+    // Without a terminal, one line per frame.
     let text = succeed(edge_run().arg("--source").arg(folder.path().join("0.bmp")));
     let parts: Vec<&str> = text.trim_end().split('\t').collect();
     let score: f32 = parts[2].parse().unwrap();
@@ -271,7 +271,7 @@ fn a_terminal_has_a_status_line_and_ends_it_by_hanging_up() {
     );
 }
 
-/// Waits until a program has ended.
+/// Waits until a program exits.
 fn ended(child: &mut Child) -> ExitStatus {
     let end = Instant::now() + PATIENCE;
     loop {
@@ -283,7 +283,7 @@ fn ended(child: &mut Child) -> ExitStatus {
     }
 }
 
-/// What a service manager hears; and what it looks like when it does not.
+/// Messages to a service manager, in the right order.
 #[test]
 fn a_service_manager_is_told() {
     let folder = tempfile::tempdir().unwrap();
@@ -319,7 +319,7 @@ fn a_service_manager_is_told() {
     hear("STOPPING=1");
 }
 
-/// The end comes while a camera that is not there is waited for, too.
+/// A missing camera is reported, and `edge` still stops at once while it waits for it.
 #[test]
 fn a_camera_that_is_not_there_is_told_and_does_not_hold_up_the_end() {
     let live = Live::start(edge_run().args(["--device", "/dev/no-such-camera"]));
@@ -372,19 +372,19 @@ fn flags_that_do_not_go_together() {
     assert_eq!(both.status.code(), Some(2));
 }
 
-/// The request of a stream of events.
+/// A request for the event stream.
 const EVENTS: &str = "GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
-/// How long is waited for what must come: for machines that are busy.
+/// Timeout for expected events, long enough for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// `edge run` in the background, with a page.
+/// A background `edge run` with a page.
 struct Live {
     child: Child,
     address: String,
-    /// The sandbox, as it tells it.
+    /// The sandbox state that it logged.
     sandbox: String,
-    /// What it says on stderr from then on.
+    /// Lines of stderr from then on.
     words: Receiver<String>,
 }
 
@@ -394,14 +394,14 @@ impl Live {
         let mut child = edge.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
         let (sender, words) = channel();
-        // It is read to its end, so that nobody writes into a full pipe.
+        // Stderr is read to its end, so that the program never blocks on a full pipe.
         std::thread::spawn(move || lines.for_each(|line| _ = sender.send(line)));
         let mut live = Self { child, address: String::new(), sandbox: String::new(), words };
         live.find_page();
         live
     }
 
-    /// Waits until it says where the page is.
+    /// Waits until the program logs the address of the page.
     fn find_page(&mut self) {
         self.address = loop {
             let line = self.words.recv_timeout(PATIENCE).expect("it says where the page is");
@@ -418,7 +418,7 @@ impl Live {
         succeed(Command::new("kill").args([name, &self.child.id().to_string()]));
     }
 
-    /// A connection on which a request was sent.
+    /// Opens a connection and sends a request.
     fn send(&self, request: &str) -> TcpStream {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -426,19 +426,19 @@ impl Live {
         stream
     }
 
-    /// All that comes to a request that closes the connection.
+    /// Sends a request that closes the connection; returns the whole response.
     fn ask(&self, request: &str) -> String {
         let mut bytes = Vec::new();
         self.send(request).read_to_end(&mut bytes).unwrap();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// The lines of the stream of events.
+    /// Returns the lines of the event stream.
     fn events(&self) -> impl Iterator<Item = String> {
         BufReader::new(self.send(EVENTS)).lines().map(Result::unwrap)
     }
 
-    /// Waits for an entry of the timeline, which must not be crowded out of its last 50.
+    /// Waits for a log entry, which must not be displaced from the last 50 entries.
     fn log(&self, wanted: &str) -> String {
         let end = Instant::now() + PATIENCE;
         let mut lines =
@@ -446,13 +446,13 @@ impl Live {
         lines.find(|line| line.starts_with("data:") && line.contains(wanted)).unwrap()
     }
 
-    /// What runs, as the metrics tell it.
+    /// Returns the running model from the metrics.
     fn info(&self) -> String {
         let (_, text) = self.get("/metrics", "");
         text.lines().find(|line| line.starts_with("vgg_edge_info")).unwrap().to_owned()
     }
 
-    /// One request; status and all that came.
+    /// Sends one request; returns the status and the whole response.
     fn get(&self, path: &str, headers: &str) -> (u16, String) {
         let text = self.ask(&format!(
             "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n"
@@ -460,7 +460,7 @@ impl Live {
         (text.split(' ').nth(1).unwrap().parse().unwrap(), text)
     }
 
-    /// Asks until the answer is as wanted.
+    /// Repeats a request until the response is as wanted.
     fn until(&self, path: &str, wanted: impl Fn(u16, &str) -> bool) -> String {
         let end = Instant::now() + PATIENCE;
         loop {
@@ -486,7 +486,7 @@ impl Live {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
     }
 
-    /// Whether landlock and seccomp are said to be in force; the words and the metrics must agree.
+    /// Returns whether landlock and seccomp are reported as active; log and metrics must agree.
     fn fence(&self) -> (bool, bool) {
         let (_, text) = self.get("/metrics", "");
         let line = text.lines().find(|line| line.starts_with("vgg_edge_sandbox{")).unwrap();
@@ -499,7 +499,7 @@ impl Live {
         (landlock, seccomp)
     }
 
-    /// Ends it as systemd does, and gives its last words.
+    /// Stops the program as systemd does; returns the rest of stderr.
     fn stop(mut self) -> String {
         self.signal("-TERM");
         assert!(ended(&mut self.child).success());
@@ -533,7 +533,7 @@ fn the_web_server_answers_and_nobody_can_hold_it_up() {
     let picture = live.until("/frame.jpg", |status, _| status == 200);
     assert!(picture.contains("image/jpeg"));
     assert_eq!(live.get("/nothing", "").0, 404);
-    // Another site that has its name point here.
+    // Another site whose name resolves to this machine (DNS rebinding).
     let text = live.ask("GET / HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n");
     assert!(text.starts_with("HTTP/1.1 403"), "{text}");
     let text = live.ask(
@@ -541,8 +541,8 @@ fn the_web_server_answers_and_nobody_can_hold_it_up() {
     );
     assert!(text.starts_with("HTTP/1.1 405"), "{text}");
 
-    // Clients that open streams and read nothing, and some that never finish a request; frames are
-    // classified all the same.
+    // Clients that open streams without reading, and clients that never finish a request: frames
+    // are still classified.
     let held: Vec<TcpStream> = (0..40)
         .map(|number| live.send(if number < 10 { EVENTS } else { "GET / HTTP/1.1\r\nHo" }))
         .collect();
@@ -556,7 +556,7 @@ fn the_web_server_answers_and_nobody_can_hold_it_up() {
             .is_some_and(|count| count >= before + 20.0)
     });
     drop(held);
-    // A stream of events, as a browser takes it.
+    // An event stream, as a browser reads it.
     let mut seen = BTreeSet::new();
     for line in live.events() {
         if let Some(name) = line.strip_prefix("event: ") {
@@ -604,8 +604,8 @@ fn other_machines_must_show_the_token() {
     live.stop();
 }
 
-/// A token that was changed in its file is in force after a reload, the old one no more; a file
-/// that has gone changes nothing.
+/// After a reload, a token changed in its file is valid and the old one is not; a missing file
+/// changes nothing.
 #[test]
 fn a_new_token_comes_with_a_reload() {
     let folder = tempfile::tempdir().unwrap();
@@ -634,7 +634,7 @@ fn a_new_token_comes_with_a_reload() {
     live.stop();
 }
 
-/// Another source goes on from the counts of the one before: counters only ever rise.
+/// Counters continue when the source changes: they never decrease.
 #[test]
 fn counters_outlive_their_source() {
     let folder = tempfile::tempdir().unwrap();
@@ -672,7 +672,7 @@ fn hanging_up_reloads_and_a_bad_head_changes_nothing() {
     let head = folder.path().join("head.postcard");
     std::fs::copy(small_head(), &head).unwrap();
     let mut edge = Device::Native.edge();
-    // Labels that never change leave the timeline to what is waited for.
+    // Labels that never change keep the log free for the awaited entries.
     edge.args(["run", "--loop", "--fps", "20", "--hold", "1000000", "--source"])
         .arg(folder.path())
         .arg("--head")
@@ -704,8 +704,8 @@ fn hanging_up_reloads_and_a_bad_head_changes_nothing() {
     assert!(words.contains("the old settings stay"), "{words}");
 }
 
-/// A reload that fails half way, at the folder for collected frames, leaves the old head in place
-/// and in the page.
+/// A reload that fails half-way, at the directory for collected frames, keeps the old head, and the
+/// page shows it.
 #[test]
 fn a_reload_that_fails_half_way_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
@@ -743,7 +743,7 @@ fn a_reload_that_fails_half_way_changes_nothing() {
     live.stop();
 }
 
-/// What comes on stdin comes once: a reload may change what does not touch it, and nothing else.
+/// Stdin can be read only once: a reload may change only settings that do not affect it.
 #[test]
 fn a_stream_on_stdin_outlives_a_reload() {
     let folder = tempfile::tempdir().unwrap();
@@ -775,7 +775,7 @@ fn a_stream_on_stdin_outlives_a_reload() {
     live.signal("-HUP");
     live.log("cannot be taken in another way");
     goes_on(&live);
-    // Of a camera, which there is none of.
+    // Camera settings, which do not affect stdin. The old names of these keys still work.
     write("stall = 9\nfrozen = 5\ncapture = \"320x240\"\nthreshold = 0.4\n");
     live.signal("-HUP");
     live.log("read again");
@@ -785,13 +785,13 @@ fn a_stream_on_stdin_outlives_a_reload() {
     writer.join().unwrap();
 }
 
-/// An address that is not up yet keeps nobody from classifying.
+/// Frames are classified even if the address of the page is not available yet.
 #[test]
 fn it_goes_on_without_a_page_until_there_is_an_address() {
     let folder = tempfile::tempdir().unwrap();
     two_scenes(folder.path());
     let mut edge = edge_run();
-    // Of no machine (RFC 5737).
+    // Reserved for documentation, so no machine has it (RFC 5737).
     edge.args(["--json", "--http", "192.0.2.1:0", "--http-token", "0123456789abcdef", "--source"])
         .arg(folder.path());
     let output = run(&mut edge);
@@ -801,7 +801,7 @@ fn it_goes_on_without_a_page_until_there_is_an_address() {
         "{words}"
     );
     assert_eq!(results(&String::from_utf8(output.stdout).unwrap()).len(), 8);
-    // What does not pass is an error still.
+    // Permanent failures are still errors.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     fail(edge_run().args(["--http", &address, "--source"]).arg(folder.path()), 1, "cannot listen");
@@ -841,8 +841,8 @@ fn a_video_has_the_color_that_was_asked_for() {
     assert_ne!(scores(&[]), scores(&["--color", "bt709"]));
 }
 
-/// A camera at 30 frames a second and a classifier that is far slower: the frame that is classified
-/// is always a fresh one.
+/// With a camera at 30 frames per second and a far slower classifier, the classified frame is
+/// always recent.
 #[test]
 fn a_slow_classifier_takes_the_newest_frame() {
     let folder = tempfile::tempdir().unwrap();
@@ -866,9 +866,9 @@ fn a_slow_classifier_takes_the_newest_frame() {
     let lines = results(&String::from_utf8(output.stdout).unwrap());
     let words = String::from_utf8(output.stderr).unwrap();
     assert_eq!(lines.len(), 6, "{words}");
-    // The age when inference begins is what was waited for: below a frame's 33 ms on a machine at
-    // leisure. A busy one adds to that, but a frame that is one behind the newest would always wait
-    // nearly a whole inference, and each one in a queue another.
+    // The age of a frame at the start of inference is its waiting time: below one frame's 33 ms on
+    // an idle machine. A busy machine adds to that, but a frame that is one behind the newest would
+    // always wait for almost a whole inference, and each queued frame for another.
     let (mut waited, mut took) = (Vec::new(), 0.0);
     for line in &lines[1..] {
         let (age, latency) =
@@ -884,7 +884,7 @@ fn a_slow_classifier_takes_the_newest_frame() {
     assert!(waited[waited.len() / 2] < inference / 3.0, "{waited:?} of {inference}");
 }
 
-/// A number of `/proc/PID/status`.
+/// Returns a number from `/proc/PID/status`.
 fn status(path: &Path, name: &str) -> u32 {
     let text = std::fs::read_to_string(path.join("status")).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap();
@@ -899,13 +899,13 @@ fn every_thread_is_behind_the_fence_that_is_told() {
     edge.args(["--loop", "--fps", "50", "--threads", "2", "--collect"])
         .arg(folder.path().join("kept"));
     let live = Live::start(edge.arg("--source").arg(folder.path()));
-    // The thread that encodes pictures starts with the first.
+    // The thread that encodes images starts with the first request.
     live.until("/frame.jpg", |status, _| status == 200);
     let (landlock, seccomp) = live.fence();
     let tasks = std::fs::read_dir(format!("/proc/{}/task", live.child.id())).unwrap();
     let mut names = BTreeSet::new();
     for task in tasks.map(|task| task.unwrap().path()) {
-        // This process may have filters of its own, in a container.
+        // This process may already have filters, in a container.
         let own = status(Path::new("/proc/self"), "Seccomp_filters");
         assert_eq!(
             status(&task, "Seccomp_filters"),
@@ -919,7 +919,7 @@ fn every_thread_is_behind_the_fence_that_is_told() {
     for name in ["edge", "player", "base-0", "base-1", "collect", "http"] {
         assert!(names.contains(name), "{name} is not in {names:?}");
     }
-    // What `edge info` says of this machine is what a run has.
+    // `edge info` reports the same sandbox as a run has.
     let info = succeed(Device::Native.edge().args(["info", "--json"]));
     let info: Value = serde_json::from_str(&info).unwrap();
     assert_eq!(live.sandbox.split([':', ';']).next(), info["sandbox"]["state"].as_str());
@@ -961,7 +961,7 @@ fn a_head_elsewhere_is_out_of_reach_until_a_restart() {
                 line.contains("the sandbox holds edge to the folders") && line.contains("restart"),
                 "{line}"
             );
-            // What was foreseen is still read.
+            // Paths known at the start can still be read.
             write(small_head());
             live.signal("-HUP");
         }
@@ -988,7 +988,7 @@ fn all_of_the_sandbox_or_nothing_runs() {
         edge.args(["--sandbox", "require"]);
         if full { drop(succeed(&mut edge)) } else { drop(fail(&mut edge, 1, "not to be had here")) }
     }
-    // Under qemu-user there is neither landlock nor seccomp, and it says so.
+    // qemu-user supports neither landlock nor seccomp, and `edge` reports that.
     let mut edge = Device::Aarch64.edge();
     edge.args(["classify", "--head"]).arg(small_head()).arg(folder.path().join("0.bmp"));
     let words = String::from_utf8(run(&mut edge).stderr).unwrap();
@@ -996,7 +996,7 @@ fn all_of_the_sandbox_or_nothing_runs() {
     fail(edge.args(["--sandbox", "require"]), 1, "not to be had here");
 }
 
-/// Pipes, which have no names, and links that lead out of the folder.
+/// Unnamed pipes, and links that lead out of the directory.
 #[test]
 fn what_was_named_is_read_wherever_it_is() {
     let (folder, links) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -1016,7 +1016,7 @@ fn what_was_named_is_read_wherever_it_is() {
     assert_eq!(ndjson(&found).iter().map(answer).collect::<Vec<_>>(), [expected]);
 }
 
-/// What systemd hears from behind the fence, at a socket with a path and at one without.
+/// systemd is notified from inside the sandbox, at a socket with a path and at an abstract one.
 #[test]
 fn systemd_is_told_from_behind_the_fence() {
     let folder = tempfile::tempdir().unwrap();
@@ -1031,7 +1031,7 @@ fn systemd_is_told_from_behind_the_fence() {
         ),
     ];
     for (address, socket) in sockets {
-        // Taken at once, as systemd does: whoever sends to a full socket waits.
+        // Read at once, as systemd does: a sender blocks on a full socket.
         let (sender, told) = channel();
         std::thread::spawn(move || {
             let mut buffer = [0; 512];
@@ -1064,7 +1064,7 @@ fn systemd_is_told_from_behind_the_fence() {
     }
 }
 
-/// Requests that are wrong, each in another way.
+/// Malformed requests, each in a different way.
 const MALFORMED: [&[u8]; 12] = [
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     b"\0\0\0\0\r\n\r\n",
@@ -1097,7 +1097,7 @@ fn malformed_requests_get_an_error_or_nothing() {
     for request in MALFORMED.into_iter().chain(long.iter().map(Vec::as_slice)) {
         let mut stream = TcpStream::connect(&live.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        // A request that is refused early may not be taken whole.
+        // A request that is refused early may not be read completely.
         let _ = stream.write_all(request);
         let _ = stream.shutdown(Shutdown::Write);
         let mut answer = Vec::new();
@@ -1109,12 +1109,12 @@ fn malformed_requests_get_an_error_or_nothing() {
             request.escape_ascii()
         );
     }
-    // The first frame may come after all of that.
+    // The first frame may arrive after all of that.
     live.until("/healthz", |status, _| status == 200);
     live.stop();
 }
 
-/// Clients that dawdle in every way keep nobody out, hold up no frame, and leave nothing behind.
+/// Slow clients of every kind do not block others, delay no frame, and leak nothing.
 #[test]
 fn two_hundred_slow_clients_keep_nobody_out() {
     let folder = tempfile::tempdir().unwrap();
@@ -1123,7 +1123,7 @@ fn two_hundred_slow_clients_keep_nobody_out() {
         Live::start(edge_run().args(["--loop", "--fps", "50", "--source"]).arg(folder.path()));
     live.until("/frame.jpg", |status, _| status == 200);
     let before = live.descriptors();
-    // Pictures are asked for and not taken.
+    // Images are requested but not read.
     let greedy = "GET /frame.jpg HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(100);
     let slow: [&[u8]; 6] = [
         b"",
@@ -1138,7 +1138,7 @@ fn two_hundred_slow_clients_keep_nobody_out() {
     for round in 0..3 {
         for number in 0..200 {
             let mut stream = TcpStream::connect(&live.address).unwrap();
-            // It may have had to make room for the next already.
+            // The connection may already be closed to make room for the next.
             let _ = stream.write_all(requests[(number + round) % requests.len()]);
             held.push(stream);
         }
@@ -1146,7 +1146,7 @@ fn two_hundred_slow_clients_keep_nobody_out() {
         for path in ["/", "/page.js", "/metrics", "/frame.jpg", "/healthz"] {
             assert_eq!(live.get(path, "").0, 200, "{path}");
         }
-        // 64 connections, and one that is let in for another.
+        // 64 connections, and one that replaces another.
         let now = live.descriptors();
         assert!(now <= before + 65, "{now} descriptors, {before} before");
         live.until("/metrics", |_, _| {
@@ -1159,7 +1159,7 @@ fn two_hundred_slow_clients_keep_nobody_out() {
         assert!(Instant::now() < end, "{} descriptors, {before} before", live.descriptors());
         std::thread::sleep(Duration::from_millis(20));
     }
-    // A page that is opened now gets its events.
+    // A page opened now receives events.
     live.until("/frame.jpg", |status, _| status == 200);
     live.stop();
 }

@@ -1,7 +1,7 @@
-//! All end-to-end tests, in one program: one is linked, what they share is made once, and while one
-//! waits another runs.
+//! All end-to-end tests in one program: it is linked once, shared fixtures are made once, and tests
+//! run while others wait.
 //!
-//! `cargo test --workspace --test e2e MODULE` runs those of one module.
+//! `cargo test --workspace --test e2e MODULE` runs the tests of one module.
 
 #![allow(
     clippy::unwrap_used,

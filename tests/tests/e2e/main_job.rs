@@ -72,7 +72,7 @@ fn samples_are_learnt_and_recognized_on_the_device() {
         assert!(ndjson(&out).iter().all(|line| line["label"] == surface), "{out}");
     }
 
-    // A second run takes every picture from the cache and writes the same file, on any number of
+    // A second run takes every image from the cache and writes the same file, on any number of
     // threads.
     let first = std::fs::read(&head).unwrap();
     let again = train(&head, &["--cache", cache.to_str().unwrap(), "--threads", "1"]);
@@ -227,7 +227,7 @@ fn pictures_that_were_trained_on_are_told() {
     assert!(evaluate().contains("trained on these pictures"));
     std::fs::remove_file(data.join("red/0.bmp")).unwrap();
     assert!(!evaluate().contains("trained on these pictures"));
-    // Copies on both sides of a folder that is split.
+    // Copies on both sides of a directory that is split.
     let split = dir.path().join("split");
     for part in ["train", "val"] {
         std::fs::create_dir_all(split.join(part)).unwrap();

@@ -1,9 +1,9 @@
-//! Power loss: whatever was on its way to the disk, a file is the old one or the new one, nothing
-//! else is lost, and the program goes on.
+//! Power loss: whatever was being written, a file is the old one or the new one, nothing else is
+//! lost, and the program continues.
 //!
-//! Programs run under strace; `tests::disk` says what the disk may hold if the power goes after any
-//! of their calls. `VGG_EDGE_LOSSES` is how many such disks are looked at in each test;
-//! `RELIABILITY.md` has the long run.
+//! Programs run under strace; `tests::disk` computes what the disk may contain if the power fails
+//! after any of their calls. `VGG_EDGE_LOSSES` is the number of such disks that each test checks;
+//! `RELIABILITY.md` lists the long run.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -15,12 +15,12 @@ use serde_json::{Value, json};
 use tests::disk::{Disk, Recording, Tree, plant, traced, tree};
 use tests::{Device, data_folder, host, run, small_head, succeed, wrapped};
 
-/// Disks that are looked at in each test.
+/// Returns the number of disks that each test checks.
 fn losses() -> usize {
     std::env::var("VGG_EDGE_LOSSES").map_or(60, |count| count.parse().unwrap())
 }
 
-/// A folder that is watched, in one that is not.
+/// A watched directory, inside one that is not watched.
 struct Scene {
     _folder: tempfile::TempDir,
     aside: PathBuf,
@@ -37,7 +37,7 @@ impl Scene {
         Self { _folder: folder, aside, root }
     }
 
-    /// Runs a command under strace; `drive` has its process while it runs.
+    /// Runs a command under strace; `drive` gets its process while it runs.
     fn record(
         &self,
         command: &Command,
@@ -57,7 +57,7 @@ impl Scene {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let recording = Recording::read(&log, &self.root, &before);
         assert!(!recording.is_empty());
-        // The model knows what really happened.
+        // Without a power loss, the model agrees with the real disk.
         assert_eq!(
             recording.after(recording.len(), Disk::Eager),
             tree(&self.root),
@@ -67,8 +67,8 @@ impl Scene {
     }
 
     /// Calls `check` with the disks that power losses leave, and the number of each: at every call
-    /// the laziest and the most eager, then random ones. With `again`, some of them are put on the
-    /// real disk and `again` runs there.
+    /// the laziest and the most eager, then random ones. If `again` is given, some of them are
+    /// written to the real disk and `again` runs there.
     fn lose_power(&self, recording: &Recording, check: &dyn Fn(&Tree), again: &dyn Fn(&Path)) {
         let calls = recording.len() + 1;
         let count = losses().max(2 * calls);
@@ -82,7 +82,7 @@ impl Scene {
             let found = recording.after(call, disk);
             let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 check(&found);
-                // Programs take their time: a spread of a few.
+                // Programs are slow: an evenly spaced selection.
                 if number % count.div_ceil(8) == calls % 5 {
                     std::fs::remove_dir_all(&self.root).unwrap();
                     std::fs::create_dir(&self.root).unwrap();
@@ -114,7 +114,7 @@ fn bytes<'a>(tree: &'a Tree, name: &str) -> Option<&'a Vec<u8>> {
     tree.get(Path::new(name)).and_then(Option::as_ref)
 }
 
-/// All that was there before and is not at stake is there and the same.
+/// Everything that existed before and is not being written is unchanged.
 fn untouched(before: &Tree, found: &Tree, at_stake: &[&str]) {
     for (name, content) in
         before.iter().filter(|(name, _)| !at_stake.contains(&name.to_str().unwrap()))
@@ -123,8 +123,7 @@ fn untouched(before: &Tree, found: &Tree, at_stake: &[&str]) {
     }
 }
 
-/// The model itself: it finds what a program without syncs would lose, and nothing wrong with one
-/// that has them.
+/// The model detects the losses of a program without syncs, and none for a program with them.
 #[test]
 fn the_model_tells_who_syncs() {
     let kinds = |script: &str| {
@@ -157,7 +156,7 @@ fn the_model_tells_who_syncs() {
     assert!(in_place.contains(&Some(String::new())), "{in_place:?}");
 }
 
-/// A small training that writes a checkpoint after each epoch.
+/// Returns a small training that writes a checkpoint after each epoch.
 fn training(epochs: &str) -> Command {
     let mut train = host();
     train.args([
@@ -197,15 +196,15 @@ fn training_leaves_the_old_head_or_the_new_one() {
         let head = bytes(found, "head").expect("there is a head");
         assert!(head == old || head == new, "neither head");
         for (name, content) in found {
-            // Each file of the report is whole or not there; the cache says itself what in it is
-            // whole.
+            // Each file of the report is complete or missing; the cache detects incomplete entries
+            // itself.
             let name_in_report = name.starts_with("report") && !is_litter(name);
             assert!(!name_in_report || after.get(name) == Some(content), "{}", name.display());
         }
     };
     let again = |root: &Path| {
-        // What is left of a checkpoint is whole; a training goes on from it, or begins anew, to the
-        // same head.
+        // A remaining checkpoint is complete; the next training continues from it, or starts again,
+        // and writes the same head.
         let resumes = root.join("head.checkpoint").exists();
         succeed(train(root).args(resumes.then_some("--resume")));
         assert!(std::fs::read(root.join("head")).unwrap() == *new, "another head");
@@ -296,7 +295,7 @@ fn labelled_pictures_are_in_one_place_or_the_other() {
     let scene = Scene::new();
     let inbox = scene.root.join("inbox");
     data_folder(&scene.root, &[("inbox", 6)]);
-    // One that is there already, and one of the same name with other content.
+    // An image that is there already, and one with the same name but other content.
     std::fs::create_dir_all(scene.root.join("photos/a")).unwrap();
     std::fs::copy(inbox.join("1.bmp"), scene.root.join("photos/a/1.bmp")).unwrap();
     std::fs::write(scene.root.join("photos/a/2.bmp"), "another").unwrap();
@@ -356,7 +355,7 @@ fn labelled_pictures_are_in_one_place_or_the_other() {
                 "{order}: {answer}"
             );
         }
-        // strace passes the signal on to nobody, so its child is told.
+        // strace does not forward the signal, so its child is signaled.
         let host =
             std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).unwrap();
         succeed(Command::new("kill").args(["-INT", host.trim()]));
@@ -384,7 +383,7 @@ fn labelled_pictures_are_in_one_place_or_the_other() {
         );
     };
     let again = |root: &Path| {
-        // It opens, and knows what is left.
+        // The session opens, and lists the remaining images.
         let mut label = host();
         label.args(["label", "--json", "--to"]).arg(root.join("photos")).arg(root.join("inbox"));
         let mut child = label.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
@@ -395,14 +394,14 @@ fn labelled_pictures_are_in_one_place_or_the_other() {
             "it says where it is"
         );
         succeed(Command::new("kill").args(["-INT", &child.id().to_string()]));
-        // Without a picture left it has nothing to open.
+        // Without remaining images there is no session to open.
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{output:?}");
     };
     scene.lose_power(&recording, &check, &again);
 }
 
-/// Not the power but the process: killed for good at one call after the other.
+/// The process is killed at one call after another, without a power loss.
 #[test]
 fn a_killed_training_leaves_a_whole_head_and_no_litter_that_grows() {
     let scene = Scene::new();

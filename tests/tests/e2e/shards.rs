@@ -1,5 +1,5 @@
-//! Extraction in parts: the same bytes as on one machine, whatever is killed, drained, missing or
-//! done twice; on a real Slurm too.
+//! Sharded extraction: the same bytes as on one machine, whatever is killed, drained, missing or
+//! repeated, also on a real Slurm.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -15,8 +15,8 @@ use tests::{data_folder, fail, host, names, ndjson, python, root, run, succeed};
 /// O_NONBLOCK: opening a FIFO to write fails while nobody reads.
 const NONBLOCKING: i32 = 0o4000;
 
-/// Pictures in three classes: one twice, some in folders within, behind links and under names that
-/// are not UTF-8, and files that cannot be read.
+/// Writes images in three classes: one duplicate, some in subdirectories, behind links and with
+/// names that are not UTF-8, and unreadable files.
 fn fill(data: &Path) {
     data_folder(data, &[("red", 9), ("green", 6), ("blue", 5)]);
     fs::copy(data.join("red/7.bmp"), data.join("blue/twin.bmp")).unwrap();
@@ -30,7 +30,7 @@ fn fill(data: &Path) {
     fs::write(data.join("blue/notes.txt"), "no picture").unwrap();
 }
 
-/// The pictures of [`fill`], and the head that `host train` makes of them at once.
+/// Returns the images of [`fill`] and the head that `host train` makes of them in one run.
 fn single() -> &'static (PathBuf, Vec<u8>) {
     static SINGLE: OnceLock<(tempfile::TempDir, (PathBuf, Vec<u8>))> = OnceLock::new();
     let (_, single) = SINGLE.get_or_init(|| {
@@ -81,7 +81,7 @@ fn file(parts: &Path, index: u32, count: u32) -> PathBuf {
     parts.join(format!("part-{index:05}-of-{count:05}.features"))
 }
 
-/// The part that holds the picture of this name.
+/// Returns the index of the part that contains the image of this name.
 fn part_of(parts: &Path, count: u32, name: &str) -> u32 {
     let holds = |index: &u32| {
         let mut inspect = host();
@@ -112,7 +112,7 @@ fn parts_give_the_bytes_of_one_machine() {
             [count, 23, 2],
             "{result}"
         );
-        // What could not be read is told again here, whichever machine it was.
+        // Unreadable files are reported again, whichever machine found them.
         for words in ["left out: green/5.bmp: ", "left out: blue/dangling.bmp: cannot read: "] {
             assert!(errors.contains(words), "{errors}");
         }
@@ -124,10 +124,10 @@ fn parts_give_the_bytes_of_one_machine() {
         assert!(trained(&merged, &new) == *head, "{count} parts, merged: another head");
         assert!(trained(&parts, &new) == *head, "{count} parts, as they are: another head");
     }
-    // The whole is the one part of one.
+    // The merged file equals the only part of a single shard.
     assert!(fs::read(file(&dir.path().join("parts-1"), 0, 1)).unwrap() == whole.unwrap());
 
-    // With more parts than pictures, some are empty.
+    // With more parts than images, some parts are empty.
     let parts = dir.path().join("parts-16");
     let empty = (0..16)
         .filter(|&index| {
@@ -136,7 +136,8 @@ fn parts_give_the_bytes_of_one_machine() {
         .count();
     assert!(empty > 0, "no part of 16 is empty");
 
-    // Pictures found in another order, elsewhere, by other threads: the same parts.
+    // Images listed in another order, from another directory, with other threads, give the same
+    // parts.
     let other = dir.path().join("other");
     let mut copy = Command::new("bash");
     copy.args([
@@ -153,7 +154,7 @@ fn parts_give_the_bytes_of_one_machine() {
         );
     }
 
-    // Folds and pooling read all rows too; a report names the pictures.
+    // Folds and pooling also read all rows; a report names the images.
     let (merged, report) = (dir.path().join("4.features"), dir.path().join("report"));
     let folds = |program: &mut Command| {
         succeed(program.args(["--folds", "2", "--pool", "max"]));
@@ -210,7 +211,7 @@ fn split_folders_and_what_needs_the_pictures() {
         1,
         "pictures have changed",
     );
-    // Another base: the same one with a word of documentation more (field 6 of ONNX's ModelProto).
+    // Another base: the shipped one with additional documentation (field 6 of ONNX's ModelProto).
     let base = dir.path().join("base.onnx");
     fs::write(&base, [fs::read(tests::base()).unwrap(), b"\x32\x01x".to_vec()].concat()).unwrap();
     fail(with(&[]).arg("--base").arg(&base), 1, "parts: features of base ");
@@ -241,7 +242,7 @@ fn what_is_there_is_kept_and_what_has_changed_is_refused() {
     );
     fail(train(&merged).arg("--features").arg(&parts), 1, &format!("missing: {index}"));
     again(false);
-    // A copy that went wrong is made anew, and told.
+    // A damaged copy is made again, and reported.
     fs::write(file(&parts, index, 2), &before[..before.len() - 9]).unwrap();
     fail(&mut merge(&parts, &merged), 1, &format!("part {index} is damaged"));
     again(false);
@@ -266,7 +267,7 @@ fn what_is_there_is_kept_and_what_has_changed_is_refused() {
         "(--strict)",
     );
 
-    // Another picture under the same name, one that can be read by now, another list, other
+    // Another image under the same name, one that has become readable, another list, other
     // settings, another number of parts.
     let original = fs::read(data.join("red/1.bmp")).unwrap();
     fs::copy(data.join("red/2.bmp"), data.join("red/1.bmp")).unwrap();
@@ -300,7 +301,7 @@ fn what_is_there_is_kept_and_what_has_changed_is_refused() {
     );
     succeed(extract(&data, "auto/2", &parts).env("JOB_COMPLETION_INDEX", "1"));
 
-    // A part of other settings that has come to lie among the others.
+    // A part with other settings among the others.
     let other = dir.path().join("other");
     succeed(extract(&data, &shard, &other).args(["--fit", "cover"]));
     fs::copy(file(&other, index, 2), file(&parts, index, 2)).unwrap();
@@ -332,7 +333,7 @@ fn jobs_at_once_in_one_folder() {
             .spawn()
             .unwrap()
     };
-    // The same job twice: each part is made by both, or found by one.
+    // The same job twice: each part is made by both jobs, or found by one.
     let jobs: Vec<Child> =
         (0..6).map(|n| spawn(&format!("{}/3", n % 3), &["--threads", "1"])).collect();
     for mut job in jobs {
@@ -342,8 +343,7 @@ fn jobs_at_once_in_one_folder() {
     succeed(&mut merge(&parts, &merged));
     assert!(trained(&merged, &dir.path().join("head")) == *head);
 
-    // Two jobs that differ: whichever parts there are then, nothing passes for a whole that is
-    // none.
+    // Two different jobs: whichever parts exist at the end, an incomplete set is never accepted.
     for file in fs::read_dir(&parts).unwrap() {
         fs::remove_file(file.unwrap().path()).unwrap();
     }
@@ -372,7 +372,7 @@ fn jobs_at_once_in_one_folder() {
     );
 }
 
-/// Puts a FIFO in the place of a picture: whoever reads it waits. Gives the bytes of the picture.
+/// Replaces an image with a FIFO, which blocks its readers. Returns the bytes of the image.
 fn block(picture: &Path) -> Vec<u8> {
     let bytes = fs::read(picture).unwrap();
     fs::remove_file(picture).unwrap();
@@ -380,14 +380,13 @@ fn block(picture: &Path) -> Vec<u8> {
     bytes
 }
 
-/// Waits until somebody reads the FIFO, and keeps them waiting as long as the file that it gives is
-/// there.
+/// Waits until a process reads the FIFO, and blocks it until the returned file is dropped.
 fn reader(fifo: &Path) -> fs::File {
     let open = || fs::OpenOptions::new().write(true).custom_flags(NONBLOCKING).open(fifo).ok();
     wait_for("somebody who reads the picture", open)
 }
 
-/// Puts the picture back, for those who open it from now on.
+/// Puts the image back, for processes that open it from now on.
 fn unblock(picture: &Path, bytes: &[u8]) {
     let new = picture.with_extension("new");
     fs::write(&new, bytes).unwrap();
@@ -423,7 +422,7 @@ fn a_slurm_cluster_with_killed_tasks_and_drained_nodes() {
     let dir = tempfile::tempdir().unwrap();
     let (data, out) = (dir.path().join("data"), dir.path().join("out"));
     fill(&data);
-    // Tells who runs a part.
+    // Records the process id of each task.
     let wrapper = dir.path().join("host");
     let program = host().get_program().to_owned();
     let words = format!(
@@ -451,7 +450,7 @@ fn a_slurm_cluster_with_killed_tasks_and_drained_nodes() {
             .env("VGG_EDGE_BASE", tests::base())
             .env_remove("VGG_EDGE_KERNEL")
             .envs(array.map(|array| ("ARRAY", array)));
-        // extract ARRAY, then merge and train JOB; logs in ...
+        // The output is: extract ARRAY, then merge and train JOB; logs in ...
         let said = succeed(&mut command);
         let ids: Vec<String> = said
             .split([' ', ',', ';'])
@@ -471,7 +470,7 @@ fn a_slurm_cluster_with_killed_tasks_and_drained_nodes() {
     let part = part_of(&parts, 4, "red/1.bmp");
     let blocked = data.join("red/1.bmp");
 
-    // A task is canceled mid-way: the merge names its part.
+    // A task is canceled while it runs: the merge names its part.
     let bytes = block(&blocked);
     let [array, job] = submit(None);
     let held = reader(&blocked);
@@ -487,7 +486,8 @@ fn a_slurm_cluster_with_killed_tasks_and_drained_nodes() {
     assert!(!out.join("photos.features").exists() && !out.join("head.postcard").exists());
     assert_eq!(names(&out.join("parts")).len(), 3);
 
-    // Only this part again: its node is drained and its program killed; it is done on another node.
+    // Only this part again: its node is drained and its process killed; it is repeated on another
+    // node.
     let [array, job] = submit(Some(&part.to_string()));
     let held = reader(&blocked);
     let line = wait_for("the node of the task", || {
@@ -522,8 +522,7 @@ fn a_slurm_cluster_with_killed_tasks_and_drained_nodes() {
     );
     let merged = fs::read(out.join("photos.features")).unwrap();
 
-    // A node goes down under a task: Slurm puts that into the queue again. All else is there and is
-    // kept.
+    // The node of a task goes down: Slurm requeues the task. All other parts exist and are kept.
     fs::remove_file(file(&out.join("parts"), part, 4)).unwrap();
     fs::remove_file(out.join("photos.features")).unwrap();
     let bytes = block(&blocked);
@@ -570,7 +569,7 @@ fn the_manifests_of_kubernetes_are_valid_and_their_commands_run() {
         program
     };
     succeed(validate().args(&manifests));
-    // The validator does look.
+    // The validator rejects invalid manifests.
     let dir = tempfile::tempdir().unwrap();
     for (right, wrong) in
         [("completions: 16", "completion: 16"), ("parallelism: 16", "parallelism: many")]
@@ -581,7 +580,7 @@ fn the_manifests_of_kubernetes_are_valid_and_their_commands_run() {
         assert!(!run(validate().arg(&path)).status.success(), "{wrong} is valid");
     }
 
-    // The commands of the containers, on this machine's folders.
+    // The commands of the containers, with this machine's directories.
     let (data, features) = (dir.path().join("photos"), dir.path().join("features"));
     fill(&data);
     let script = "import json, sys, yaml; print(json.dumps([yaml.safe_load(open(path)) for path in sys.argv[1:]]))";

@@ -1,4 +1,4 @@
-//! Signed heads, and heads and bases that are replaced while `edge run` runs.
+//! Signed models, and models that are replaced while `edge run` runs.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -18,11 +18,11 @@ use tests::{
 };
 use vgg_edge::{Fingerprint, Head};
 
-/// Two heads of the same base that share no label, and some pictures.
+/// Two heads of the same base without a common label, and some images.
 struct Scene {
     folder: tempfile::TempDir,
     pictures: PathBuf,
-    /// `small_head`, and one of other classes.
+    /// [`small_head`], and one with other classes.
     heads: [PathBuf; 2],
 }
 
@@ -49,7 +49,7 @@ fn scene() -> &'static Scene {
     })
 }
 
-/// A place for a head, a base, keys and a state folder.
+/// A directory for a head, a base, keys and a state directory.
 struct Place(tempfile::TempDir);
 
 impl Place {
@@ -61,14 +61,14 @@ impl Place {
         self.0.path().join(name)
     }
 
-    /// As a careful person replaces a file: copied beside it, synced by nobody, renamed.
+    /// Replaces a file atomically: copied beside it, then renamed.
     fn put(&self, name: &str, bytes: &[u8]) {
         let beside = self.path(&format!("{name}.new"));
         std::fs::write(&beside, bytes).unwrap();
         std::fs::rename(beside, self.path(name)).unwrap();
     }
 
-    /// Puts a file in place with what lies beside it as its signature, if anything does.
+    /// Replaces a file, together with its signature if it has one.
     fn put_signed(&self, name: &str, from: &Path) {
         self.put(name, &std::fs::read(from).unwrap());
         let beside = vgg_edge::signature::signature_path(from);
@@ -80,7 +80,7 @@ impl Place {
         }
     }
 
-    /// `edge run` over the pictures, round and round, with the head of this place.
+    /// Returns `edge run` looping over the images, with the head of this directory.
     fn edge(&self, more: &[&str]) -> Command {
         let mut edge = Device::Native.edge();
         edge.args(["run", "--json", "--loop", "--source"]).arg(&scene().pictures);
@@ -92,7 +92,7 @@ impl Place {
         succeed(host().args(["keygen", "-o"]).arg(self.path(name)));
     }
 
-    /// A copy of a file under another name, signed.
+    /// Signs a copy of a file.
     fn sign(&self, from: &Path, name: &str, key: &str, version: u64) -> PathBuf {
         let path = self.path(name);
         std::fs::copy(from, &path).unwrap();
@@ -103,7 +103,7 @@ impl Place {
         path
     }
 
-    /// The base, signed, in this place.
+    /// Signs a copy of the base.
     fn signed_base(&self, key: &str, version: u64) -> PathBuf {
         self.sign(&base(), "base", key, version)
     }
@@ -123,7 +123,7 @@ impl Edge {
         let out = BufReader::new(child.stdout.take().unwrap());
         std::thread::spawn(move || {
             for line in out.lines().map_while(Result::ok) {
-                // A killed program may leave half a line.
+                // A killed program may leave a partial line.
                 let Ok(line) = serde_json::from_str(&line) else { return };
                 let _ = sender.send(line);
             }
@@ -137,7 +137,7 @@ impl Edge {
         Self { child, lines, words: Some(words) }
     }
 
-    /// The next line; two minutes are for machines that are busy.
+    /// Returns the next line; the timeout of two minutes is for busy machines.
     fn line(&mut self) -> Value {
         match self.lines.recv_timeout(Duration::from_secs(120)) {
             Ok(line) => line,
@@ -157,7 +157,7 @@ impl Edge {
         }
     }
 
-    /// The next event about head and base.
+    /// Returns the next model event.
     fn model(&mut self) -> Value {
         loop {
             let line = self.line();
@@ -167,7 +167,7 @@ impl Edge {
         }
     }
 
-    /// The next such event, which must be that one.
+    /// Returns the next model event, which must have this state and contain this text.
     fn expect(&mut self, state: &str, words: &str) -> Value {
         let event = self.model();
         assert_eq!(event["state"], state, "{event}");
@@ -180,7 +180,7 @@ impl Edge {
         self.child.wait().unwrap();
     }
 
-    /// Ends it as systemd does, and gives its words.
+    /// Stops the program as systemd does; returns its stderr.
     fn stop(mut self) -> String {
         succeed(Command::new("kill").args(["-TERM", &self.child.id().to_string()]));
         assert!(self.child.wait().unwrap().success());
@@ -195,7 +195,7 @@ impl Drop for Edge {
     }
 }
 
-/// The labels that a head knows, as they are in a line.
+/// Returns the labels in a result.
 fn labels(line: &Value) -> Vec<&str> {
     line["scores"].as_object().unwrap().keys().map(String::as_str).collect()
 }
@@ -208,7 +208,7 @@ fn digest(path: &Path) -> String {
     Fingerprint::of(&bytes(path)).to_string()
 }
 
-/// Another base with the same weights: a letter of its description differs.
+/// Writes another base with the same weights: a letter of its description differs.
 fn other_base(path: &Path) {
     let mut bytes = bytes(&base());
     let at = bytes.windows(6).position(|window| window == b"Oxford").unwrap();
@@ -216,7 +216,7 @@ fn other_base(path: &Path) {
     std::fs::write(path, bytes).unwrap();
 }
 
-/// That head for another base, with other names for its classes.
+/// Writes a copy of a head for another base, with a prefix to its labels.
 fn moved(head: &Path, base: &Path, prefix: &str, path: &Path) {
     let mut head = Head::load(head).unwrap();
     head.base = Fingerprint::of(&bytes(base));
@@ -275,7 +275,7 @@ fn keys_are_private_and_never_shown() {
     let signature = bytes(&place.path("head.minisig"));
     std::fs::write(place.path("wrong"), "battery staple\n").unwrap();
     tell(&mut sign("locked.key", "wrong"), 1);
-    // A public key, a head, nothing.
+    // A public key, a head, a missing file.
     for wrong in ["plain.pub", "head", "none"] {
         tell(&mut sign(wrong, "password"), 1);
     }
@@ -287,7 +287,7 @@ fn keys_are_private_and_never_shown() {
     tell(host().arg("inspect").arg(&head), 0);
     let words = tell(Device::Native.edge().args(["info", "--head"]).arg(&head), 0);
     assert!(words.contains("not verified"), "{words}");
-    // No part of a secret in all that was said.
+    // No output contains part of a secret key.
     for name in ["plain.key", "locked.key"] {
         let text = std::fs::read_to_string(place.path(name)).unwrap();
         let secret = text.lines().nth(1).unwrap();
@@ -312,7 +312,7 @@ fn minisign_verifies_ours_and_we_verify_its() {
     let head = place.sign(small_head(), "head", "ours", 7);
     let words = minisign(&["-Vm", "head", "-p", "ours.pub"]);
     assert!(words.contains("verified") && words.contains("version:7"), "{words}");
-    // Its keys and signatures, whose version is the time.
+    // Keys and signatures made by minisign, whose version is the time.
     minisign(&["-G", "-W", "-p", "its.pub", "-s", "its.key"]);
     minisign(&["-S", "-s", "its.key", "-m", "head"]);
     let verified =
@@ -322,12 +322,12 @@ fn minisign_verifies_ours_and_we_verify_its() {
         verified["version"].as_u64().unwrap() > 1_700_000_000 && verified["kind"] == "head",
         "{verified}"
     );
-    // Its key with our program, ours with its.
+    // minisign's key with `host`, and the key of `host` with minisign.
     succeed(host().args(["sign", "--key"]).arg(place.path("its.key")).arg(&head));
     minisign(&["-Vm", "head", "-p", "its.pub"]);
     minisign(&["-S", "-s", "ours.key", "-m", "head"]);
     succeed(host().args(["verify", "--trust"]).arg(place.path("ours.pub")).arg(&head));
-    // What is no head is not signed, and what is signed by another is not verified.
+    // A file that is not a head is not signed, and a file signed with another key is not verified.
     std::fs::write(place.path("junk"), "junk").unwrap();
     fail(
         host().args(["sign", "--key"]).arg(place.path("ours.key")).arg(place.path("junk")),
@@ -341,8 +341,8 @@ fn minisign_verifies_ours_and_we_verify_its() {
     );
 }
 
-/// Each way in which a file can be untrustworthy; `edge classify` and the start of `edge run` say
-/// the same.
+/// Every kind of untrusted file is refused, by `edge classify` and at the start of `edge run`
+/// alike.
 #[test]
 fn what_is_not_signed_as_it_must_be_is_refused() {
     let place = Place::new();
@@ -376,7 +376,7 @@ fn what_is_not_signed_as_it_must_be_is_refused() {
             .arg("--head")
             .arg(place.path("head"));
         trust(edge.arg("--base").arg(&base), keys);
-        // No pair was kept here, so there is nothing else to run.
+        // No model was kept here, so there is no other model to run.
         let copy = place.path("state-of-run");
         std::fs::create_dir_all(&copy).unwrap();
         if state.join("state.json").exists() {
@@ -389,7 +389,7 @@ fn what_is_not_signed_as_it_must_be_is_refused() {
     succeed(&mut classify(&["stranger", "old"]));
     refused(&["stranger"], "signed by key");
 
-    // Unsigned, altered, signed for another file.
+    // Unsigned, modified, signed for another file.
     place.put_signed("head", &scene.heads[0]);
     refused(&["old"], "it is not signed");
     let mut altered = Head::load(&scene.heads[0]).unwrap();
@@ -405,7 +405,7 @@ fn what_is_not_signed_as_it_must_be_is_refused() {
     place.put("head.minisig", comment.as_bytes());
     refused(&["old"], "does not match");
 
-    // Older, and of the same version but another.
+    // An older version, and another file with the same version.
     let newer = place.sign(&scene.heads[1], "newer", "old", 11);
     place.put_signed("head", &newer);
     succeed(&mut classify(&["old"]));
@@ -417,8 +417,8 @@ fn what_is_not_signed_as_it_must_be_is_refused() {
     place.put_signed("head", &newer);
     succeed(&mut classify(&["old"]));
 
-    // A new key: what the old one signed before is older for both; without the old one its versions
-    // no longer count.
+    // A new key: versions signed with the old key are older for both; once the old key is removed,
+    // its versions no longer count.
     let base_bytes = bytes(&base);
     let renewed = place.sign(&scene.heads[0], "renewed", "new", 12);
     place.put_signed("head", &renewed);
@@ -430,14 +430,14 @@ fn what_is_not_signed_as_it_must_be_is_refused() {
     place.sign(&tests::base(), "base", "new", 3);
     succeed(&mut classify(&["new"]));
 
-    // Bases likewise.
+    // The same for bases.
     std::fs::remove_file(place.path("base.minisig")).unwrap();
     refused(&["new"], "base: not trusted: it is not signed");
     place.sign(&tests::base(), "base", "new", 2);
     refused(&["new"], "version 2 is older than version 3");
     assert_eq!(bytes(&base), base_bytes);
 
-    // Without a memory there is no trust.
+    // Trust requires a state directory.
     let mut edge = Device::Native.edge();
     edge.arg("classify").arg(scene.pictures.join("0.bmp")).arg("--head").arg(place.path("head"));
     trust(&mut edge, &["new"]);
@@ -457,7 +457,7 @@ fn what_is_not_signed_as_it_must_be_is_refused() {
     fail(classify(&[]).arg("--trust").arg(place.path("head.minisig")), 1, "not a public key");
 }
 
-/// What was refused stays refused after a restart, and what ran before runs.
+/// A refused model stays refused after a restart, and the last good model runs.
 #[test]
 fn a_replayed_head_is_refused_after_a_restart_and_the_last_good_one_runs() {
     let place = Place::new();
@@ -472,7 +472,7 @@ fn a_replayed_head_is_refused_after_a_restart_and_the_last_good_one_runs() {
     let mut edge = Edge::start(&mut place.edge(&flags));
     assert_eq!(labels(&edge.frame()), ["green", "red"]);
     place.put_signed("head", &new);
-    // The signature may come a moment after the head.
+    // The signature may be replaced shortly after the head.
     let mut event = edge.model();
     if event["state"] == "refused" {
         event = edge.model();
@@ -482,7 +482,7 @@ fn a_replayed_head_is_refused_after_a_restart_and_the_last_good_one_runs() {
     let words = edge.stop();
     assert!(!words.contains("panicked"), "{words}");
 
-    // Somebody puts the old one back while the device is off.
+    // The old head is put back while the device is off.
     place.put_signed("head", &old);
     let mut edge = Edge::start(&mut place.edge(&flags));
     edge.expect("last-good", "version 1 is older than version 2");
@@ -494,24 +494,24 @@ fn a_replayed_head_is_refused_after_a_restart_and_the_last_good_one_runs() {
         "{words}"
     );
 
-    // An altered copy in the state folder is not believed either.
+    // A modified copy in the state directory is not accepted either.
     let kept = place.path("state/kept").join(format!("head-{}.postcard", digest(&new)));
     let mut forged = Head::load(&kept).unwrap();
     forged.labels[0] = "forged".into();
     forged.save(&kept).unwrap();
     let mut edge = Edge::start(&mut place.edge(&flags));
     edge.expect("last-good", "version 1 is older than version 2");
-    // The one before that is the old one: it had been accepted, and nothing else is left.
+    // The previous model is the old one: it was accepted, and no other is left.
     assert_eq!(labels(&edge.frame()), ["green", "red"]);
     edge.stop();
 }
 
-/// Every frame is answered, in order, and by exactly the head that was announced before it.
+/// Every frame is classified, in order, by exactly the head that was announced before it.
 #[test]
 fn heads_change_between_two_frames() {
     let place = Place::new();
     let scene = scene();
-    // What each head says of each picture.
+    // The scores of each head for each image.
     let expected: Vec<BTreeMap<String, Value>> = scene
         .heads
         .iter()
@@ -560,7 +560,7 @@ fn heads_change_between_two_frames() {
     edge.stop();
 }
 
-/// Whoever hears of changes only must hear that another head says something else.
+/// With `--events`, a label that changes because of a new head is reported.
 #[test]
 fn a_label_that_changes_with_the_head_is_told() {
     let place = Place::new();
@@ -573,8 +573,8 @@ fn a_label_that_changes_with_the_head_is_told() {
         .arg("--head");
     let mut edge =
         Edge::start(edge.arg(place.path("head")).arg("--state").arg(place.path("state")));
-    // Written once the first head runs; the next one is looked at twice, half a second apart,
-    // before it does.
+    // Written once the first head runs; the next one is checked twice, half a second apart, before
+    // it does.
     while !place.path("state/state.json").exists() {
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -603,13 +603,13 @@ fn a_bad_head_is_told_once_and_changes_nothing() {
     let good = bytes(&scene.heads[1]);
     place.put("head", &good[..good.len() / 2]);
     edge.expect("refused", "is cut");
-    // The same again is no news; the next event is that of another damage.
+    // The same damage is not reported again; the next event is that of another damage.
     place.put("head", &good[..good.len() / 2]);
     place.put("head", b"#!/bin/sh");
     edge.expect("refused", "not a head file");
     std::fs::remove_file(place.path("head")).unwrap();
     edge.expect("refused", "cannot read");
-    // One whose numbers are fine by themselves, and overflow together.
+    // A head whose numbers are each valid, but overflow together.
     let mut huge = Head::load(&scene.heads[1]).unwrap();
     let last = huge.layers.last_mut().unwrap();
     last.kernel.fill(f32::MAX);
@@ -619,7 +619,7 @@ fn a_bad_head_is_told_once_and_changes_nothing() {
     place.put("head", &bytes(&place.path("huge")));
     edge.expect("refused", "do not add up to 1");
     assert_eq!(labels(&edge.frame()), ["green", "red"]);
-    // What ran all the time is put in place again.
+    // The running head is put back.
     place.put("head", &bytes(&scene.heads[0]));
     edge.expect("settled", "");
     place.put("head", &good);
@@ -640,7 +640,7 @@ fn a_base_and_its_head_are_taken_together() {
     let flags = ["--watch", "--base", base_flag.to_str().unwrap()];
     let mut edge = Edge::start(&mut place.edge(&flags));
     edge.frame();
-    // The base first, as everybody should.
+    // The base first, as recommended.
     place.put("base", &bytes(&place.path("base2")));
     edge.expect("waiting", "was trained on base");
     assert_eq!(labels(&edge.frame()), ["green", "red"]);
@@ -648,14 +648,14 @@ fn a_base_and_its_head_are_taken_together() {
     let event = edge.expect("swapped", &digest(&place.path("head2")));
     assert_eq!(event["base"], digest(&place.path("base2")));
     assert_eq!(labels(&edge.frame()), ["new green", "new red"]);
-    // Back, the head first.
+    // Back again, the head first.
     place.put("head", &bytes(&scene.heads[0]));
     edge.expect("waiting", "was trained on base");
     assert_eq!(labels(&edge.frame()), ["new green", "new red"]);
     place.put("base", &bytes(&base()));
     edge.expect("swapped", &digest(&base()));
     assert_eq!(labels(&edge.frame()), ["green", "red"]);
-    // The power goes while only one of them has been replaced.
+    // The power fails while only one of them is replaced.
     place.put("base", &bytes(&place.path("base2")));
     edge.kill();
     let mut edge = Edge::start(&mut place.edge(&flags));
@@ -669,7 +669,7 @@ fn a_base_and_its_head_are_taken_together() {
     assert_eq!(kept, 4, "two pairs, and nothing of what was before");
 }
 
-/// The answer to a request of the page's server.
+/// Returns the response to a request.
 fn get(address: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
@@ -689,7 +689,7 @@ fn rolling_back_holds_until_something_else_is_put_in_place() {
     };
     fail(&mut rollback(), 1, "no such state folder");
     place.put("head", &bytes(&scene.heads[0]));
-    // A port that is free; another program may take it meanwhile, which then fails loudly.
+    // A free port; if another program takes it meanwhile, the test fails with a clear message.
     let address =
         std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let flags = ["--watch", "--http", &address];
@@ -709,7 +709,7 @@ fn rolling_back_holds_until_something_else_is_put_in_place() {
     for line in ["vgg_edge_last_good 1", "vgg_edge_swaps_total{outcome=\"done\"} 2"] {
         assert!(metrics.lines().any(|found| found == line), "{line} is not in {metrics}");
     }
-    // It holds over restarts, however they come, and over reloads.
+    // A rollback persists across restarts, after a kill too, and across reloads.
     edge.kill();
     let mut edge = Edge::start(&mut place.edge(&flags));
     edge.expect("rolled-back", "was rolled back from");
@@ -717,7 +717,7 @@ fn rolling_back_holds_until_something_else_is_put_in_place() {
     succeed(Command::new("kill").args(["-HUP", &edge.child.id().to_string()]));
     edge.expect("rolled-back", "");
     assert_eq!(labels(&edge.frame()), ["green", "red"]);
-    // There and back.
+    // Forward and back.
     succeed(&mut rollback());
     edge.expect("swapped", &digest(&scene.heads[1]));
     assert_eq!(labels(&edge.frame()), ["cat", "dog", "fox"]);
@@ -725,27 +725,27 @@ fn rolling_back_holds_until_something_else_is_put_in_place() {
     succeed(&mut rollback());
     edge.expect("rolled-back", "");
     edge.stop();
-    // When nothing runs, the next start does it.
+    // If `edge run` is not running, the next start rolls back.
     let answer = &ndjson(&succeed(&mut rollback()))[0];
     assert_eq!(
         (&answer["head"], &answer["running"]),
         (&digest(&scene.heads[1]).into(), &false.into())
     );
     succeed(&mut rollback());
-    // Something else that is put in place ends it.
+    // A third head ends the rollback.
     moved(&scene.heads[0], &base(), "third ", &place.path("third"));
     place.put("head", &bytes(&place.path("third")));
     let mut edge = Edge::start(&mut place.edge(&flags));
     assert_eq!(labels(&edge.frame()), ["third green", "third red"]);
-    // One folder, one run.
+    // A state directory serves only one run at a time.
     fail(&mut place.edge(&["--frames", "1"]), 1, "another edge run");
     let info = succeed(Device::Native.edge().args(["info", "--state"]).arg(place.path("state")));
     assert!(info.contains("kept ") && !info.contains("held back"), "{info}");
     edge.stop();
 }
 
-/// The process is killed at any moment of a swap, many times (`VGG_EDGE_KILLS`); what starts then
-/// runs a whole pair.
+/// The process is killed at random moments of a swap, many times (`VGG_EDGE_KILLS`); the next start
+/// runs a complete model.
 #[test]
 fn killed_at_any_moment_it_starts_with_a_good_pair() {
     let kills: u32 = std::env::var("VGG_EDGE_KILLS").map_or(10, |text| text.parse().unwrap());
@@ -755,7 +755,7 @@ fn killed_at_any_moment_it_starts_with_a_good_pair() {
     other_base(&place.path("base2"));
     let base_path = place.path("base");
     let flags = ["--watch", "--base", base_path.to_str().unwrap()];
-    // Two pairs that have nothing in common.
+    // Two models that share neither base nor labels.
     std::fs::copy(&scene.heads[0], place.path("head1")).unwrap();
     moved(&scene.heads[1], &place.path("base2"), "2 ", &place.path("head2"));
     let known = [vec!["green", "red"], vec!["2 cat", "2 dog", "2 fox"]];
@@ -770,12 +770,12 @@ fn killed_at_any_moment_it_starts_with_a_good_pair() {
         place.put("base", &bytes(&place.path(&format!("base{which}"))));
         let head = bytes(&place.path(&format!("head{which}")));
         if random.u8(..4) == 0 {
-            // Copied over what was there rather than renamed, and cut off by the power.
+            // Overwritten rather than renamed, and truncated by a power failure.
             std::fs::write(place.path("head"), &head[..head.len() / 3]).unwrap();
         } else {
             place.put("head", &head);
         }
-        // Over the time in which it notices, loads, tries, keeps and swaps.
+        // Within the time in which `edge` notices, loads, tests, keeps and swaps.
         std::thread::sleep(Duration::from_millis(random.u64(..2500)));
         edge.kill();
         let output = run(&mut place.edge(&[&flags[..], &["--frames", "1"]].concat()));
@@ -792,15 +792,15 @@ fn killed_at_any_moment_it_starts_with_a_good_pair() {
         seen[0], seen[1]
     );
     assert_eq!(seen[0] + seen[1], kills);
-    // Nothing that was half written stays.
+    // No partially written file remains.
     let names = std::fs::read_dir(place.path("state/kept"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name());
     assert!(names.into_iter().all(|name| !name.to_string_lossy().ends_with(".tmp")));
 }
 
-/// A full disk: without keys the new head runs, but is told to be lost after a power cut; with keys
-/// nothing new is taken.
+/// On a full disk, a new head runs without keys, but is reported as lost after a power failure;
+/// with keys, no new model is accepted.
 #[test]
 fn what_cannot_be_kept_is_told() {
     let place = Place::new();
@@ -834,7 +834,7 @@ fn what_cannot_be_kept_is_told() {
     let mut edge = Edge::start(&mut place.edge(&flags));
     edge.frame();
     edge.stop();
-    // What was accepted before needs nothing written.
+    // A model accepted before needs no write.
     let mut edge = Edge::start(&mut limited(&flags));
     edge.frame();
     place.put_signed("head", &two);
@@ -879,7 +879,7 @@ fn settings_name_keys_and_a_state_folder() {
         "no pair to go back to",
     );
     std::fs::write(&config, text.replace(&format!(", {:?}]", place.path("b.pub")), "]")).unwrap();
-    // Neither what is in place nor what was kept is signed by the only key that is left.
+    // Neither the files in place nor the kept ones are signed with the remaining key.
     fail(&mut edge(), 1, "base: not trusted: it is signed by key");
     std::fs::write(&config, "head = \"h\"\n").unwrap();
     fail(
