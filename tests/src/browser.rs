@@ -27,11 +27,8 @@ impl Page {
     }
 
     fn answer(&mut self, step: &str) -> String {
-        let line = self
-            .answers
-            .next()
-            .unwrap_or_else(|| panic!("browser.py has ended at {step}"))
-            .unwrap();
+        let line =
+            self.answers.next().unwrap_or_else(|| panic!("browser.py exited at {step}")).unwrap();
         let found = line.strip_prefix("ok").unwrap_or_else(|| panic!("{step}: {line}"));
         found.trim().to_owned()
     }

@@ -304,7 +304,7 @@ impl Reader {
 
     fn call(&mut self, line: &str) {
         let (call, result) =
-            line.rsplit_once(" = ").unwrap_or_else(|| panic!("not understood: {line}"));
+            line.rsplit_once(" = ").unwrap_or_else(|| panic!("cannot parse: {line}"));
         let result = result.trim();
         // The result may be an address, or `?` if the program exited during the call.
         let result =
@@ -392,14 +392,14 @@ impl Reader {
                     argument(2).contains("PROT_WRITE") && argument(3).contains("MAP_SHARED");
                 assert!(
                     !writes || !self.open.contains_key(&descriptor(4)),
-                    "a file is written through memory: {line}"
+                    "a file is written through a memory map: {line}"
                 );
             }
             _ => {
                 let inside = |text: &String| {
                     decorated(text).is_some_and(|path| Path::new(&path).starts_with(&self.root))
                 };
-                assert!(!arguments.iter().any(inside), "the model does not know {line}");
+                assert!(!arguments.iter().any(inside), "the model does not support {line}");
             }
         }
     }
@@ -424,7 +424,7 @@ impl Reader {
                 Open::File { inode, at: 0, appends: flags.contains("O_APPEND") }
             }
             None => {
-                assert!(flags.contains("O_CREAT"), "{} came from nowhere", path.display());
+                assert!(flags.contains("O_CREAT"), "{} was never created", path.display());
                 let inode = self.inode(Vec::new());
                 self.change(Change::Name { from: None, to: Some(path), inode: Some(inode) });
                 Open::File { inode, at: 0, appends: flags.contains("O_APPEND") }
@@ -445,17 +445,21 @@ impl Reader {
         match (from, to) {
             (Some(from), Some(to)) => {
                 let inode = self.names[&from];
-                assert!(inode.is_some(), "the model does not rename folders: {}", from.display());
+                assert!(
+                    inode.is_some(),
+                    "the model does not rename directories: {}",
+                    from.display()
+                );
                 self.change(Change::Name { from: Some(from), to: Some(to), inode });
             }
             (None, None) => {}
-            (from, to) => panic!("a rename that leaves the watched folder: {from:?} to {to:?}"),
+            (from, to) => panic!("a rename that leaves the watched directory: {from:?} to {to:?}"),
         }
     }
 
     fn linked(&mut self, from: Option<PathBuf>, to: Option<PathBuf>) {
         if let Some(to) = to {
-            let inode = self.names[&from.expect("a link within the watched folder")];
+            let inode = self.names[&from.expect("a link within the watched directory")];
             self.change(Change::Name { from: None, to: Some(to), inode });
         }
     }
@@ -510,7 +514,7 @@ fn decorated(text: &str) -> Option<String> {
 /// Returns the bytes of a write from one or several buffers, as many as were written.
 fn data(text: &str, count: i64) -> Vec<u8> {
     let mut bytes: Vec<u8> = text.split('"').skip(1).step_by(2).flat_map(unescape).collect();
-    assert!(bytes.len() >= count as usize, "strace has cut what was written");
+    assert!(bytes.len() >= count as usize, "strace truncated the written bytes");
     bytes.truncate(count as usize);
     bytes
 }

@@ -192,18 +192,18 @@ pub fn run(command: &mut Command) -> Output {
 pub fn succeed(command: &mut Command) -> String {
     let output = run(command);
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?} ended with {}: {errors}", output.status);
+    assert!(output.status.success(), "{command:?} exited with {}: {errors}", output.status);
     String::from_utf8(output.stdout).unwrap()
 }
 
 /// Runs a command that must exit with `code`, print one error line that contains `text`, and not
 /// panic. Returns stderr.
-pub fn fail(command: &mut Command, code: i32, words: &str) -> String {
+pub fn fail(command: &mut Command, code: i32, text: &str) -> String {
     let output = run(command);
     let errors = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(code), "{command:?}: {errors}");
     assert!(!errors.contains("panicked"), "{errors}");
-    assert!(errors.contains(words), "{words:?} is not in: {errors}");
+    assert!(errors.contains(text), "{text:?} is not in: {errors}");
     assert_eq!(errors.lines().filter(|line| line.contains("error: ")).count(), 1, "{errors}");
     errors
 }

@@ -148,7 +148,7 @@ impl Machine {
     /// Reads the next line of the serial line, and queues it if it is output of a program.
     fn hear(&mut self) -> String {
         let Ok(line) = self.serial.recv_timeout(PATIENCE) else {
-            panic!("the emulated machine says no more");
+            panic!("the emulated machine is silent");
         };
         self.transcript.push(format!("{:8.3} {line}", self.booted.elapsed().as_secs_f32()));
         assert!(!line.starts_with("@panic"), "{line}");
@@ -199,7 +199,7 @@ impl Machine {
                 return serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}"));
             }
             if let Some(status) = said.status.take() {
-                panic!("the program has ended with {status}");
+                panic!("the program exited with {status}");
             }
             self.hear();
         }
@@ -231,7 +231,7 @@ impl Machine {
         }
         let said = self.programs.remove(&program.0).unwrap();
         if said.status.as_deref() != Some("0") {
-            panic!("the program ended with {:?}", said.status);
+            panic!("the program exited with {:?}", said.status);
         }
         (said.out.iter().map(|line| serde_json::from_str(line).unwrap()).collect(), said.errors)
     }
@@ -304,7 +304,7 @@ impl Drop for Machine {
     fn drop(&mut self) {
         if thread::panicking() {
             let tail = self.transcript.len().saturating_sub(60);
-            eprintln!("the end of the serial line:\n{}", self.transcript[tail..].join("\n"));
+            eprintln!("the last lines of the serial line:\n{}", self.transcript[tail..].join("\n"));
         }
         // Both fail if QEMU has exited by itself.
         let _ = self.qemu.kill();

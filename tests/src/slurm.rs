@@ -21,7 +21,7 @@ pub fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
         if let Some(value) = ready() {
             return value;
         }
-        assert!(start.elapsed() < PATIENCE, "in vain: {what}");
+        assert!(start.elapsed() < PATIENCE, "timeout: {what}");
         std::thread::sleep(Duration::from_millis(30));
     }
 }
@@ -102,11 +102,11 @@ impl Slurm {
                 &["-D", "-f", &conf, "-N", &format!("n{node}")].map(str::to_owned),
             );
         }
-        wait_for("nodes that are idle", || {
+        wait_for("idle nodes", || {
             if let Some(status) =
                 slurm.daemons.iter_mut().find_map(|daemon| daemon.try_wait().unwrap())
             {
-                panic!("a daemon of Slurm ended with {status}:\n{}", slurm.log());
+                panic!("a Slurm daemon exited with {status}:\n{}", slurm.log());
             }
             let idle = run(slurm.command("sinfo").args(["--noheader", "--Node", "--states=idle"]));
             (String::from_utf8_lossy(&idle.stdout).lines().count() == nodes).then_some(())
@@ -163,7 +163,7 @@ impl Slurm {
     /// Returns the output of the daemons, for the message of a failing test.
     pub fn log(&self) -> String {
         let is_log = |path: &PathBuf| {
-            path.extension().is_some_and(|ending| ending == "out" || ending == "log")
+            path.extension().is_some_and(|extension| extension == "out" || extension == "log")
         };
         let read = |path: PathBuf| {
             format!("{}:\n{}\n", path.display(), fs::read_to_string(&path).unwrap_or_default())

@@ -37,7 +37,7 @@ targets! {
 /// Mutations are only useful if the original files are valid: those of the corpora are, except the
 /// named ones.
 #[test]
-fn the_corpora_are_good() {
+fn corpora_are_valid() {
     let check = |target: &str, bad: &[&str], read: &dyn Fn(&[u8]) -> Result<(), String>| {
         for (path, bytes) in corpus(target) {
             let name = path.file_name().unwrap().to_str().unwrap();
@@ -74,7 +74,7 @@ fn the_corpora_are_good() {
 }
 
 #[test]
-fn the_page_lets_in_who_may() {
+fn page_requires_the_token_or_a_loopback_host() {
     let ask = |headers: &str, token| {
         let request = format!("GET /metrics HTTP/1.1\r\n{headers}\r\n\r\n");
         String::from_utf8(edge::fuzzing::http(request.as_bytes(), token).unwrap()).unwrap()

@@ -32,7 +32,7 @@ impl Feeder {
         pictures: Vec<Vec<u8>>,
     ) -> io::Result<Self> {
         if pictures.is_empty() {
-            return Err(io::Error::other("no pictures"));
+            return Err(io::Error::other("no images"));
         }
         let node = Node::open(path)?;
         let set = node.set_format(OUTPUT, fourcc, width, height)?;
@@ -66,7 +66,7 @@ impl Feeder {
     /// Switches to another image.
     pub fn show(&self, index: usize) -> io::Result<()> {
         if index >= self.shared.pictures.len() {
-            return Err(io::Error::other("no such picture"));
+            return Err(io::Error::other("no such image"));
         }
         if self.thread.is_finished() {
             return Err(io::Error::other("the feeder has failed"));

@@ -35,7 +35,7 @@ const PARAMETERS: [(&str, &std::ffi::CStr); 2] = [
 fn main() -> ExitCode {
     if std::process::id() != 1 {
         eprintln!(
-            "guest: I am the first program of an emulated machine; cargo test --test e2e camera starts it"
+            "guest: this is the init program of an emulated machine; cargo test --test e2e camera starts it"
         );
         return ExitCode::from(2);
     }
@@ -138,7 +138,7 @@ impl State {
                 self.next.to_string()
             }
             ["release", id] => {
-                self.held.remove(&id.parse()?).ok_or("nothing of that number is held")?;
+                self.held.remove(&id.parse()?).ok_or("no such held node")?;
                 String::new()
             }
             ["control", path, name, value] => {
@@ -222,7 +222,7 @@ fn usage(pid: Pid) -> Result<String, Box<dyn Error>> {
     let resident = status
         .lines()
         .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"))
-        .ok_or("the program has ended")?;
+        .ok_or("the program has exited")?;
     Ok(format!("{descriptors} {resident}"))
 }
 

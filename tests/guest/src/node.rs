@@ -66,7 +66,10 @@ plain!(
 
 /// Parses a fourcc of four letters.
 pub fn fourcc(letters: &str) -> io::Result<[u8; 4]> {
-    letters.as_bytes().try_into().map_err(|_| io::Error::other(format!("{letters:?} is no fourcc")))
+    letters
+        .as_bytes()
+        .try_into()
+        .map_err(|_| io::Error::other(format!("{letters:?} is not a fourcc")))
 }
 
 /// An open video node.
@@ -200,7 +203,7 @@ impl Output {
         self.buffers[index as usize]
             .bytes()
             .get_mut(..picture.len())
-            .ok_or_else(|| io::Error::other("a picture is longer than the buffer"))?
+            .ok_or_else(|| io::Error::other("an image is longer than the buffer"))?
             .copy_from_slice(picture);
         Ok(())
     }
@@ -259,7 +262,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: mapped by `new`, and nobody borrows it any more.
+        // SAFETY: mapped by `new`, and no longer borrowed.
         let _ = unsafe { v4l2::munmap(self.start.cast(), self.length) };
     }
 }

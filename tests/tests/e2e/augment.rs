@@ -21,7 +21,7 @@ fn train(folder: &Path, extra: &[&str]) -> (Vec<u8>, Vec<serde_json::Value>) {
 }
 
 #[test]
-fn variants_are_trained_on_and_are_the_same_again() {
+fn training_on_variants_is_reproducible() {
     let folder = tempfile::tempdir().unwrap();
     let (plain, _) = train(folder.path(), &[]);
     let (augmented, lines) = train(folder.path(), &["--augment", "--threads", "2"]);
@@ -86,7 +86,7 @@ fn a_few_variants_take_turns() {
 }
 
 #[test]
-fn an_interrupted_training_goes_on_with_the_same_variants() {
+fn interrupted_training_continues_with_the_same_variants() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     data_folder(&data, &[("red", 30), ("green", 30)]);
@@ -134,7 +134,7 @@ fn an_interrupted_training_goes_on_with_the_same_variants() {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused() {
+fn invalid_augmentations_are_refused() {
     for (flags, words) in [
         (&["--zoom", "-0.1"][..], "--zoom must be at least 0 and below 1, not -0.1"),
         (&["--zoom", "1"], "--zoom"),
@@ -166,7 +166,7 @@ fn what_makes_no_sense_is_refused() {
 }
 
 #[test]
-fn a_sheet_shows_the_picture_and_its_variants() {
+fn sheet_shows_an_image_and_its_variants() {
     let folder = tempfile::tempdir().unwrap();
     let picture = root().join(SAMPLES).join("val/brick/003.jpg");
     let sheet = |name: &str, extra: &[&str]| {

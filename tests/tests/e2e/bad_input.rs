@@ -23,7 +23,7 @@ fn train(data: &Path, head: &Path) -> std::process::Command {
 }
 
 #[test]
-fn folders_that_are_no_data_set() {
+fn directories_without_a_data_set_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (data, head) = (dir.path().join("data"), dir.path().join("head"));
     fail(&mut train(&data, &head), 1, "cannot list");
@@ -37,7 +37,7 @@ fn folders_that_are_no_data_set() {
 }
 
 #[test]
-fn damaged_pictures_are_left_out_and_counted_or_fatal_when_strict() {
+fn damaged_images_are_skipped_and_counted_or_fatal_when_strict() {
     let dir = tempfile::tempdir().unwrap();
     let (data, head) = (dir.path().join("data"), dir.path().join("head"));
     data_folder(&data, &[("a", 4), ("b", 4)]);
@@ -72,7 +72,7 @@ fn damaged_pictures_are_left_out_and_counted_or_fatal_when_strict() {
 }
 
 #[test]
-fn a_class_of_which_nothing_can_be_read() {
+fn class_without_a_readable_image_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let (data, head) = (dir.path().join("data"), dir.path().join("head"));
     data_folder(&data, &[("a", 3), ("b", 3)]);
@@ -83,7 +83,7 @@ fn a_class_of_which_nothing_can_be_read() {
 }
 
 #[test]
-fn the_smallest_and_a_huge_picture_are_classified() {
+fn smallest_and_huge_images_are_classified() {
     let dir = tempfile::tempdir().unwrap();
     let small = dir.path().join("1x1.png");
     fs::write(&small, encode(&DynamicImage::ImageRgb8(picture(1, 1, 1)), ImageFormat::Png))
@@ -131,7 +131,7 @@ fn one_bad_file_does_not_stop_the_others() {
 }
 
 #[test]
-fn unreadable_files_are_told() {
+fn unreadable_files_are_reported() {
     let dir = tempfile::tempdir().unwrap();
     let (data, head) = (dir.path().join("data"), dir.path().join("head"));
     data_folder(&data, &[("a", 3), ("b", 3)]);
@@ -247,7 +247,7 @@ fn sizes_and_kernels_that_do_not_exist() {
 }
 
 #[test]
-fn sources_that_give_nothing() {
+fn sources_without_frames_are_errors() {
     let dir = tempfile::tempdir().unwrap();
     let run_on = |source: &Path| {
         let mut edge = Device::Native.edge();

@@ -63,11 +63,7 @@ impl Files {
             .collect();
         let expected = expected(format, size, &paths);
         let distinct: BTreeSet<String> = expected.iter().map(Value::to_string).collect();
-        assert_eq!(
-            distinct.len(),
-            count as usize,
-            "pictures that give the same features prove little"
-        );
+        assert_eq!(distinct.len(), count as usize, "images with equal features prove little");
         Pictures {
             format,
             size,
@@ -116,7 +112,7 @@ fn frame(format: &str, picture: &RgbImage) -> Vec<u8> {
                     .flat_map(|(x, y)| [ycc(x, y)[1], ycc(x, y)[2]]),
             )
             .collect(),
-        _ => panic!("no pictures are made in {format}"),
+        _ => panic!("frames in {format} are not supported"),
     }
 }
 
@@ -284,7 +280,7 @@ fn count(words: &str, what: &str) -> u32 {
 }
 
 #[test]
-fn pictures_of_every_format_give_the_bits_of_the_host() {
+fn camera_formats_give_the_results_of_host() {
     let mut files = Files::new();
     let raw = ["YUYV", "NV12", "RGB3", "GREY"].map(|format| files.pictures(format, SIZE, 20));
     let jpeg = files.pictures("MJPG", SIZE, 20);
@@ -315,7 +311,7 @@ fn rebinds() -> u32 {
 /// A camera with every failure that vivid can simulate. Its image never changes, so each result is
 /// known.
 #[test]
-fn a_camera_that_fails_is_survived() {
+fn camera_failures_are_survived() {
     const ERROR: &str = "Inject V4L2_BUF_FLAG_ERROR";
     let options = ["--format", "YUYV", "--capture", SIZE, "--fps", "25", "--stall", "1"];
     let files = Files::new();
@@ -324,7 +320,7 @@ fn a_camera_that_fails_is_survived() {
     machine.control(CAMERA, "OSD Text Mode", 2);
     check_devices(machine);
     let mut edge = Edge::run(machine, CAMERA, &options);
-    edge.state(machine, "streaming", |_| panic!("a picture before the stream"));
+    edge.state(machine, "streaming", |_| panic!("a frame before the stream"));
     let picture = edge.frame(machine);
     let same = |found: &Value| assert_eq!(*found, picture);
 
@@ -430,7 +426,7 @@ fn a_camera_that_fails_is_survived() {
     machine.call(&["write", "/sys/bus/platform/drivers/vivid/bind", "vivid.0"]);
     let words = edge.state(machine, "streaming", |_| ());
     let (_, node) =
-        words.split_once("now at ").unwrap_or_else(|| panic!("no other node in {words:?}"));
+        words.split_once("now at ").unwrap_or_else(|| panic!("no new node in {words:?}"));
     assert!(node.starts_with("/dev/video") && node != CAMERA, "{words}");
     edge.frame(machine);
     machine.release(held);
@@ -454,13 +450,13 @@ fn check_devices(machine: &mut Machine) {
     assert!(size["fps"].as_array().unwrap().contains(&json!(25.0)), "{size}");
     assert!(
         formats.iter().any(|format| format["understood"] == false),
-        "it has formats that nobody reads"
+        "it has formats that edge does not read"
     );
 }
 
 /// A camera that sends frames that are not images, and JPEG without the standard tables.
 #[test]
-fn damaged_jpegs_are_counted_and_left_out() {
+fn damaged_jpegs_are_counted_and_skipped() {
     let mut files = Files::new();
     let jpeg = files.pictures("MJPG", SIZE, 2);
     let whole = std::fs::read(files.folder.path().join("640x480-1.jpg")).unwrap();

@@ -45,7 +45,7 @@ fn pictures(folder: &Path) -> Vec<PathBuf> {
     let mut jpegs: Vec<PathBuf> =
         std::fs::read_dir(&fixtures).unwrap().map(|entry| entry.unwrap().path()).collect();
     jpegs.retain(|path| path.extension().is_some_and(|e| e == "jpg"));
-    assert!(jpegs.len() >= 20, "{} holds {} pictures", fixtures.display(), jpegs.len());
+    assert!(jpegs.len() >= 20, "{} contains {} images", fixtures.display(), jpegs.len());
     jpegs.sort();
     files.extend(jpegs);
     assert!(files.len() >= 50);

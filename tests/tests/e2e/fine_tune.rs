@@ -109,7 +109,7 @@ fn a_tuned_base_and_its_head_belong_together() {
 }
 
 #[test]
-fn interrupted_fine_tuning_goes_on_to_the_same_bytes() {
+fn interrupted_fine_tuning_continues_to_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let whole = folder.path().join("whole.postcard");
     const OPTIONS: &str = "--fine-tune-epochs 4 --fine-tune-patience 0";
@@ -172,7 +172,7 @@ fn interrupted_fine_tuning_goes_on_to_the_same_bytes() {
 }
 
 #[test]
-fn what_is_no_better_is_not_written() {
+fn fine_tuning_without_improvement_writes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let (head, tuned) = (folder.path().join("head.postcard"), folder.path().join("head.onnx"));
     std::fs::write(&tuned, "of an earlier training").unwrap();
@@ -187,7 +187,7 @@ fn what_is_no_better_is_not_written() {
 }
 
 #[test]
-fn what_cannot_be_tuned_is_refused_before_the_work() {
+fn invalid_fine_tuning_is_refused_before_the_work() {
     let folder = tempfile::tempdir().unwrap();
     let head = folder.path().join("head.postcard");
     fail(&mut train(&head, "--fine-tune block7"), 2, "block7");

@@ -51,7 +51,7 @@ fn answers(program: &mut Command, head: &Path) -> Vec<Value> {
 }
 
 #[test]
-fn each_choice_trains_and_says_the_same_on_the_device() {
+fn each_head_option_trains_and_agrees_on_the_device() {
     let folder = tempfile::tempdir().unwrap();
     let head = folder.path().join("head");
     let cases = [
@@ -94,7 +94,7 @@ fn each_choice_trains_and_says_the_same_on_the_device() {
 }
 
 #[test]
-fn a_pooled_head_sees_a_value_a_channel() {
+fn pooled_head_sees_one_value_per_channel() {
     let folder = tempfile::tempdir().unwrap();
     let head = folder.path().join("head");
     for (pool, inputs) in [("avg", "512 -> 16"), ("max", "512 -> 16"), ("flatten", "2048 -> 16")] {
@@ -114,7 +114,7 @@ fn a_pooled_head_sees_a_value_a_channel() {
 }
 
 #[test]
-fn rates_follow_the_schedule() {
+fn learning_rates_follow_the_schedule() {
     let folder = tempfile::tempdir().unwrap();
     let head = folder.path().join("head");
     let rates = |options: &str| -> Vec<f64> {
@@ -131,7 +131,7 @@ fn rates_follow_the_schedule() {
 }
 
 #[test]
-fn a_head_of_the_format_before_is_still_read() {
+fn head_of_the_previous_format_is_still_read() {
     let head = root().join("shared/src/head/format2.postcard");
     assert_eq!(inspect(&head)["format"], 2);
     let pictures =
@@ -148,7 +148,7 @@ fn a_head_of_the_format_before_is_still_read() {
 }
 
 #[test]
-fn folds_come_before_a_head_of_everything() {
+fn cross_validation_precedes_the_final_head() {
     let folder = tempfile::tempdir().unwrap();
     let head = folder.path().join("head");
     let (lines, result) = train(&head, "--folds 3 --units 32 --epochs 12");
@@ -195,7 +195,7 @@ fn folds_come_before_a_head_of_everything() {
 }
 
 #[test]
-fn an_interrupted_cross_validation_goes_on_after_the_last_whole_fold() {
+fn interrupted_cross_validation_continues_after_the_last_complete_fold() {
     const OPTIONS: &str = "--folds 3 --units 512,256 --epochs 40 --patience 0";
     let folder = tempfile::tempdir().unwrap();
     let samples = root().join("samples/surfaces");
@@ -255,7 +255,7 @@ fn interrupted(mut train: Command, epochs: usize) -> Vec<Value> {
 }
 
 #[test]
-fn an_interrupted_training_goes_on_to_the_same_bytes() {
+fn interrupted_training_continues_to_the_same_bytes() {
     const OPTIONS: &str =
         "--units 512,256 --batch-norm --lr-schedule cosine --l2 0.0001 --epochs 80 --patience 0";
     let folder = tempfile::tempdir().unwrap();
@@ -312,7 +312,7 @@ fn an_interrupted_training_goes_on_to_the_same_bytes() {
 }
 
 #[test]
-fn checkpoints_are_written_on_the_way() {
+fn checkpoints_are_written_during_training() {
     let folder = tempfile::tempdir().unwrap();
     let head = folder.path().join("head");
     let mut train =
@@ -394,7 +394,7 @@ fn background_classes_are_marked() {
 }
 
 #[test]
-fn flags_that_make_no_sense_are_told() {
+fn invalid_head_flags_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let head = folder.path().join("head");
     let samples = root().join("samples/surfaces");

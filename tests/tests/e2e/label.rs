@@ -237,7 +237,7 @@ fn collected_frames_are_sorted_by_keyboard_and_trained_on() {
     for class in names(&sorted) {
         all.extend(jpegs(&sorted.join(class)));
     }
-    assert_eq!((rejected.len(), all), (1, collected), "each picture is somewhere, once");
+    assert_eq!((rejected.len(), all), (1, collected), "each image exists exactly once");
     // The log agrees: the actions without the undone ones.
     let log = ndjson(&std::fs::read_to_string(dir.join("labels.ndjson")).unwrap());
     assert_eq!(log.iter().filter(|line| line["action"] == "undone").count(), 1);
@@ -259,7 +259,7 @@ fn collected_frames_are_sorted_by_keyboard_and_trained_on() {
 }
 
 #[test]
-fn other_sites_and_other_files_are_out_of_reach() {
+fn cross_origin_requests_and_other_files_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("in");
     pictures(&dir, 3);
@@ -274,7 +274,7 @@ fn other_sites_and_other_files_are_out_of_reach() {
     std::fs::create_dir(dir.join("sorted")).unwrap();
     symlink(folder.path().join("elsewhere"), dir.join("sorted/trap")).unwrap();
     let label = Label::start(&["--classes", "a,trap"], &dir);
-    assert_eq!(label.hello["pictures"], 4, "links are no pictures");
+    assert_eq!(label.hello["pictures"], 4, "links are not images");
 
     // Invalid names and numbers.
     for path in [
@@ -374,7 +374,7 @@ fn other_sites_and_other_files_are_out_of_reach() {
 }
 
 #[test]
-fn what_goes_wrong_is_told_and_nothing_is_lost() {
+fn labeling_errors_are_reported_and_no_image_is_lost() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("in");
     pictures(&dir, 5);
@@ -477,7 +477,7 @@ fn what_goes_wrong_is_told_and_nothing_is_lost() {
 }
 
 #[test]
-fn the_page_says_when_the_program_has_ended() {
+fn labeling_page_reports_the_end_of_the_program() {
     let folder = tempfile::tempdir().unwrap();
     pictures(folder.path(), 2);
     let label = Label::start(&["--classes", "a,b"], folder.path());
@@ -491,12 +491,12 @@ fn the_page_says_when_the_program_has_ended() {
     assert_eq!(
         names(folder.path()),
         BTreeSet::from(["0.png".to_owned(), "1.png".to_owned()]),
-        "no folder is left"
+        "no directory is left"
     );
 }
 
 #[test]
-fn command_lines_that_make_no_sense() {
+fn invalid_label_command_lines_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let dir: PathBuf = folder.path().join("in");
     let label = |args: &[&str]| {
@@ -507,7 +507,7 @@ fn command_lines_that_make_no_sense() {
     fail(&mut label(&[]), 1, "cannot open the folder");
     std::fs::create_dir(&dir).unwrap();
     fail(&mut label(&[]), 1, "no pictures to sort");
-    assert_eq!(names(&dir).len(), 0, "no folder is left");
+    assert_eq!(names(&dir).len(), 0, "no directory is left");
     pictures(&dir, 1);
     for address in ["0.0.0.0:0", "192.168.1.2:80", "[::]:0"] {
         fail(&mut label(&["--http", address]), 2, "other machines");

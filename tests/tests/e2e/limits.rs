@@ -34,7 +34,7 @@ fn file(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {
 }
 
 #[test]
-fn within_these_limits_good_files_are_read() {
+fn good_files_are_read_within_the_limits() {
     let (_folder, picture) = folder();
     succeed(&mut limited(
         Device::Native.edge().args(["classify", "--head"]).arg(small_head()).arg(&picture),
@@ -235,7 +235,7 @@ fn weights_that_declare_too_much() {
 }
 
 #[test]
-fn pictures_that_declare_too_much() {
+fn images_that_declare_too_much() {
     let (folder, _) = folder();
     let png = |width: u32, height: u32, depth: u8, color: u8| {
         let mut header =
@@ -352,7 +352,7 @@ fn streams_and_settings_that_do_not_end() {
             code,
             words,
         );
-        assert!(errors.len() < 1000, "{} bytes of words", errors.len());
+        assert!(errors.len() < 1000, "{} bytes of messages", errors.len());
     };
     config(Path::new("/dev/zero"), 1, "over the limit");
     config(

@@ -55,7 +55,7 @@ fn answer(line: &Value) -> String {
 /// Streams of raw frames, as `rpicam-vid --codec yuv420 -o -` writes them, and of JPEGs: `edge`
 /// prints the same results as `host` for the same bytes.
 #[test]
-fn pipes_give_what_host_says_of_the_same_bytes() {
+fn streams_on_stdin_give_the_results_of_host() {
     let folder = tempfile::tempdir().unwrap();
     let mut stream = Vec::new();
     let mut jpegs = Vec::new();
@@ -93,7 +93,7 @@ fn pipes_give_what_host_says_of_the_same_bytes() {
             assert_eq!(
                 expected.iter().collect::<BTreeSet<_>>().len(),
                 files.len(),
-                "the pictures differ"
+                "the images differ"
             );
             let mut edge = edge_run();
             edge.args(["--source", "-", "--raw", layout, "--every-frame", "--json", "--digest"])
@@ -126,7 +126,7 @@ fn two_scenes(folder: &Path) {
 }
 
 #[test]
-fn labels_change_once_and_still_scenes_are_skipped() {
+fn label_events_and_the_motion_gate() {
     let folder = tempfile::tempdir().unwrap();
     two_scenes(folder.path());
     let collected = folder.path().join("collected");
@@ -140,7 +140,7 @@ fn labels_change_once_and_still_scenes_are_skipped() {
     assert_eq!(
         labels.iter().collect::<BTreeSet<_>>().len(),
         2,
-        "the head tells the scenes apart: {labels:?}"
+        "the head distinguishes the scenes: {labels:?}"
     );
     let changes = with(&["--events"]);
     assert_eq!(changes.len(), 1, "{changes:?}");
@@ -212,16 +212,16 @@ fn collected_frames_are_bounded_in_bytes_and_in_time() {
         )
     };
     let (count, bytes, words) = collect("all", &[]);
-    assert_eq!(count, 8, "each picture of a folder: {words}");
+    assert_eq!(count, 8, "each image of a directory: {words}");
     assert!(bytes > 1_000_000 && !words.contains("full ("), "{bytes}: {words}");
     let (count, bytes, words) = collect("few", &["--collect-megabytes", "1"]);
-    assert!((1..8).contains(&count) && bytes <= 1_000_000, "{count} pictures, {bytes} bytes");
+    assert!((1..8).contains(&count) && bytes <= 1_000_000, "{count} images, {bytes} bytes");
     assert_eq!(words.matches("full (").count(), 1, "{words}");
     let (count, ..) =
         collect("live", &["--fps", "100", "--loop", "--frames", "40", "--collect-every", "3600"]);
     assert!(
         (1..=2).contains(&count),
-        "one that was unsure, and maybe one that changed the label: {count}"
+        "one uncertain frame, and maybe one that changed the label: {count}"
     );
 }
 
@@ -238,7 +238,7 @@ fn at_a_terminal(edge: &Command) -> (Child, BufReader<std::process::ChildStdout>
 }
 
 #[test]
-fn a_terminal_has_a_status_line_and_ends_it_by_hanging_up() {
+fn terminal_has_a_status_line_and_stops_on_hangup() {
     let folder = tempfile::tempdir().unwrap();
     two_scenes(folder.path());
     let mut edge = edge_run();
@@ -254,7 +254,7 @@ fn a_terminal_has_a_status_line_and_ends_it_by_hanging_up() {
             String::from_utf8_lossy(&seen)
         );
     }
-    assert!(String::from_utf8_lossy(&seen).contains("\r\x1b[K"), "a line that is written over");
+    assert!(String::from_utf8_lossy(&seen).contains("\r\x1b[K"), "a line that is overwritten");
     succeed(Command::new("kill").args(["-HUP", id.trim()]));
     let mut rest = String::new();
     output.read_to_string(&mut rest).unwrap();
@@ -278,14 +278,14 @@ fn ended(child: &mut Child) -> ExitStatus {
         if let Some(status) = child.try_wait().unwrap() {
             return status;
         }
-        assert!(Instant::now() < end, "it does not end");
+        assert!(Instant::now() < end, "the program does not exit");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
 
 /// Messages to a service manager, in the right order.
 #[test]
-fn a_service_manager_is_told() {
+fn service_manager_is_notified() {
     let folder = tempfile::tempdir().unwrap();
     two_scenes(folder.path());
     let path = folder.path().join("notify");
@@ -321,7 +321,7 @@ fn a_service_manager_is_told() {
 
 /// A missing camera is reported, and `edge` still stops at once while it waits for it.
 #[test]
-fn a_camera_that_is_not_there_is_told_and_does_not_hold_up_the_end() {
+fn missing_camera_is_reported_and_does_not_delay_stopping() {
     let live = Live::start(edge_run().args(["--device", "/dev/no-such-camera"]));
     live.log("cannot open");
     let health = live.until("/healthz", |status, _| status == 503);
@@ -330,7 +330,7 @@ fn a_camera_that_is_not_there_is_told_and_does_not_hold_up_the_end() {
 }
 
 #[test]
-fn settings_come_from_a_file_and_the_command_line_has_the_last_word() {
+fn command_line_overrides_the_settings_file() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("edge.toml");
     let scenes = folder.path().join("scenes");
@@ -358,7 +358,7 @@ fn settings_come_from_a_file_and_the_command_line_has_the_last_word() {
 }
 
 #[test]
-fn flags_that_do_not_go_together() {
+fn conflicting_flags_are_refused() {
     for (args, words) in [
         (&["--source", "x", "--raw", "nv12:4x4"][..], "--source - only"),
         (&["--source", "-", "--loop"], "--loop"),
@@ -404,7 +404,7 @@ impl Live {
     /// Waits until the program logs the address of the page.
     fn find_page(&mut self) {
         self.address = loop {
-            let line = self.words.recv_timeout(PATIENCE).expect("it says where the page is");
+            let line = self.words.recv_timeout(PATIENCE).expect("the address of the page");
             if let Some(words) = line.strip_prefix("edge: sandbox ") {
                 words.clone_into(&mut self.sandbox);
             }
@@ -515,7 +515,7 @@ impl Drop for Live {
 }
 
 #[test]
-fn the_web_server_answers_and_nobody_can_hold_it_up() {
+fn web_server_answers_despite_stalled_clients() {
     let folder = tempfile::tempdir().unwrap();
     two_scenes(folder.path());
     let live =
@@ -572,7 +572,7 @@ fn the_web_server_answers_and_nobody_can_hold_it_up() {
 }
 
 #[test]
-fn other_machines_must_show_the_token() {
+fn http_token_is_required() {
     let folder = tempfile::tempdir().unwrap();
     two_scenes(folder.path());
     let token = "0123456789abcdef-X";
@@ -607,7 +607,7 @@ fn other_machines_must_show_the_token() {
 /// After a reload, a token changed in its file is valid and the old one is not; a missing file
 /// changes nothing.
 #[test]
-fn a_new_token_comes_with_a_reload() {
+fn http_token_is_reloaded() {
     let folder = tempfile::tempdir().unwrap();
     two_scenes(folder.path());
     let file = folder.path().join("token");
@@ -636,7 +636,7 @@ fn a_new_token_comes_with_a_reload() {
 
 /// Counters continue when the source changes: they never decrease.
 #[test]
-fn counters_outlive_their_source() {
+fn metrics_counters_survive_a_change_of_source() {
     let folder = tempfile::tempdir().unwrap();
     two_scenes(folder.path());
     let config = folder.path().join("edge.toml");
@@ -666,7 +666,7 @@ fn counters_outlive_their_source() {
 }
 
 #[test]
-fn hanging_up_reloads_and_a_bad_head_changes_nothing() {
+fn reload_on_hangup_keeps_the_old_head_if_the_new_one_is_damaged() {
     let folder = tempfile::tempdir().unwrap();
     two_scenes(folder.path());
     let head = folder.path().join("head.postcard");
@@ -707,7 +707,7 @@ fn hanging_up_reloads_and_a_bad_head_changes_nothing() {
 /// A reload that fails half-way, at the directory for collected frames, keeps the old head, and the
 /// page shows it.
 #[test]
-fn a_reload_that_fails_half_way_changes_nothing() {
+fn failed_reload_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     two_scenes(folder.path());
     let (config, data, head) = (
@@ -745,7 +745,7 @@ fn a_reload_that_fails_half_way_changes_nothing() {
 
 /// Stdin can be read only once: a reload may change only settings that do not affect it.
 #[test]
-fn a_stream_on_stdin_outlives_a_reload() {
+fn stream_on_stdin_survives_a_reload() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("edge.toml");
     let write =
@@ -787,7 +787,7 @@ fn a_stream_on_stdin_outlives_a_reload() {
 
 /// Frames are classified even if the address of the page is not available yet.
 #[test]
-fn it_goes_on_without_a_page_until_there_is_an_address() {
+fn frames_are_classified_while_the_page_has_no_address() {
     let folder = tempfile::tempdir().unwrap();
     two_scenes(folder.path());
     let mut edge = edge_run();
@@ -808,7 +808,7 @@ fn it_goes_on_without_a_page_until_there_is_an_address() {
 }
 
 #[test]
-fn a_video_has_the_color_that_was_asked_for() {
+fn color_of_a_video_can_be_set() {
     let folder = tempfile::tempdir().unwrap();
     let video = folder.path().join("a.y4m");
     let frame: Vec<u8> = picture(48, 32, 3).into_raw().into_iter().take(48 * 32 * 3 / 2).collect();
@@ -844,7 +844,7 @@ fn a_video_has_the_color_that_was_asked_for() {
 /// With a camera at 30 frames per second and a far slower classifier, the classified frame is
 /// always recent.
 #[test]
-fn a_slow_classifier_takes_the_newest_frame() {
+fn slow_classifier_takes_the_newest_frame() {
     let folder = tempfile::tempdir().unwrap();
     two_scenes(folder.path());
     let head = folder.path().join("slow.postcard");
@@ -892,7 +892,7 @@ fn status(path: &Path, name: &str) -> u32 {
 }
 
 #[test]
-fn every_thread_is_behind_the_fence_that_is_told() {
+fn every_thread_is_in_the_reported_sandbox() {
     let folder = tempfile::tempdir().unwrap();
     two_scenes(folder.path());
     let mut edge = edge_run();
@@ -931,7 +931,7 @@ fn every_thread_is_behind_the_fence_that_is_told() {
 }
 
 #[test]
-fn a_head_elsewhere_is_out_of_reach_until_a_restart() {
+fn sandbox_hides_a_head_in_a_new_directory_until_a_restart() {
     let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     two_scenes(folder.path());
     let (config, head) = (folder.path().join("edge.toml"), elsewhere.path().join("head.postcard"));
@@ -974,7 +974,7 @@ fn a_head_elsewhere_is_out_of_reach_until_a_restart() {
 }
 
 #[test]
-fn all_of_the_sandbox_or_nothing_runs() {
+fn required_sandbox_is_complete_or_an_error() {
     let folder = tempfile::tempdir().unwrap();
     two_scenes(folder.path());
     let info = succeed(Device::Native.edge().args(["info", "--json"]));
@@ -998,7 +998,7 @@ fn all_of_the_sandbox_or_nothing_runs() {
 
 /// Unnamed pipes, and links that lead out of the directory.
 #[test]
-fn what_was_named_is_read_wherever_it_is() {
+fn sandbox_allows_pipes_and_symbolic_links() {
     let (folder, links) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     two_scenes(folder.path());
     let picture = folder.path().join("0.bmp");
@@ -1018,7 +1018,7 @@ fn what_was_named_is_read_wherever_it_is() {
 
 /// systemd is notified from inside the sandbox, at a socket with a path and at an abstract one.
 #[test]
-fn systemd_is_told_from_behind_the_fence() {
+fn service_manager_is_notified_from_inside_the_sandbox() {
     let folder = tempfile::tempdir().unwrap();
     two_scenes(folder.path());
     let path = folder.path().join("notify");

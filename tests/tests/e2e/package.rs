@@ -321,12 +321,12 @@ fn lives(arch: &str) {
 }
 
 #[test]
-fn the_arm64_package_installs_upgrades_and_goes() {
+fn arm64_package_installs_upgrades_and_purges() {
     lives("arm64");
 }
 
 #[test]
-fn the_armhf_package_installs_upgrades_and_goes() {
+fn armhf_package_installs_upgrades_and_purges() {
     lives("armhf");
 }
 
@@ -351,7 +351,7 @@ fn a_package_of_a_wrong_program_is_refused() {
 }
 
 #[test]
-fn systemd_understands_the_unit_and_finds_it_well_shut() {
+fn systemd_unit_is_valid_and_confined() {
     let units = tempfile::tempdir().unwrap();
     let (packaging, unit) = (root().join("packaging"), units.path().join("vgg-edge.service"));
     // Verification requires that the program exists.

@@ -53,7 +53,7 @@ impl Drop for Edge {
 }
 
 #[test]
-fn the_page_shows_what_is_seen_and_comes_back_by_itself() {
+fn page_shows_the_label_and_reconnects() {
     let folder = tempfile::tempdir().unwrap();
     let head = folder.path().join("head.postcard");
     succeed(host().args(["train", "samples/surfaces", "-o"]).arg(&head));

@@ -89,7 +89,7 @@ impl Scene {
                     plant(&found, &self.root);
                     again(&self.root);
                     let litter: Vec<PathBuf> =
-                        tree(&self.root).into_keys().filter(|path| is_litter(path)).collect();
+                        tree(&self.root).into_keys().filter(|path| is_temporary(path)).collect();
                     assert!(litter.is_empty(), "{litter:?}");
                     runs += 1;
                 }
@@ -106,7 +106,7 @@ impl Scene {
     }
 }
 
-fn is_litter(path: &Path) -> bool {
+fn is_temporary(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".vgg-edge-"))
 }
 
@@ -125,7 +125,7 @@ fn untouched(before: &Tree, found: &Tree, at_stake: &[&str]) {
 
 /// The model detects the losses of a program without syncs, and none for a program with them.
 #[test]
-fn the_model_tells_who_syncs() {
+fn disk_model_detects_missing_syncs() {
     let kinds = |script: &str| {
         let scene = Scene::new();
         std::fs::write(scene.root.join("head"), "old").unwrap();
@@ -198,7 +198,7 @@ fn training_leaves_the_old_head_or_the_new_one() {
         for (name, content) in found {
             // Each file of the report is complete or missing; the cache detects incomplete entries
             // itself.
-            let name_in_report = name.starts_with("report") && !is_litter(name);
+            let name_in_report = name.starts_with("report") && !is_temporary(name);
             assert!(!name_in_report || after.get(name) == Some(content), "{}", name.display());
         }
     };
@@ -207,7 +207,7 @@ fn training_leaves_the_old_head_or_the_new_one() {
         // and writes the same head.
         let resumes = root.join("head.checkpoint").exists();
         succeed(train(root).args(resumes.then_some("--resume")));
-        assert!(std::fs::read(root.join("head")).unwrap() == *new, "another head");
+        assert!(std::fs::read(root.join("head")).unwrap() == *new, "the head differs");
         assert_eq!(std::fs::read(root.join("notes")).unwrap(), b"mine");
     };
     scene.lose_power(&recording, &check, &again);
@@ -244,7 +244,9 @@ fn collected_frames_keep_their_lines_and_lines_their_frames() {
                 assert!(bytes(found, &name).is_some(), "{name} is named and not there");
             }
         }
-        for (name, content) in found.iter().filter(|(name, _)| *name != index && !is_litter(name)) {
+        for (name, content) in
+            found.iter().filter(|(name, _)| *name != index && !is_temporary(name))
+        {
             assert!(after.get(name) == Some(content), "{} is not whole", name.display());
         }
     };
@@ -291,7 +293,7 @@ fn other_outputs_are_the_old_ones_or_the_new_ones() {
 }
 
 #[test]
-fn labelled_pictures_are_in_one_place_or_the_other() {
+fn labeled_images_are_in_one_directory_or_the_other() {
     let scene = Scene::new();
     let inbox = scene.root.join("inbox");
     data_folder(&scene.root, &[("inbox", 6)]);
@@ -372,7 +374,7 @@ fn labelled_pictures_are_in_one_place_or_the_other() {
     let wanted = pictures(&before);
     assert_eq!(pictures(&tree(&scene.root)), wanted);
     let check = |found: &Tree| {
-        assert!(pictures(found) == wanted, "a picture is lost or changed");
+        assert!(pictures(found) == wanted, "an image is lost or changed");
         let log = bytes(found, "inbox/labels.ndjson").map_or(&[][..], |log| log);
         let lines: Vec<&[u8]> = log.split(|&byte| byte == b'\n').collect();
         assert!(
@@ -403,7 +405,7 @@ fn labelled_pictures_are_in_one_place_or_the_other() {
 
 /// The process is killed at one call after another, without a power loss.
 #[test]
-fn a_killed_training_leaves_a_whole_head_and_no_litter_that_grows() {
+fn killed_training_leaves_a_complete_head_and_few_temporary_files() {
     let scene = Scene::new();
     let data = scene.aside.join("data");
     data_folder(&data, &[("red", 3), ("green", 3)]);
@@ -427,7 +429,7 @@ fn a_killed_training_leaves_a_whole_head_and_no_litter_that_grows() {
             let output = run(&mut wrapped(strace, &train()));
             let found = std::fs::read(&head).unwrap();
             assert!(found == old || found == new, "neither head: {call} {number}");
-            let left = tree(&scene.root).into_keys().filter(|path| is_litter(path)).count();
+            let left = tree(&scene.root).into_keys().filter(|path| is_temporary(path)).count();
             assert!(left <= 1, "{left} files are left behind: {call} {number}");
             if output.status.success() || kills >= losses() / 3 {
                 break;

@@ -26,7 +26,7 @@ fn looks_well(page: &Path, name: &str, then: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn a_training_leaves_page_figures_and_history() {
+fn training_report_has_page_charts_and_history() {
     let folder = tempfile::tempdir().unwrap();
     let (head, report) = (folder.path().join("head.postcard"), folder.path().join("made/by/train"));
     let out = succeed(
@@ -131,7 +131,7 @@ fn sha256(file: &Path) -> String {
 }
 
 #[test]
-fn hostile_names_are_shown_and_odd_data_is_named() {
+fn report_escapes_names_and_lists_unusual_data() {
     let folder = tempfile::tempdir().unwrap();
     let (data, report) = (folder.path().join("data"), folder.path().join("report"));
     // A label that contains markup, and one that reverses the text direction.
@@ -209,7 +209,7 @@ fn hostile_names_are_shown_and_odd_data_is_named() {
 }
 
 #[test]
-fn int8_is_held_against_f32_if_its_weights_are_given() {
+fn report_compares_int8_with_f32_weights() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     weights(&at("vgg16.safetensors"));

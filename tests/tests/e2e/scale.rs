@@ -217,7 +217,7 @@ fn a_full_disk_is_one_line_and_leaves_nothing() {
 }
 
 #[test]
-fn the_temporary_file_goes_with_a_killed_process() {
+fn temporary_file_of_a_killed_process_is_deleted() {
     let dir = tempfile::tempdir().unwrap();
     let temporary = dir.path().join("temporary");
     fs::create_dir(&temporary).unwrap();

@@ -119,10 +119,10 @@ fn parts_give_the_bytes_of_one_machine() {
         let bytes = fs::read(&merged).unwrap();
         assert!(
             whole.get_or_insert_with(|| bytes.clone()) == &bytes,
-            "{count} parts: other features"
+            "{count} parts: the features differ"
         );
-        assert!(trained(&merged, &new) == *head, "{count} parts, merged: another head");
-        assert!(trained(&parts, &new) == *head, "{count} parts, as they are: another head");
+        assert!(trained(&merged, &new) == *head, "{count} parts, merged: the head differs");
+        assert!(trained(&parts, &new) == *head, "{count} parts, unmerged: the head differs");
     }
     // The merged file equals the only part of a single shard.
     assert!(fs::read(file(&dir.path().join("parts-1"), 0, 1)).unwrap() == whole.unwrap());
@@ -165,12 +165,12 @@ fn parts_give_the_bytes_of_one_machine() {
     let page = fs::read_to_string(report.join("report.html")).unwrap();
     assert!(
         ["red/", "green/", "blue/"].iter().any(|class| page.contains(class)),
-        "no picture is named"
+        "no image is named"
     );
 }
 
 #[test]
-fn split_folders_and_what_needs_the_pictures() {
+fn parts_of_split_data_sets_and_options_that_need_images() {
     let dir = tempfile::tempdir().unwrap();
     let (data, parts, head) =
         (dir.path().join("data"), dir.path().join("parts"), dir.path().join("head"));
@@ -219,7 +219,7 @@ fn split_folders_and_what_needs_the_pictures() {
 }
 
 #[test]
-fn what_is_there_is_kept_and_what_has_changed_is_refused() {
+fn existing_parts_are_kept_and_changed_images_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (data, parts, merged) =
         (dir.path().join("data"), dir.path().join("parts"), dir.path().join("merged"));
@@ -321,7 +321,7 @@ fn what_is_there_is_kept_and_what_has_changed_is_refused() {
 }
 
 #[test]
-fn jobs_at_once_in_one_folder() {
+fn parallel_jobs_share_one_directory() {
     let (data, head) = single();
     let dir = tempfile::tempdir().unwrap();
     let (parts, merged) = (dir.path().join("parts"), dir.path().join("merged"));
@@ -383,7 +383,7 @@ fn block(picture: &Path) -> Vec<u8> {
 /// Waits until a process reads the FIFO, and blocks it until the returned file is dropped.
 fn reader(fifo: &Path) -> fs::File {
     let open = || fs::OpenOptions::new().write(true).custom_flags(NONBLOCKING).open(fifo).ok();
-    wait_for("somebody who reads the picture", open)
+    wait_for("a reader of the image", open)
 }
 
 /// Puts the image back, for processes that open it from now on.
@@ -517,7 +517,7 @@ fn a_slurm_cluster_with_killed_tasks_and_drained_nodes() {
     );
     assert!(
         fs::read(out.join("head.postcard")).unwrap() == *head,
-        "another head: {}",
+        "the head differs: {}",
         train_log(&job)
     );
     let merged = fs::read(out.join("photos.features")).unwrap();
@@ -554,7 +554,7 @@ fn a_slurm_cluster_with_killed_tasks_and_drained_nodes() {
     );
     assert!(
         fs::read(out.join("photos.features")).unwrap() == merged,
-        "other features: {}",
+        "the features differ: {}",
         train_log(&job)
     );
 }

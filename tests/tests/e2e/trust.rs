@@ -301,7 +301,7 @@ fn keys_are_private_and_never_shown() {
 }
 
 #[test]
-fn minisign_verifies_ours_and_we_verify_its() {
+fn minisign_signatures_are_interoperable() {
     let place = Place::new();
     place.keygen("ours");
     let minisign = |arguments: &[&str]| {
@@ -344,7 +344,7 @@ fn minisign_verifies_ours_and_we_verify_its() {
 /// Every kind of untrusted file is refused, by `edge classify` and at the start of `edge run`
 /// alike.
 #[test]
-fn what_is_not_signed_as_it_must_be_is_refused() {
+fn untrusted_signatures_are_refused() {
     let place = Place::new();
     let scene = scene();
     place.keygen("old");
@@ -562,7 +562,7 @@ fn heads_change_between_two_frames() {
 
 /// With `--events`, a label that changes because of a new head is reported.
 #[test]
-fn a_label_that_changes_with_the_head_is_told() {
+fn label_change_due_to_a_new_head_is_reported() {
     let place = Place::new();
     let [first, other] = &scene().heads;
     place.put("head", &bytes(first));
@@ -594,7 +594,7 @@ fn a_label_that_changes_with_the_head_is_told() {
 }
 
 #[test]
-fn a_bad_head_is_told_once_and_changes_nothing() {
+fn damaged_head_is_reported_once_and_changes_nothing() {
     let place = Place::new();
     let scene = scene();
     place.put("head", &bytes(&scene.heads[0]));
@@ -629,7 +629,7 @@ fn a_bad_head_is_told_once_and_changes_nothing() {
 }
 
 #[test]
-fn a_base_and_its_head_are_taken_together() {
+fn base_and_head_are_replaced_together() {
     let place = Place::new();
     let scene = scene();
     place.put("base", &bytes(&base()));
@@ -679,7 +679,7 @@ fn get(address: &str, path: &str) -> String {
 }
 
 #[test]
-fn rolling_back_holds_until_something_else_is_put_in_place() {
+fn rollback_persists_until_another_head_is_installed() {
     let place = Place::new();
     let scene = scene();
     let rollback = || {
@@ -747,7 +747,7 @@ fn rolling_back_holds_until_something_else_is_put_in_place() {
 /// The process is killed at random moments of a swap, many times (`VGG_EDGE_KILLS`); the next start
 /// runs a complete model.
 #[test]
-fn killed_at_any_moment_it_starts_with_a_good_pair() {
+fn killed_at_any_moment_it_starts_with_a_complete_model() {
     let kills: u32 = std::env::var("VGG_EDGE_KILLS").map_or(10, |text| text.parse().unwrap());
     let place = Place::new();
     let scene = scene();
@@ -802,7 +802,7 @@ fn killed_at_any_moment_it_starts_with_a_good_pair() {
 /// On a full disk, a new head runs without keys, but is reported as lost after a power failure;
 /// with keys, no new model is accepted.
 #[test]
-fn what_cannot_be_kept_is_told() {
+fn full_disk_is_reported_when_a_new_head_is_installed() {
     let place = Place::new();
     let scene = scene();
     place.put("head", &bytes(&scene.heads[0]));
@@ -851,7 +851,7 @@ fn what_cannot_be_kept_is_told() {
 }
 
 #[test]
-fn settings_name_keys_and_a_state_folder() {
+fn settings_name_keys_and_a_state_directory() {
     let place = Place::new();
     let scene = scene();
     place.keygen("a");
