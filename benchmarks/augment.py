@@ -28,7 +28,9 @@ from comparison import Log, keras_process, load_weights, options, seeds, spread
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 options(parser, seeds=3)
 parser.add_argument("--epochs", type=int, default=10)
 parser.add_argument("--batch-size", type=int, default=20)
@@ -44,23 +46,52 @@ def limited(folder):
         for name in sorted(os.listdir(os.path.join(arguments.data, part))):
             os.makedirs(os.path.join(folder, part, name))
             source = os.path.join(arguments.data, part, name)
-            for file in sorted(os.listdir(source))[:arguments.limit]:
-                os.symlink(os.path.abspath(os.path.join(source, file)), os.path.join(folder, part, name, file))
+            for file in sorted(os.listdir(source))[: arguments.limit]:
+                os.symlink(
+                    os.path.abspath(os.path.join(source, file)),
+                    os.path.join(folder, part, name, file),
+                )
     return folder
 
 
 def figures(seconds, first, val_accuracy):
     """What is logged of a run: `seconds` are those of the epochs from the second on."""
-    return {"epoch_s": statistics.median(seconds), "first_s": first, "last": val_accuracy[-1], "best": max(val_accuracy),
-            "epochs_s": seconds, "val_accuracy": val_accuracy}
+    return {
+        "epoch_s": statistics.median(seconds),
+        "first_s": first,
+        "last": val_accuracy[-1],
+        "best": max(val_accuracy),
+        "epochs_s": seconds,
+        "val_accuracy": val_accuracy,
+    }
 
 
 def ours(data, seed, folder):
-    command = [arguments.host, "train", data, "-o", os.path.join(folder, "head.postcard"), "--json", "--augment", "--recipe", "seed",
-               "--size", str(arguments.size), "--epochs", str(arguments.epochs), "--batch-size", str(arguments.batch_size),
-               "--lr", str(arguments.lr), "--seed", str(seed)]
+    command = [
+        arguments.host,
+        "train",
+        data,
+        "-o",
+        os.path.join(folder, "head.postcard"),
+        "--json",
+        "--augment",
+        "--recipe",
+        "seed",
+        "--size",
+        str(arguments.size),
+        "--epochs",
+        str(arguments.epochs),
+        "--batch-size",
+        str(arguments.batch_size),
+        "--lr",
+        str(arguments.lr),
+        "--seed",
+        str(seed),
+    ]
     start = time.time()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     ends, lines = [], []
     for line in process.stdout:
         ends.append(time.time())
@@ -68,8 +99,12 @@ def ours(data, seed, folder):
     if process.wait():
         raise SystemExit(f"{' '.join(command)} failed")
     epochs = [line for line in lines if "epoch" in line]
-    ends = ends[:len(epochs)]
-    return figures([b - a for a, b in zip(ends, ends[1:])], ends[0] - start, [epoch["val_accuracy"] for epoch in epochs])
+    ends = ends[: len(epochs)]
+    return figures(
+        [b - a for a, b in zip(ends, ends[1:])],
+        ends[0] - start,
+        [epoch["val_accuracy"] for epoch in epochs],
+    )
 
 
 def keras_recipe(data, seed):
@@ -82,36 +117,82 @@ def keras_recipe(data, seed):
     base = keras.applications.VGG16(weights=None, include_top=False, input_shape=(side, side, 3))
     load_weights(base, arguments.base)
     base.trainable = False
-    model = keras.Sequential([
-        base, keras.layers.Flatten(), keras.layers.Dense(256, activation="relu"), keras.layers.Dropout(0.5),
-        keras.layers.Dense(1, activation="sigmoid"),
-    ])
-    model.compile(optimizer=keras.optimizers.RMSprop(learning_rate=arguments.lr), loss="binary_crossentropy", metrics=["accuracy"])
-    pixels = dict(rescale=1 / 255) if arguments.rescale else dict(preprocessing_function=keras.applications.vgg16.preprocess_input)
-    augmented = ImageDataGenerator(rotation_range=40, width_shift_range=0.2, height_shift_range=0.2, shear_range=0.2, zoom_range=0.2,
-                                   horizontal_flip=True, fill_mode="nearest", **pixels)
-    flow = dict(target_size=(side, side), batch_size=arguments.batch_size, class_mode="binary", interpolation="bilinear")
+    model = keras.Sequential(
+        [
+            base,
+            keras.layers.Flatten(),
+            keras.layers.Dense(256, activation="relu"),
+            keras.layers.Dropout(0.5),
+            keras.layers.Dense(1, activation="sigmoid"),
+        ]
+    )
+    model.compile(
+        optimizer=keras.optimizers.RMSprop(learning_rate=arguments.lr),
+        loss="binary_crossentropy",
+        metrics=["accuracy"],
+    )
+    pixels = (
+        dict(rescale=1 / 255)
+        if arguments.rescale
+        else dict(preprocessing_function=keras.applications.vgg16.preprocess_input)
+    )
+    augmented = ImageDataGenerator(
+        rotation_range=40,
+        width_shift_range=0.2,
+        height_shift_range=0.2,
+        shear_range=0.2,
+        zoom_range=0.2,
+        horizontal_flip=True,
+        fill_mode="nearest",
+        **pixels,
+    )
+    flow = dict(
+        target_size=(side, side),
+        batch_size=arguments.batch_size,
+        class_mode="binary",
+        interpolation="bilinear",
+    )
     train = augmented.flow_from_directory(os.path.join(data, "train"), seed=seed, **flow)
-    validation = ImageDataGenerator(**pixels).flow_from_directory(os.path.join(data, "validation"), shuffle=False, **flow)
+    validation = ImageDataGenerator(**pixels).flow_from_directory(
+        os.path.join(data, "validation"), shuffle=False, **flow
+    )
     ends = []
 
     class Clock(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
             ends.append(time.time())
 
-    history = model.fit(train, epochs=arguments.epochs, validation_data=validation, verbose=0, callbacks=[Clock()]).history
-    return figures([b - a for a, b in zip(ends, ends[1:])], ends[0] - begin, [float(value) for value in history["val_accuracy"]])
+    history = model.fit(
+        train, epochs=arguments.epochs, validation_data=validation, verbose=0, callbacks=[Clock()]
+    ).history
+    return figures(
+        [b - a for a, b in zip(ends, ends[1:])],
+        ends[0] - begin,
+        [float(value) for value in history["val_accuracy"]],
+    )
 
 
 def main(scratch):
     data = limited(os.path.join(scratch, "data")) if arguments.limit else arguments.data
-    settings = {"script": "augment", "data": os.path.basename(os.path.normpath(arguments.data)), "size": arguments.size, "epochs": arguments.epochs,
-                "batch_size": arguments.batch_size, "lr": arguments.lr, "limit": arguments.limit, "rescale": arguments.rescale}
+    settings = {
+        "script": "augment",
+        "data": os.path.basename(os.path.normpath(arguments.data)),
+        "size": arguments.size,
+        "epochs": arguments.epochs,
+        "batch_size": arguments.batch_size,
+        "lr": arguments.lr,
+        "limit": arguments.limit,
+        "rescale": arguments.rescale,
+    }
     log = Log(arguments.log, settings)
     for seed in seeds(arguments):
         for program in ("host", "keras"):
             if arguments.only in (None, program):
-                log.add(program, seed, ours(data, seed, scratch) if program == "host" else keras_process(seed))
+                log.add(
+                    program,
+                    seed,
+                    ours(data, seed, scratch) if program == "host" else keras_process(seed),
+                )
     for program in ("host", "keras"):
         runs = [run for run in log.runs if run["program"] == program]
         if runs:
@@ -120,7 +201,9 @@ def main(scratch):
             for figure in ("first_s", "last", "best"):
                 print(f"  {figure}: {spread([run[figure] for run in runs], 4)}")
     if ratios := log.ratio("epoch_s"):
-        print(f"keras over host, median seconds of an epoch: {spread(ratios, 2)}; {len(ratios)} seeds")
+        print(
+            f"keras over host, median seconds of an epoch: {spread(ratios, 2)}; {len(ratios)} seeds"
+        )
 
 
 with tempfile.TemporaryDirectory() as scratch:

@@ -13,10 +13,20 @@ def options(parser, seeds):
     parser.add_argument("--host", default="target/release/host")
     parser.add_argument("--base", required=True, help="the f32 base as ONNX, for Keras's weights")
     parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--first-seed", type=int, default=0, metavar="N", help="so that seeds can be run in pieces; see --log")
+    parser.add_argument(
+        "--first-seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="so that seeds can be run in pieces; see --log",
+    )
     parser.add_argument("--seeds", type=int, default=seeds, help="how many")
     parser.add_argument("--only", choices=["host", "keras"])
-    parser.add_argument("--log", metavar="FILE", help="a JSON line a run is appended; the summary is then over all its runs with these settings")
+    parser.add_argument(
+        "--log",
+        metavar="FILE",
+        help="a JSON line a run is appended; the summary is then over all its runs with these settings",
+    )
     parser.add_argument("--keras-seed", type=int, help="(what the script calls itself with)")
 
 
@@ -65,7 +75,9 @@ class Log:
         if self.path:
             with open(self.path, "a") as file:
                 file.write(line + "\n")
-        self.runs = [old for old in self.runs if (old["program"], old["seed"]) != (program, seed)] + [run]
+        self.runs = [
+            old for old in self.runs if (old["program"], old["seed"]) != (program, seed)
+        ] + [run]
 
     def of(self, program, figure):
         """A figure of each run, by seed."""

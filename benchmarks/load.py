@@ -12,6 +12,7 @@ Then wrk (4 connections, one thread) asks for the page and for the metrics as fa
 
 Exit code 1 if the slow clients cost 5 % or more of the rate, a good request was not answered, or descriptors were more than 64 connections account for.
 """
+
 import argparse
 import asyncio
 import json
@@ -29,9 +30,14 @@ import urllib.request
 HOST = "127.0.0.1"
 GET = "GET {} HTTP/1.1\r\nHost: localhost\r\n\r\n"
 MALFORMED = [
-    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"\0\0\0\0\r\n\r\n", b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost localhost\r\n\r\n", b"GET /" + b"a" * 50_000 + b" HTTP/1.1\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 200 + b"\r\n",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    b"\0\0\0\0\r\n\r\n",
+    b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost localhost\r\n\r\n",
+    b"GET /" + b"a" * 50_000 + b" HTTP/1.1\r\n\r\n",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+    b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 200 + b"\r\n",
 ]
 
 
@@ -59,7 +65,9 @@ async def slow_client(kind, port, end):
                     await writer.drain()
                 if kind == "events" and not await reader.read(64):
                     break
-                if writer.transport.is_closing() or (kind in ("loris", "silent") and reader.at_eof()):
+                if writer.transport.is_closing() or (
+                    kind in ("loris", "silent") and reader.at_eof()
+                ):
                     break
         except OSError:
             pass
@@ -71,7 +79,9 @@ def slow_clients(count, port, seconds):
     async def run():
         end = time.monotonic() + seconds
         kinds = ["loris", "events", "greedy", "silent", "malformed"]
-        await asyncio.gather(*(slow_client(kinds[number % len(kinds)], port, end) for number in range(count)))
+        await asyncio.gather(
+            *(slow_client(kinds[number % len(kinds)], port, end) for number in range(count))
+        )
 
     asyncio.run(run())
 
@@ -90,8 +100,24 @@ class Edge:
         source = os.path.join(folder, "noise.y4m")
         video(source)
         self.process = subprocess.Popen(
-            [args.edge, "run", "--head", args.head, "--source", source, "--loop", "--events", "--threads", "1", "--http", f"{HOST}:0"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            [
+                args.edge,
+                "run",
+                "--head",
+                args.head,
+                "--source",
+                source,
+                "--loop",
+                "--events",
+                "--threads",
+                "1",
+                "--http",
+                f"{HOST}:0",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         self.words = []
         for line in self.process.stderr:
             self.words.append(line.strip())
@@ -105,7 +131,9 @@ class Edge:
             return answer.read().decode(errors="replace")
 
     def classified(self):
-        return float(re.search(r'frames_total\{outcome="classified"\} (\S+)', self.get("/metrics"))[1])
+        return float(
+            re.search(r'frames_total\{outcome="classified"\} (\S+)', self.get("/metrics"))[1]
+        )
 
     def usage(self):
         with open(f"/proc/{self.process.pid}/status") as status:
@@ -124,7 +152,9 @@ class Edge:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("head")
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=6)
@@ -147,7 +177,9 @@ def main():
         most[:] = map(max, most, edge.usage())
 
     def with_slow_clients():
-        process = multiprocessing.Process(target=slow_clients, args=(args.clients, edge.port, args.seconds + 4))
+        process = multiprocessing.Process(
+            target=slow_clients, args=(args.clients, edge.port, args.seconds + 4)
+        )
         process.start()
         time.sleep(2)
         rate = edge.window(args.seconds, probe)
@@ -155,7 +187,14 @@ def main():
         return rate
 
     def with_wrk(path):
-        command = ["wrk", "-t1", "-c4", f"-d{args.seconds + 2:.0f}s", "--latency", f"http://{HOST}:{edge.port}{path}"]
+        command = [
+            "wrk",
+            "-t1",
+            "-c4",
+            f"-d{args.seconds + 2:.0f}s",
+            "--latency",
+            f"http://{HOST}:{edge.port}{path}",
+        ]
         wrk = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         time.sleep(1)
         rate = edge.window(args.seconds - 1)
@@ -173,12 +212,20 @@ def main():
             pair[loaded] = with_slow_clients() if loaded else edge.window(args.seconds)
             time.sleep(1)
         pairs.append((pair[False], pair[True]))
-        print(f"round {turn + 1}: {pair[False]:.1f} frames/s, {pair[True]:.1f} under {args.clients} slow clients", file=sys.stderr)
+        print(
+            f"round {turn + 1}: {pair[False]:.1f} frames/s, {pair[True]:.1f} under {args.clients} slow clients",
+            file=sys.stderr,
+        )
     wrk = {}
     for path in ("/", "/metrics"):
         quiet = edge.window(args.seconds)
         rate, requests, slowest = with_wrk(path)
-        wrk[path] = {"requests_per_s": requests, "p99": slowest, "quiet_fps": round(quiet, 1), "fps": round(rate, 1)}
+        wrk[path] = {
+            "requests_per_s": requests,
+            "p99": slowest,
+            "quiet_fps": round(quiet, 1),
+            "fps": round(rate, 1),
+        }
     end = time.monotonic() + 30
     while edge.usage()[0] > idle[0] and time.monotonic() < end:
         time.sleep(0.2)
@@ -190,13 +237,19 @@ def main():
     good.sort()
     result = {
         "clients": args.clients,
-        "sandbox": next((line.split("sandbox ")[1] for line in edge.words if "sandbox " in line), None),
+        "sandbox": next(
+            (line.split("sandbox ")[1] for line in edge.words if "sandbox " in line), None
+        ),
         "fps": round(statistics.median(quiet for quiet, _ in pairs), 1),
         "fps_loaded": round(statistics.median(loaded for _, loaded in pairs), 1),
         "fall_percent": round(100 * fall, 2),
         "good_requests": len(good),
         "unanswered": bad,
-        "good_ms": {"p50": round(good[len(good) // 2], 1), "p99": round(good[len(good) * 99 // 100], 1), "max": round(good[-1], 1)},
+        "good_ms": {
+            "p50": round(good[len(good) // 2], 1),
+            "p99": round(good[len(good) * 99 // 100], 1),
+            "max": round(good[-1], 1),
+        },
         "descriptors": {"idle": idle[0], "most": most[0], "after": left[0]},
         "resident_kib": {"idle": idle[1], "most": most[1], "after": left[1]},
         "wrk": wrk,

@@ -19,8 +19,12 @@ CORES = ("cortex-a53", "cortex-a72", "cortex-a76")
 def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    listing = subprocess.run(["aarch64-linux-gnu-objdump", "-d", "--no-show-raw-insn", sys.argv[1]],
-                             capture_output=True, text=True, check=True).stdout
+    listing = subprocess.run(
+        ["aarch64-linux-gnu-objdump", "-d", "--no-show-raw-insn", sys.argv[1]],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     code = {}
     for line in listing.splitlines():
         match = re.match(r"\s*([0-9a-f]+):\t(\S+)\s*([^/<]*)", line)
@@ -48,10 +52,23 @@ def main():
             file.flush()
             cycles = {}
             for core in CORES:
-                report = subprocess.run(["llvm-mca", "-mtriple=aarch64", f"-mcpu={core}", "-mattr=+dotprod", "-iterations=200", file.name],
-                                        capture_output=True, text=True, check=True).stdout
+                report = subprocess.run(
+                    [
+                        "llvm-mca",
+                        "-mtriple=aarch64",
+                        f"-mcpu={core}",
+                        "-mattr=+dotprod",
+                        "-iterations=200",
+                        file.name,
+                    ],
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                ).stdout
                 cycles[core] = int(re.search(r"Total Cycles:\s+(\d+)", report)[1]) / 200
-        ratios = "  ".join(f"{core} {value:6.1f} ({products / value:.2f})" for core, value in cycles.items())
+        ratios = "  ".join(
+            f"{core} {value:6.1f} ({products / value:.2f})" for core, value in cycles.items()
+        )
         print(f"{addresses[start]:x}: {len(body) + 1} instructions, {products} {kind}: {ratios}")
 
 

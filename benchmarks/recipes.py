@@ -30,7 +30,9 @@ from comparison import Log, keras_process, load_weights, options, seeds, spread
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 parser.add_argument("recipe", choices=["a", "fine-tune"])
 options(parser, seeds=5)
 parser.add_argument("--epochs", type=int, default=6, help="of fine-tuning")
@@ -47,16 +49,27 @@ def pictures(part):
     from PIL import Image
 
     names = sorted(os.listdir(folder(part)))
-    files = [(os.path.join(folder(part), name, file), label) for label, name in enumerate(names) for file in sorted(os.listdir(os.path.join(folder(part), name)))]
+    files = [
+        (os.path.join(folder(part), name, file), label)
+        for label, name in enumerate(names)
+        for file in sorted(os.listdir(os.path.join(folder(part), name)))
+    ]
     side = (arguments.size, arguments.size)
-    pixels = np.stack([np.asarray(Image.open(path).convert("RGB").resize(side, Image.BILINEAR), np.float32) for path, _ in files])
+    pixels = np.stack(
+        [
+            np.asarray(Image.open(path).convert("RGB").resize(side, Image.BILINEAR), np.float32)
+            for path, _ in files
+        ]
+    )
     return preprocess_input(pixels), np.array([label for _, label in files]), len(names)
 
 
 def vgg16():
     import keras
 
-    base = keras.applications.VGG16(weights=None, include_top=False, input_shape=(arguments.size, arguments.size, 3))
+    base = keras.applications.VGG16(
+        weights=None, include_top=False, input_shape=(arguments.size, arguments.size, 3)
+    )
     load_weights(base, arguments.base)
     return base
 
@@ -64,8 +77,20 @@ def vgg16():
 def dense(shape, classes):
     import keras
 
-    last = keras.layers.Dense(1, activation="sigmoid") if classes == 2 else keras.layers.Dense(classes, activation="softmax")
-    return keras.Sequential([keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(256, activation="relu"), keras.layers.Dropout(0.5), last])
+    last = (
+        keras.layers.Dense(1, activation="sigmoid")
+        if classes == 2
+        else keras.layers.Dense(classes, activation="softmax")
+    )
+    return keras.Sequential(
+        [
+            keras.Input(shape),
+            keras.layers.Flatten(),
+            keras.layers.Dense(256, activation="relu"),
+            keras.layers.Dropout(0.5),
+            last,
+        ]
+    )
 
 
 def keras_a(seed):
@@ -74,10 +99,17 @@ def keras_a(seed):
     keras.utils.set_random_seed(seed)
     base = vgg16()
     (x, y, classes), (vx, vy, _) = pictures("train"), pictures("validation")
-    features, val_features = base.predict(x, batch_size=32, verbose=0), base.predict(vx, batch_size=32, verbose=0)
+    features, val_features = (
+        base.predict(x, batch_size=32, verbose=0),
+        base.predict(vx, batch_size=32, verbose=0),
+    )
     model = dense(features.shape[1:], classes)
-    model.compile(optimizer=keras.optimizers.RMSprop(2e-5), loss="binary_crossentropy", metrics=["accuracy"])
-    history = model.fit(features, y, epochs=100, batch_size=100, validation_data=(val_features, vy), verbose=0).history
+    model.compile(
+        optimizer=keras.optimizers.RMSprop(2e-5), loss="binary_crossentropy", metrics=["accuracy"]
+    )
+    history = model.fit(
+        features, y, epochs=100, batch_size=100, validation_data=(val_features, vy), verbose=0
+    ).history
     return {"last": history["val_accuracy"][-1], "best": max(history["val_accuracy"])}
 
 
@@ -88,21 +120,45 @@ def keras_fine_tune(seed):
     base = vgg16()
     (x, y, classes), (vx, vy, _) = pictures("train"), pictures("validation")
     frozen = keras.Model(base.input, base.get_layer("block4_pool").output)
-    x, vx = frozen.predict(x, batch_size=32, verbose=0), frozen.predict(vx, batch_size=32, verbose=0)
-    block = keras.Sequential([keras.Input(x.shape[1:])] + [layer for layer in base.layers if layer.name.startswith("block5")])
-    features, val_features = block.predict(x, batch_size=32, verbose=0), block.predict(vx, batch_size=32, verbose=0)
+    x, vx = (
+        frozen.predict(x, batch_size=32, verbose=0),
+        frozen.predict(vx, batch_size=32, verbose=0),
+    )
+    block = keras.Sequential(
+        [keras.Input(x.shape[1:])]
+        + [layer for layer in base.layers if layer.name.startswith("block5")]
+    )
+    features, val_features = (
+        block.predict(x, batch_size=32, verbose=0),
+        block.predict(vx, batch_size=32, verbose=0),
+    )
     head = dense(features.shape[1:], classes)
     loss = "binary_crossentropy" if classes == 2 else "sparse_categorical_crossentropy"
     head.compile(optimizer=keras.optimizers.Adam(1e-3), loss=loss, metrics=["accuracy"])
     stop = keras.callbacks.EarlyStopping("val_accuracy", patience=10, restore_best_weights=True)
-    head.fit(features, y, epochs=60, batch_size=32, validation_data=(val_features, vy), verbose=0, callbacks=[stop])
+    head.fit(
+        features,
+        y,
+        epochs=60,
+        batch_size=32,
+        validation_data=(val_features, vy),
+        verbose=0,
+        callbacks=[stop],
+    )
     before = head.evaluate(val_features, vy, verbose=0)[1]
     model = keras.Sequential([block, head])
     model.compile(optimizer=keras.optimizers.RMSprop(1e-5), loss=loss, metrics=["accuracy"])
     start = time.time()
-    history = model.fit(x, y, epochs=arguments.epochs, batch_size=32, validation_data=(vx, vy), verbose=0).history
-    return {"frozen": before, "best": max([before] + history["val_accuracy"]), "last": history["val_accuracy"][-1],
-            "epoch_s": (time.time() - start) / arguments.epochs, "val_accuracy": history["val_accuracy"]}
+    history = model.fit(
+        x, y, epochs=arguments.epochs, batch_size=32, validation_data=(vx, vy), verbose=0
+    ).history
+    return {
+        "frozen": before,
+        "best": max([before] + history["val_accuracy"]),
+        "last": history["val_accuracy"][-1],
+        "epoch_s": (time.time() - start) / arguments.epochs,
+        "val_accuracy": history["val_accuracy"],
+    }
 
 
 def keras_run(seed):
@@ -119,12 +175,34 @@ def keras_run(seed):
 
 def ours(seed, scratch):
     head = os.path.join(scratch, "head.postcard")
-    command = [arguments.host, "train", arguments.data, "-o", head, "--json", "--size", str(arguments.size), "--seed", str(seed)]
+    command = [
+        arguments.host,
+        "train",
+        arguments.data,
+        "-o",
+        head,
+        "--json",
+        "--size",
+        str(arguments.size),
+        "--seed",
+        str(seed),
+    ]
     if arguments.recipe == "a":
         command += ["--recipe", "seed"]
     else:
-        command += ["--fine-tune", "block5", "--fine-tune-epochs", str(arguments.epochs), "--fine-tune-patience", "0", "--cache", os.path.join(scratch, "cache")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        command += [
+            "--fine-tune",
+            "block5",
+            "--fine-tune-epochs",
+            str(arguments.epochs),
+            "--fine-tune-patience",
+            "0",
+            "--cache",
+            os.path.join(scratch, "cache"),
+        ]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     lines, ends = [], []
     for line in process.stdout:
         lines.append(json.loads(line))
@@ -136,13 +214,23 @@ def ours(seed, scratch):
         epochs = [line["val_accuracy"] for line in lines if "epoch" in line]
         return {"last": epochs[-1], "best": results[-1]["val_accuracy"]}
     tuning = [(line, end) for line, end in zip(lines, ends) if line.get("fine_tune")]
-    return {"frozen": results[0]["val_accuracy"], "best": results[-1]["val_accuracy"],
-            "f32": max(line["val_accuracy"] for line, _ in tuning), "last": tuning[-1][0]["val_accuracy"],
-            "epoch_s": (tuning[-1][1] - tuning[0][1]) / max(len(tuning) - 1, 1), "val_accuracy": [line["val_accuracy"] for line, _ in tuning]}
+    return {
+        "frozen": results[0]["val_accuracy"],
+        "best": results[-1]["val_accuracy"],
+        "f32": max(line["val_accuracy"] for line, _ in tuning),
+        "last": tuning[-1][0]["val_accuracy"],
+        "epoch_s": (tuning[-1][1] - tuning[0][1]) / max(len(tuning) - 1, 1),
+        "val_accuracy": [line["val_accuracy"] for line, _ in tuning],
+    }
 
 
 def main():
-    settings = {"script": "recipes", "recipe": arguments.recipe, "data": os.path.basename(os.path.normpath(arguments.data)), "size": arguments.size}
+    settings = {
+        "script": "recipes",
+        "recipe": arguments.recipe,
+        "data": os.path.basename(os.path.normpath(arguments.data)),
+        "size": arguments.size,
+    }
     if arguments.recipe == "fine-tune":
         settings["epochs"] = arguments.epochs
     log = Log(arguments.log, settings)

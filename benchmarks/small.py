@@ -17,8 +17,14 @@ import subprocess
 import tempfile
 import time
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--photos", default="../shared/data/clothing/train", help="folder with a sub-folder of photos a class")
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
+parser.add_argument(
+    "--photos",
+    default="../shared/data/clothing/train",
+    help="folder with a sub-folder of photos a class",
+)
 parser.add_argument("--classes", nargs=2, default=["dress", "pants"])
 parser.add_argument("--each", type=int, default=120, help="photos of each class")
 parser.add_argument("--sizes", type=int, nargs="+", default=[64, 224])
@@ -30,26 +36,45 @@ with tempfile.TemporaryDirectory() as scratch:
     data, bytes_copied = os.path.join(scratch, "photos"), 0
     for name in arguments.classes:
         source = os.path.join(arguments.photos, name)
-        files = sorted(os.listdir(source))[:arguments.each]
+        files = sorted(os.listdir(source))[: arguments.each]
         if len(files) < arguments.each:
             raise SystemExit(f"{source}: only {len(files)} files")
         os.makedirs(os.path.join(data, name))
         for file in files:
-            bytes_copied += os.path.getsize(shutil.copy(os.path.join(source, file), os.path.join(data, name, file)))
-    print(f"{2 * arguments.each} photos of {' and '.join(arguments.classes)}, {bytes_copied / 1e6:.1f} MB", flush=True)
+            bytes_copied += os.path.getsize(
+                shutil.copy(os.path.join(source, file), os.path.join(data, name, file))
+            )
+    print(
+        f"{2 * arguments.each} photos of {' and '.join(arguments.classes)}, {bytes_copied / 1e6:.1f} MB",
+        flush=True,
+    )
     seconds = {size: [] for size in arguments.sizes}
     for round in range(arguments.rounds):
         for size in arguments.sizes:
             head = os.path.join(scratch, "head.postcard")
             command = [arguments.host, "train", data, "-o", head, "--size", str(size), "--json"]
             start = time.monotonic()
-            child = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            child = subprocess.run(
+                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
             took = time.monotonic() - start
             if child.returncode:
                 raise SystemExit(f"{' '.join(command)} failed: {child.stderr}")
             result = json.loads(child.stdout.splitlines()[-1])
             os.remove(head)
             seconds[size].append(took)
-            print(json.dumps({"round": round, "size": size, "seconds": took, "val_accuracy": result["val_accuracy"]}), flush=True)
+            print(
+                json.dumps(
+                    {
+                        "round": round,
+                        "size": size,
+                        "seconds": took,
+                        "val_accuracy": result["val_accuracy"],
+                    }
+                ),
+                flush=True,
+            )
     for size, found in seconds.items():
-        print(f"{size} px: median {statistics.median(found):.2f} s, {min(found):.2f} to {max(found):.2f}, {len(found)} rounds")
+        print(
+            f"{size} px: median {statistics.median(found):.2f} s, {min(found):.2f} to {max(found):.2f}, {len(found)} rounds"
+        )

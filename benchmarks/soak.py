@@ -12,6 +12,7 @@ read again (SIGHUP) at that interval. What is known so far goes to the file of -
 Exit code 1 if a frame is missing or edge failed, or if after the first tenth memory grew by more than 2 MiB or descriptors by more than the clients
 here can open.
 """
+
 import argparse
 import json
 import os
@@ -26,7 +27,9 @@ import threading
 import time
 import urllib.request
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 parser.add_argument("head")
 parser.add_argument("--frames", type=int, default=110_000)
 parser.add_argument("--fps", type=float, default=100)
@@ -45,9 +48,37 @@ with socket.socket() as probe:
     probe.bind(("127.0.0.1", 0))
     address = "127.0.0.1:%d" % probe.getsockname()[1]
 edge = subprocess.Popen(
-    [args.edge, "run", "--head", args.head, "--source", "-", "--raw", f"yuyv:{width}x{height}", "--json", "--http", address,
-     "--smooth", "0.5", "--threshold", "0.6", "--collect", collected, "--collect-max", "200", "--collect-megabytes", "2", "--collect-every", "0", "--threads", "1"],
-    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    [
+        args.edge,
+        "run",
+        "--head",
+        args.head,
+        "--source",
+        "-",
+        "--raw",
+        f"yuyv:{width}x{height}",
+        "--json",
+        "--http",
+        address,
+        "--smooth",
+        "0.5",
+        "--threshold",
+        "0.6",
+        "--collect",
+        collected,
+        "--collect-max",
+        "200",
+        "--collect-megabytes",
+        "2",
+        "--collect-every",
+        "0",
+        "--threads",
+        "1",
+    ],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+)
 
 classified = reloads = 0
 metrics = ""
@@ -105,22 +136,35 @@ def usage():
 
 
 words = []
-threads = [threading.Thread(target=target, daemon=True) for target in (read_results, look, never_read, keep_page_open, keep_page_open)]
+threads = [
+    threading.Thread(target=target, daemon=True)
+    for target in (read_results, look, never_read, keep_page_open, keep_page_open)
+]
 threads.append(threading.Thread(target=lambda: words.extend(edge.stderr), daemon=True))
 for thread in threads:
     thread.start()
 
+
 def tell(**more):
     """What is known so far."""
     if args.json:
-        state = {"seconds": round(time.time() - start), "fed": fed, "classified": classified, "reloads": reloads, "samples": samples, **more}
+        state = {
+            "seconds": round(time.time() - start),
+            "fed": fed,
+            "classified": classified,
+            "reloads": reloads,
+            "samples": samples,
+            **more,
+        }
         with open(args.json + ".new", "w") as out:
             json.dump(state, out)
         os.replace(args.json + ".new", args.json)
 
 
 random.seed(1)
-scenes = [os.urandom(2 * width * height) for _ in range(4)] + [bytes([level, 128] * (width * height)) for level in (16, 90, 170, 235)]
+scenes = [os.urandom(2 * width * height) for _ in range(4)] + [
+    bytes([level, 128] * (width * height)) for level in (16, 90, 170, 235)
+]
 start, told, samples, fed = time.time(), 0.0, [], 0
 reload_at = start + args.reload if args.reload else float("inf")
 try:
@@ -137,7 +181,10 @@ try:
         if now - told > 60:
             told = now
             samples.append(usage())
-            print(f"{told - start:6.0f} s, {fed} frames fed, {classified} classified, {samples[-1][0]} KiB, {samples[-1][1]} descriptors", flush=True)
+            print(
+                f"{told - start:6.0f} s, {fed} frames fed, {classified} classified, {samples[-1][0]} KiB, {samples[-1][1]} descriptors",
+                flush=True,
+            )
             tell()
         ahead = start + fed / args.fps - now
         if ahead > 0:
@@ -157,17 +204,43 @@ for thread in threads[:1] + threads[-1:]:
     thread.join(10)
 last = b"".join(words).decode()
 frames, dropped = (int(re.search(rf"(\d+) {what}", last)[1]) for what in ("frames", "dropped"))
-counted = {name: int(float(value)) for name, value in re.findall(r'frames_total\{outcome="(\w+)"\} (\S+)', metrics)}
+counted = {
+    name: int(float(value))
+    for name, value in re.findall(r'frames_total\{outcome="(\w+)"\} (\S+)', metrics)
+}
 files = os.listdir(collected)
 size = sum(os.path.getsize(os.path.join(collected, name)) for name in files)
-print(f"exit {code}; fed {fed}, classified {classified}, dropped {dropped}; {time.time() - start:.0f} s")
-print(f"metrics at the end: {counted}; reloads {reloads}; {next((line for line in last.splitlines() if 'sandbox' in line), 'no sandbox')}")
-print(f"collected {len(files) - 1} pictures, {size / 1e6:.2f} MB; last words: {last.strip().splitlines()[-1]}")
+print(
+    f"exit {code}; fed {fed}, classified {classified}, dropped {dropped}; {time.time() - start:.0f} s"
+)
+print(
+    f"metrics at the end: {counted}; reloads {reloads}; {next((line for line in last.splitlines() if 'sandbox' in line), 'no sandbox')}"
+)
+print(
+    f"collected {len(files) - 1} pictures, {size / 1e6:.2f} MB; last words: {last.strip().splitlines()[-1]}"
+)
 first = samples[len(samples) // 10 + 1 if len(samples) > 2 else 0]
 growth, opened = (end - begin for begin, end in zip(first, samples[-1]))
-print(f"resident {samples[-1][0]} KiB at the end, {growth:+} KiB since the first tenth; descriptors {samples[-1][1]}, {opened:+}")
+print(
+    f"resident {samples[-1][0]} KiB at the end, {growth:+} KiB since the first tenth; descriptors {samples[-1][1]}, {opened:+}"
+)
 # The newest frame may still be on its way when the metrics are read, as nothing holds it back here.
 missing = fed - classified - dropped, fed - counted.get("classified", 0) - counted.get("dropped", 0)
-failed = code != 0 or frames != classified or missing[0] != 0 or not 0 <= missing[1] <= 1 or growth > 2048 or opened > CLIENTS
-tell(dropped=dropped, missing=missing, growth_kib=growth, descriptors_grown=opened, exit=code, failed=failed, metrics=counted)
+failed = (
+    code != 0
+    or frames != classified
+    or missing[0] != 0
+    or not 0 <= missing[1] <= 1
+    or growth > 2048
+    or opened > CLIENTS
+)
+tell(
+    dropped=dropped,
+    missing=missing,
+    growth_kib=growth,
+    descriptors_grown=opened,
+    exit=code,
+    failed=failed,
+    metrics=counted,
+)
 sys.exit(failed)

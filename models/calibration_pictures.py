@@ -21,13 +21,27 @@ from PIL import Image
 
 SKIMAGE = os.path.join(os.path.dirname(skimage.__file__), "data")
 SKLEARN = os.path.join(os.path.dirname(sklearn.__file__), "datasets", "images")
-PHOTOS = [(os.path.join(SKIMAGE, name), 40) for name in
-          ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")]
+PHOTOS = [
+    (os.path.join(SKIMAGE, name), 40)
+    for name in ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
+]
 PHOTOS += [(os.path.join(SKLEARN, name), 40) for name in ("china.jpg", "flower.jpg")]
 # Textures, grey pictures, and pictures of science.
-PHOTOS += [(os.path.join(SKIMAGE, name), 8) for name in
-           ("brick.png", "camera.png", "clock_motion.png", "coins.png", "grass.png", "gravel.png",
-            "hubble_deep_field.jpg", "ihc.png", "moon.png", "retina.jpg")]
+PHOTOS += [
+    (os.path.join(SKIMAGE, name), 8)
+    for name in (
+        "brick.png",
+        "camera.png",
+        "clock_motion.png",
+        "coins.png",
+        "grass.png",
+        "gravel.png",
+        "hubble_deep_field.jpg",
+        "ihc.png",
+        "moon.png",
+        "retina.jpg",
+    )
+]
 SIDE = 128
 # Smaller pictures of gcompris are icons.
 SMALLEST = 96
@@ -47,7 +61,9 @@ def crops(folder):
             side = int(shorter * 0.5 ** chance.random())
             side = max(side, min(SIDE, shorter))
             left, top = (int(chance.random() * (full - side + 1)) for full in (width, height))
-            crop = picture.crop((left, top, left + side, top + side)).resize((SIDE, SIDE), Image.BILINEAR)
+            crop = picture.crop((left, top, left + side, top + side)).resize(
+                (SIDE, SIDE), Image.BILINEAR
+            )
             crop.save(os.path.join(folder, f"{name}-{index:02}.png"))
 
 
@@ -56,8 +72,10 @@ def members(deb):
     with open(deb, "rb") as file:
         content = file.read()
     at = content.index(b"data.tar.xz")
-    size = int(content[at + 48:at + 58])
-    with tarfile.open(fileobj=io.BytesIO(content[at + 60:at + 60 + size]), mode="r:xz") as archive:
+    size = int(content[at + 48 : at + 58])
+    with tarfile.open(
+        fileobj=io.BytesIO(content[at + 60 : at + 60 + size]), mode="r:xz"
+    ) as archive:
         for member in sorted(archive.getmembers(), key=lambda member: member.name):
             if member.name.endswith(".rcc"):
                 yield os.path.basename(member.name)[:-4], archive.extractfile(member).read()
@@ -69,14 +87,16 @@ def gcompris(deb, folder):
     for name, content in members(deb):
         at = content.find(b"RIFF")
         while at >= 0:
-            if content[at + 8:at + 12] == b"WEBP":
-                webp = content[at:at + 8 + int.from_bytes(content[at + 4:at + 8], "little")]
+            if content[at + 8 : at + 12] == b"WEBP":
+                webp = content[at : at + 8 + int.from_bytes(content[at + 4 : at + 8], "little")]
                 digest = hashlib.sha256(webp).digest()
                 picture = Image.open(io.BytesIO(webp))
                 if picture.mode == "RGB" and min(picture.size) >= SMALLEST and digest not in seen:
                     seen.add(digest)
                     width, height = picture.size
-                    middle = picture.crop((width // 5, height // 5, width - width // 5, height - height // 5))
+                    middle = picture.crop(
+                        (width // 5, height // 5, width - width // 5, height - height // 5)
+                    )
                     picture.save(os.path.join(folder, f"gw_{name}-{at:08}.png"))
                     middle.save(os.path.join(folder, f"gc_{name}-{at:08}.png"))
             at = content.find(b"RIFF", at + 4)

@@ -74,7 +74,9 @@ def main():
     found = [line for package in packages for line in unused(package, names, directories)]
 
     manifest = tomllib.loads((ROOT / "Cargo.toml").read_text(encoding="utf-8"))
-    declared = {dependency["name"] for package in packages for dependency in package["dependencies"]}
+    declared = {
+        dependency["name"] for package in packages for dependency in package["dependencies"]
+    }
     for name, dependency in manifest["workspace"]["dependencies"].items():
         real = dependency.get("package", name) if isinstance(dependency, dict) else name
         if real not in declared:

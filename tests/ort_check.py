@@ -21,7 +21,9 @@ def session(model):
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
 
 
 def with_u8_weights(model):
@@ -60,8 +62,10 @@ def main():
         return sum(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))
 
     same = equal(with_u8_weights(plain))
-    print(f"{same} of {len(x)} pictures equal ONNX Runtime {ort.__version__} byte for byte (u8 weights, no saturation); "
-          f"{len(x) - equal(plain)} differ with i8 weights, where it may saturate")
+    print(
+        f"{same} of {len(x)} pictures equal ONNX Runtime {ort.__version__} byte for byte (u8 weights, no saturation); "
+        f"{len(x) - equal(plain)} differ with i8 weights, where it may saturate"
+    )
     sys.exit(same != len(x))
 
 
