@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
-# Instructions that ONNX Runtime, ncnn and our program execute for one image on aarch64, counted under qemu-user: a count says what no clock here can.
+# Instructions that ONNX Runtime, ncnn and vgg-edge execute for one image on aarch64, counted under
+# qemu-user: a count says what the code does, not how long it takes.
 #   benchmarks/aarch64_peers.sh PEERS WORK [SIZE...]          sizes 64 and 224 unless told
-# PEERS holds models/f32_SIZE.onnx, ncnn_f32.*, ncnn_int8.* and in_SIZE_0.bin (shared/bench/README.md says how they are made).
-# WORK takes the downloads (kept and used again, 500 MB). Needs qemu-user (not the static one: it loads no plugin), cc, dpkg-deb, pip.
-# CPUS: of cortex-a53, cortex-a72, cortex-a76. EDGE: our program, built for aarch64. ICOUNT: the source of the plugin.
+# PEERS holds models/f32_SIZE.onnx, ncnn_f32.*, ncnn_int8.* and in_SIZE_0.bin
+# (shared/bench/README.md says how they are made). WORK takes the downloads (kept and used again,
+# 500 MB). Needs qemu-user (not the static one: it loads no plugin), cc, dpkg-deb, pip. CPUS: of
+# cortex-a53, cortex-a72, cortex-a76. EDGE: our program, built for aarch64. ICOUNT: the source of
+# the plugin.
 set -euo pipefail
 peers=$(cd "$1" && pwd)/models
 mkdir -p "$2"
@@ -19,7 +22,8 @@ cd "$work"
 rm -f edge
 if [ -x "$edge" ]; then cp "$edge" edge; fi
 
-# The machine's apt knows amd64 only and stays so: all of apt's state is private. bookworm, for the Python 3.11 that the wheels are of.
+# The machine's apt knows amd64 only and stays so: all of apt's state is private. bookworm, for the
+# Python 3.11 that the wheels are of.
 if [ ! -e root/.done ]; then
   mkdir -p apt/{state/lists/partial,cache/archives/partial} debs root/usr/lib
   : >apt/status
@@ -90,7 +94,8 @@ if out != reference:
     print("error=%.4f" % (np.linalg.norm(features.astype(np.float32) - wanted) / np.linalg.norm(wanted)))
 END
 
-# What the engines read of the processor besides the capability bits, which qemu gives: without these they would see this machine's.
+# What the engines read of the processor besides the capability bits, which qemu gives: without
+# these they would see this machine's.
 root_of() { # CPU
   local root=root-$1 part variant features='' level1 level2 cpu index
   case $1 in # part, variant, caches as on Pi 3 B+, 4 and 5
@@ -122,7 +127,8 @@ count() { # CPU PROGRAM ARGUMENTS... : what the plugin and the program say, on o
   nice -n 19 qemu-aarch64 -cpu "$cpu" -L "root-$cpu" -E PYTHONPATH=site -E PYTHONHASHSEED=0 -E PYTHONDONTWRITEBYTECODE=1 \
     -E OMP_NUM_THREADS=1 -E OPENBLAS_NUM_THREADS=1 -plugin ./icount.so "$@" 2>&1 | tr '\n' ' ' || true
 }
-# Start-up costs more than many images and varies by some millions: it goes with the difference of two counts, far apart where images are small.
+# Start-up costs more than many images and varies by some millions: it goes with the difference of
+# two counts, far apart where images are small.
 row() { # NAME TYPE CPU SIZE COMMAND... (to which the number of images is added)
   local name=$1 type=$2 cpu=$3 size=$4 few=2 many=10 first second
   shift 4

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Our int8 base beside other engines on the same work, interleaved: milliseconds an image, the least of all rounds.
+# Our int8 base beside other engines on the same work, interleaved: milliseconds an image, the least
+# of all rounds.
 #   benchmarks/peers.sh FOLDER [SIZE] [THREADS] [ROUNDS]
-# FOLDER holds peers.py, its models and its environment v/ (shared/bench/README.md says how they are made). EDGE names our program.
+# FOLDER holds peers.py, its models and its environment v/ (shared/bench/README.md says how they are
+# made). EDGE names our program.
 set -euo pipefail
 folder=$(cd "$1" && pwd) size=${2:-64} threads=${3:-1} rounds=${4:-3}
 repo=$(cd "$(dirname "$0")/.." && pwd)

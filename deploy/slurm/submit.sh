@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Features of many pictures on a Slurm cluster: an array job that extracts them in parts, and a job after it that merges the parts and trains a head.
+# Trains on a large data set on a Slurm cluster: an array job extracts features in parts, then a
+# second job merges the parts and trains a head.
 #
 #   deploy/slurm/submit.sh DATA OUT PARTS [OPTION...]     options go to host train, such as --units 512 --pool avg
 #
-# DATA, OUT and the program must be on storage that all nodes see. OUT gets parts/, photos.features, head.postcard and log/.
+# DATA, OUT and the program must be on storage shared by all nodes. OUT gets parts/,
+# photos.features, head.postcard and log/.
 # Environment:
 #   HOST      the program [host, from PATH]; models/ beside it, or VGG_EDGE_BASE, has the base
 #   EXTRACT   options of host extract, such as "--size 224 --cache /scratch/cache"
@@ -22,7 +24,7 @@ read -ra extract <<<"${EXTRACT:-}"
 
 array=$(sbatch --parsable --cpus-per-task="${CPUS:-4}" --array="${ARRAY:-0-$((parts - 1))}" --output="$out/log/extract-%A_%a.log" \
   "$here/extract.sbatch" "$data" "$out/parts" "$parts" ${extract[@]+"${extract[@]}"})
-# After any outcome: the merge names the parts that are missing, and what makes them.
+# After any outcome: the merge lists missing parts and the command that makes them.
 train=$(sbatch --parsable --cpus-per-task="${CPUS:-4}" --dependency="afterany:${array%%;*}" --output="$out/log/train-%j.log" \
   "$here/train.sbatch" "$out" "$@")
 echo "extract ${array%%;*}, then merge and train ${train%%;*}; logs in $out/log"
