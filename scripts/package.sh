@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Builds target/package/vgg-edge_VERSION_ARCH.deb: the program, the base, settings, a systemd unit.
 #   scripts/package.sh arm64|armhf|amd64 [--program FILE] [--revision N] [--output DIR]
-#     --program FILE   packs this edge instead of building one
-#     --revision N     Debian's number after the version [default: 1], for a package that changes when the version does not
-#     --output DIR     where it goes [default: target/package]
+#     --program FILE   package this edge instead of building one
+#     --revision N     Debian revision [default: 1], for changes within a version
+#     --output DIR     output directory [default: target/package]
 # Prints the path of the package. The same commit gives the same bytes: times are those of the
 # commit, or SOURCE_DATE_EPOCH. Written with dpkg-deb, which every Debian has. cargo-deb supports
 # fewer of the features below (licenses, reproducible sizes) and takes minutes to compile.
@@ -25,7 +25,8 @@ case "$arch" in
     target=x86_64-unknown-linux-gnu machine='Advanced Micro Devices X86-64'
     export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static"
     ;;
-  *) give_up "usage: scripts/package.sh arm64|armhf|amd64 [--program FILE] [--revision N] [--output DIR]" ;;
+  *) give_up \
+    "usage: scripts/package.sh arm64|armhf|amd64 [--program FILE] [--revision N] [--output DIR]" ;;
 esac
 shift
 while [ $# -gt 0 ]; do
@@ -43,7 +44,8 @@ for tool in dpkg-deb readelf python3 cargo; do
   command -v "$tool" >/dev/null || give_up "$tool is missing; run: bash scripts/setup.sh test"
 done
 if [ -z "${SOURCE_DATE_EPOCH:-}" ]; then
-  SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) || give_up "no commit gives the time; set SOURCE_DATE_EPOCH"
+  SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) ||
+    give_up "no commit gives the time; set SOURCE_DATE_EPOCH"
 fi
 export SOURCE_DATE_EPOCH
 
@@ -51,7 +53,8 @@ if [ -z "$program" ]; then
   cargo build --quiet --locked --release --package edge --target "$target"
   program=${CARGO_TARGET_DIR:-target}/$target/release/edge
 fi
-readelf --file-header "$program" | grep -q "Machine: *$machine\$" || give_up "$program is no program for $arch"
+readelf --file-header "$program" | grep -q "Machine: *$machine\$" ||
+  give_up "$program is not a program for $arch"
 # The package has no dependencies, so the program must be static.
 ! readelf --program-headers --wide "$program" | grep -q INTERP || give_up "$program is not static"
 
@@ -77,7 +80,8 @@ put 644 packaging/edge.toml etc/vgg-edge/edge.toml
 # that moves between the two from one version of a package to the next could get lost, so the
 # permanent name is used from the start.
 put 644 packaging/vgg-edge.service usr/lib/systemd/system/vgg-edge.service
-[ "$arch" != armhf ] || put 644 packaging/armhf.conf usr/lib/systemd/system/vgg-edge.service.d/armhf.conf
+[ "$arch" != armhf ] ||
+  put 644 packaging/armhf.conf usr/lib/systemd/system/vgg-edge.service.d/armhf.conf
 put 644 packaging/http.conf usr/share/doc/vgg-edge/examples/http.conf
 put 644 packaging/copyright usr/share/doc/vgg-edge/copyright
 put 644 packaging/README.Debian usr/share/doc/vgg-edge/README.Debian
@@ -101,7 +105,8 @@ for script in postinst prerm postrm; do
   put 755 "packaging/deb/$script" "DEBIAN/$script"
 done
 put 644 packaging/deb/conffiles DEBIAN/conffiles
-(cd "$tree" && find . -path ./DEBIAN -prune -o -type f -printf '%P\0' | sort --zero-terminated | xargs -0 md5sum) \
+(cd "$tree" && find . -path ./DEBIAN -prune -o -type f -printf '%P\0' | sort --zero-terminated |
+  xargs -0 md5sum) \
   >"$tree/DEBIAN/md5sums"
 cat >"$tree/DEBIAN/control" <<CONTROL
 Package: vgg-edge
@@ -112,12 +117,12 @@ Installed-Size: $size
 Section: science
 Priority: optional
 Description: image classifier that runs live on a camera
- Classifies camera frames, pictures and video with a small network that the
+ Classifies camera frames, images and video with a small network that the
  program host trained on a workstation, on top of an int8 VGG16, which is
  included. One static program, the same results on every processor, and a
- systemd service that is shut off from network and files.
+ systemd service in a sandbox without network and file access.
  .
- To run it you need a head: the file that host train writes.
+ It requires a head: the file that host train writes.
 CONTROL
 
 # The package must not depend on the file system or the umask.

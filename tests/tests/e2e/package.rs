@@ -347,7 +347,7 @@ fn a_package_of_a_wrong_program_is_refused() {
         .arg(Device::Armv7.edge_path())
         .env("SOURCE_DATE_EPOCH", "1700000000"));
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("is no program for arm64"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is not a program for arm64"));
 }
 
 #[test]
