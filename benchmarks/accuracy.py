@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Accuracy of `host train` beside scikit-learn on the same features.
+"""Compares the accuracy of `host train` with scikit-learn on the same features.
 
     venv/bin/pip install numpy==2.4.6 scikit-learn==1.9.1
     cargo build --release --locked --workspace --bins
-    venv/bin/python benchmarks/accuracy.py ../shared/data/clothing ../shared/data/cats_dogs --size 64 --seeds 5
+    venv/bin/python benchmarks/accuracy.py ../shared/data/clothing ../shared/data/cats_dogs \\
+        --size 64 --seeds 5
 
-Each data folder has train/ and validation/. Features are extracted once (--cache); every figure is on the validation part.
+Each data directory has train/ and validation/. Features are extracted once (--cache); all metrics
+are on the validation images.
 """
 
 import argparse
@@ -63,7 +65,7 @@ for data in arguments.data:
             )
             for c in (0.01, 0.1, 1.0)
         )
-        figures, seconds = [], []
+        results, seconds = [], []
         for seed in range(arguments.seeds):
             head = os.path.join(folder, "head.postcard")
             start = time.time()
@@ -80,10 +82,11 @@ for data in arguments.data:
                 *arguments.train,
             )
             seconds.append(time.time() - start)
-            figures.append(json.loads(out.splitlines()[-1])["val_accuracy"])
+            results.append(json.loads(out.splitlines()[-1])["val_accuracy"])
         print(
-            f"{os.path.basename(data)} at {arguments.size} px: host train {statistics.mean(figures):.4f} "
-            f"(from {min(figures):.4f} to {max(figures):.4f}, {arguments.seeds} seeds, "
+            f"{os.path.basename(data)} at {arguments.size} px: host train "
+            f"{statistics.mean(results):.4f} "
+            f"(from {min(results):.4f} to {max(results):.4f}, {arguments.seeds} seeds, "
             f"{statistics.median(seconds):.1f} s each from cached features); "
             f"logistic regression {best[0]:.4f} (C = {best[1]})",
             flush=True,

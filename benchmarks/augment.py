@@ -1,17 +1,25 @@
 #!/usr/bin/env python3
-"""Augmented training: `host train --augment` beside the Keras tutorial's recipe B (ImageDataGenerator, frozen VGG16, a dense head).
+"""Compares `host train --augment` with recipe B of the Keras tutorial.
 
     pip install keras==3.15.1 tensorflow-cpu scipy==1.17.1 onnx pillow
     cargo build --release --locked --workspace --bins
-    host base import WEIGHTS -o f32.onnx                    # the f32 base, of the same weights as the shipped int8 one
+    # The f32 base, with the same weights as the shipped int8 base.
+    host base import WEIGHTS -o f32.onnx
     benchmarks/augment.py ../shared/data/cats_dogs --base f32.onnx --epochs 10 --seeds 3
-    benchmarks/augment.py ../shared/data/cats_dogs --base f32.onnx --first-seed 1 --seeds 1 --log runs.ndjson    # in pieces
+    # In pieces.
+    benchmarks/augment.py ../shared/data/cats_dogs --base f32.onnx --first-seed 1 --seeds 1 \\
+        --log runs.ndjson
 
-Both train on fresh variants in each epoch with the tutorial's values (rotation 40, shifts, shear and zoom 0.2, horizontal flip; batches of 20, 256 units,
-dropout 0.5, RMSprop at 2e-5) and validate on the whole validation folder. Keras subtracts the mean of the weights rather than dividing by 255, as the base does
-(--rescale: as the tutorial). Each program runs in a process of its own, one seed of each in turn. Time of an epoch: median from the second epoch on, validation within;
-`host` runs the base over the validation pictures once, before the first epoch, so `first_s`, the first epoch with what goes before, is told apart (Keras: without
-its imports). --limit takes the first pictures of each class, to try the script.
+Recipe B is ImageDataGenerator, a frozen VGG16 and a dense head. Both programs train on new variants
+in each epoch with the tutorial's values (rotation 40, shifts, shear and zoom 0.2, horizontal flip;
+batches of 20, 256 units, dropout 0.5, RMSprop at 2e-5) and validate on the whole validation
+directory. Keras subtracts the mean of the weights, as the base does, rather than dividing by 255
+(--rescale: as the tutorial). Each program runs in its own process, alternating with one seed each.
+
+The time of an epoch is the median from the second epoch on, including validation. `host` runs the
+base on the validation images once, before the first epoch, so `first_s`, the time of the first
+epoch with everything before it, is reported separately (for Keras without its imports). --limit
+uses only the first images of each class, to try the script.
 """
 
 import argparse
@@ -41,7 +49,7 @@ arguments = parser.parse_args()
 
 
 def limited(folder):
-    """A folder of links to the first pictures of each class."""
+    """Makes a directory of links to the first images of each class."""
     for part in ("train", "validation"):
         for name in sorted(os.listdir(os.path.join(arguments.data, part))):
             os.makedirs(os.path.join(folder, part, name))
@@ -55,7 +63,7 @@ def limited(folder):
 
 
 def figures(seconds, first, val_accuracy):
-    """What is logged of a run: `seconds` are those of the epochs from the second on."""
+    """Returns the logged values of a run: `seconds` are those of epochs from the second on."""
     return {
         "epoch_s": statistics.median(seconds),
         "first_s": first,

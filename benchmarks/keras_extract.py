@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Photographs a second of Keras: decode, resize to 64 px and `predict` on the files of a folder, to set beside `host extract`.
+"""Measures images per second of Keras, for comparison with `host extract`.
 
     pip install tensorflow-cpu pillow
-    benchmarks/keras_extract.py FOLDER [LIMIT]
+    benchmarks/keras_extract.py DIRECTORY [LIMIT]
 
-The weights do not matter for speed, so none are fetched. Prints the time of decoding and of `predict` with batches of 32.
+Decodes the files of a directory, resizes them to 64 px and calls `predict`. The weights do not
+affect the speed, so none are downloaded. Prints the time of decoding and of `predict` with batches
+of 32.
 """
 
 import os
@@ -35,5 +37,6 @@ decoded = time.time()
 model.predict(tf.keras.applications.vgg16.preprocess_input(batch), batch_size=32, verbose=0)
 end = time.time()
 print(
-    f"{len(files)} photographs: decode {decoded - start:.2f} s, predict {end - decoded:.2f} s, {len(files) / (end - start):.1f} a second"
+    f"{len(files)} photographs: decode {decoded - start:.2f} s, predict {end - decoded:.2f} s, "
+    f"{len(files) / (end - start):.1f} a second"
 )

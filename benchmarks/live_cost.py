@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""What a camera frame costs beside the base: processor time of `edge run` on raw frames against `edge bench`, interleaved.
+"""Measures the cost of a camera frame in addition to the base.
 
     benchmarks/live_cost.py HEAD [--size 640x480] [--frames 500] [--rounds 5] [--edge PROGRAM]
 
-Frames come through a pipe as packed YUYV, so what is counted holds the copy out of the kernel, conversion, crop, resize, quantization, head and
-the line of output, in all threads; no step depends on what is in the picture. One thread for the base.
+Compares the processor time of `edge run` on raw frames with `edge bench`, interleaved. Frames
+arrive through a pipe as packed YUYV, so the measured time includes the copy from the kernel,
+conversion, crop, resize, quantization, head and the line of output, in all threads; no step depends
+on the content of the image. The base uses one thread.
 """
 
 import argparse
@@ -68,7 +70,8 @@ with tempfile.TemporaryFile() as film:
         base = json.loads(processor(bench)[1])["ms_min"]
         frame = (seconds[1] - seconds[0]) / (args.frames - 1) * 1e3
         print(
-            f"a frame {frame:.2f} ms, the base {base:.2f} ms, beside it {frame - base:.2f} ms, {100 * (frame - base) / frame:.1f} %",
+            f"a frame {frame:.2f} ms, the base {base:.2f} ms, in addition {frame - base:.2f} ms, "
+            f"{100 * (frame - base) / frame:.1f} %",
             flush=True,
         )
         least = min(least or (frame, base), (frame, base))

@@ -1,16 +1,20 @@
 #!/usr/bin/env python3
-"""What 200 slow clients and malformed requests cost the classifier, and what wrk gets of the page.
+"""Measures the effect of 200 slow clients and of wrk on the classifier.
 
     benchmarks/load.py HEAD [--clients 200] [--rounds 6] [--seconds 10] [--edge PROGRAM] [--json]
 
-edge classifies a synthetic video as fast as it can, with one thread. Windows without and with load take turns (ABBA), so that what the machine does
-otherwise hits both. Under load, clients hold requests back byte by byte, open streams of events and take 64 bytes a second of them, ask for a hundred
-pictures and take none, or open connections and say nothing; a fifth send malformed requests once a second. Who is thrown out comes back after a second.
-One more client asks for the page, metrics and the picture twice a second, each time in a new connection, and must be answered.
+edge classifies a synthetic video as fast as it can, with one thread. Windows without and with load
+alternate (ABBA), so that other activity of the machine affects both. Under load, clients send
+requests byte by byte, open event streams and read 64 bytes per second from them, request a hundred
+images without reading any, or open connections and send nothing; a fifth send malformed requests
+once per second. Disconnected clients return after a second. One more client requests the page,
+metrics and the image twice per second, each time in a new connection, and must get a response.
 
-Then wrk (4 connections, one thread) asks for the page and for the metrics as fast as it can, in windows of the same kind. Everything stays on 127.0.0.1.
+Then wrk (4 connections, one thread) requests the page and the metrics as fast as it can, in windows
+of the same kind. All traffic stays on 127.0.0.1.
 
-Exit code 1 if the slow clients cost 5 % or more of the rate, a good request was not answered, or descriptors were more than 64 connections account for.
+Exits with code 1 if the slow clients cost 5 % or more of the rate, if a good request got no
+response, or if there were more descriptors than 64 connections need.
 """
 
 import argparse
@@ -45,7 +49,7 @@ async def slow_client(kind, port, end):
     """One client, again and again."""
     while time.monotonic() < end:
         try:
-            # A small limit, so that what is not read stays in the sockets.
+            # A small limit, so that unread data stays in the sockets.
             reader, writer = await asyncio.open_connection(HOST, port, limit=256)
         except OSError:
             await asyncio.sleep(1)
@@ -213,7 +217,8 @@ def main():
             time.sleep(1)
         pairs.append((pair[False], pair[True]))
         print(
-            f"round {turn + 1}: {pair[False]:.1f} frames/s, {pair[True]:.1f} under {args.clients} slow clients",
+            f"round {turn + 1}: {pair[False]:.1f} frames/s, {pair[True]:.1f} under {args.clients} "
+            f"slow clients",
             file=sys.stderr,
         )
     wrk = {}
@@ -259,7 +264,7 @@ def main():
     else:
         for name, value in result.items():
             print(f"{name}: {value}")
-    # The connections, and one that comes for another.
+    # The connections, and one that replaces another.
     sys.exit(fall >= 0.05 or bool(bad) or most[0] > idle[0] + 65 or left[0] > idle[0])
 
 

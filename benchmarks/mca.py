@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Predicted cycles of the inner loops of the aarch64 program on Cortex-A53, A72 and A76.
+"""Predicts the cycles of the aarch64 program's inner loops on Cortex-A53, A72 and A76.
 
     benchmarks/mca.py target/aarch64-unknown-linux-musl/release/edge
 
-Needs aarch64-linux-gnu-objdump and llvm-mca (Debian: binutils-aarch64-linux-gnu, llvm). Takes the loops with at least 32 smlal
-or sdot from the disassembly, and prints for each the number in its body, the predicted cycles of one turn, and their ratio. Each core
-can start one smlal a cycle at most, so a ratio of 1 is the peak; A76 can start two sdot (A53 and A72 have none).
+Needs aarch64-linux-gnu-objdump and llvm-mca (Debian: binutils-aarch64-linux-gnu, llvm). Takes the
+loops with at least 32 smlal or sdot from the disassembly, and prints for each the number of these
+instructions, the predicted cycles per iteration, and their ratio. Each core can start at most one
+smlal per cycle, so a ratio of 1 is the peak; A76 can start two sdot (A53 and A72 have none).
 """
 
 import re

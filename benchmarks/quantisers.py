@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Feature error of ONNX Runtime's quantizer beside ours: same weights, same calibration pictures, same photographs.
+"""Compares the feature error of ONNX Runtime's quantizer with that of `host base quantize`.
 
     venv: numpy==2.4.6 onnx==1.23.2 onnxruntime==1.32.0 pillow==13.0.0
-    benchmarks/quantizers.py F32.onnx INT8.onnx CALIBRATION_FOLDER PHOTO_FOLDER
+    benchmarks/quantisers.py F32.onnx INT8.onnx CALIBRATION_DIRECTORY PHOTO_DIRECTORY
 
-F32.onnx comes from `host base import`, INT8.onnx from `host base quantize`. Prints the L2 error of block5_pool at 64 px relative to f32, pooled
-over all photographs, for ONNX Runtime's quantizer run by ONNX Runtime on this CPU (as users get it), the same with reduced range, and our
-file run by ONNX Runtime with u8 weights (exact, see tests/ort_check.py). With HOST=target/release/host it counts the photographs for which
+Both use the same weights, calibration images and photographs. F32.onnx comes from `host base
+import`, INT8.onnx from `host base quantize`. Prints the L2 error of block5_pool at 64 px relative
+to f32, pooled over all photographs, for ONNX Runtime's quantizer run by ONNX Runtime on this CPU
+(as users get it), the same with reduced range, and INT8.onnx run by ONNX Runtime with u8 weights
+(exact, see tests/ort_check.py). With HOST=target/release/host it counts the photographs for which
 `host extract` gives the same features, byte for byte.
 """
 

@@ -1,20 +1,29 @@
 #!/usr/bin/env python3
-"""`host train` beside Keras with the same weights: the tutorial's recipe A, and fine-tuning of block 5.
+"""Compares `host train` with Keras: the tutorial's recipe A, and fine-tuning of block 5.
 
     pip install keras==3.15.1 tensorflow-cpu onnx pillow
     benchmarks/recipes.py a ../shared/data/cats_dogs --base f32.onnx --seeds 5
-    benchmarks/recipes.py a ../shared/data/cats_dogs --base f32.onnx --first-seed 2 --seeds 1 --log runs.ndjson
-    benchmarks/recipes.py fine-tune ../shared/data/clothing --base f32.onnx --size 128 --epochs 6 --seeds 1
+    benchmarks/recipes.py a ../shared/data/cats_dogs --base f32.onnx --first-seed 2 --seeds 1 \\
+        --log runs.ndjson
+    benchmarks/recipes.py fine-tune ../shared/data/clothing --base f32.onnx --size 128 --epochs 6 \\
+        --seeds 1
 
-a: features of the frozen base, then Dense 256 + Dropout 0.5 + sigmoid by RMSprop at 2e-5, 100 epochs, batches of 100. Time is that of the whole run from
-files (read the weights, decode, extract, train), each program in a process of its own, one seed of each in turn. `seconds` is the process from start to end;
-`seconds_after_imports` leaves out, for Keras, the start of Python and the import of Keras and TensorFlow, and its end; for `host`, which has nothing to import, it is the same
-as `seconds`. Which of the two is the fair one depends on whether a user starts Python for each training, so both ratios are printed.
-fine-tune: a head as `host train` makes it (Dense 256, dropout 0.5, Adam at 0.001, the best epoch of 60 with patience 10), then block 5 and the head by RMSprop
-at 1e-5, batches of 32, from the features of block 4, which is the same as training the whole model with the rest frozen and in inference. `seconds` of `host` hold the new
-quantization of the block, and the features of the frozen part that an earlier seed has left in the cache; only `epoch_s` compares there.
+a: features of the frozen base, then Dense 256 + Dropout 0.5 + sigmoid with RMSprop at 2e-5, 100
+epochs, batches of 100. The time is that of the whole run from files (read the weights, decode,
+extract, train); each program runs in its own process, alternating with one seed each. `seconds` is
+the time of the whole process; `seconds_after_imports` excludes, for Keras, the start of Python, the
+import of Keras and TensorFlow, and the shutdown; for `host`, which imports nothing, it equals
+`seconds`. Which is the fair comparison depends on whether a user starts Python for each training,
+so both ratios are printed.
 
-Keras reads pictures with Pillow's bilinear filter, as `host` does, and subtracts the means of the weights. The seeds of both have nothing in common.
+fine-tune: a head as `host train` makes it (Dense 256, dropout 0.5, Adam at 0.001, the best epoch of
+60 with patience 10), then block 5 and the head with RMSprop at 1e-5, batches of 32, from the
+features of block 4, which is equivalent to training the whole model with the rest frozen and in
+inference mode. `seconds` of `host` include the new quantization of the block, and benefit from
+features of the frozen part in the cache of an earlier seed; only `epoch_s` is comparable.
+
+Both use the same weights. Keras resizes images with Pillow's bilinear filter, as `host` does, and
+subtracts the means of the weights. The seeds of the two programs are unrelated.
 """
 
 import argparse

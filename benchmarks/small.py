@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Seconds of `host train` on a small data set, cold: 240 photographs of two classes, with defaults and without a cache of features.
+"""Measures seconds of `host train` on a small data set, without cached features.
 
     cargo build --release --locked --workspace --bins
-    benchmarks/small.py                     # ../shared/data/clothing/train, at 64 and 224 px, 5 rounds
+    benchmarks/small.py        # ../shared/data/clothing/train, at 64 and 224 px, 5 rounds
 
-Time is that of the whole process: load the base, decode, extract, train, write the head. Sizes take turns. The files were copied just before, so they come out of
-the page cache; features do not.
+The data set has 240 photographs of two classes; all options are defaults. The time is that of the
+whole process: load the base, decode, extract, train, write the head. The sizes alternate. The files
+were copied just before, so they come from the page cache; features do not.
 """
 
 import argparse
@@ -23,7 +24,7 @@ parser = argparse.ArgumentParser(
 parser.add_argument(
     "--photos",
     default="../shared/data/clothing/train",
-    help="folder with a sub-folder of photos a class",
+    help="directory with a subdirectory of photos per class",
 )
 parser.add_argument("--classes", nargs=2, default=["dress", "pants"])
 parser.add_argument("--each", type=int, default=120, help="photos of each class")
@@ -45,7 +46,8 @@ with tempfile.TemporaryDirectory() as scratch:
                 shutil.copy(os.path.join(source, file), os.path.join(data, name, file))
             )
     print(
-        f"{2 * arguments.each} photos of {' and '.join(arguments.classes)}, {bytes_copied / 1e6:.1f} MB",
+        f"{2 * arguments.each} photos of {' and '.join(arguments.classes)}, "
+        f"{bytes_copied / 1e6:.1f} MB",
         flush=True,
     )
     seconds = {size: [] for size in arguments.sizes}
@@ -76,5 +78,6 @@ with tempfile.TemporaryDirectory() as scratch:
             )
     for size, found in seconds.items():
         print(
-            f"{size} px: median {statistics.median(found):.2f} s, {min(found):.2f} to {max(found):.2f}, {len(found)} rounds"
+            f"{size} px: median {statistics.median(found):.2f} s, {min(found):.2f} to "
+            f"{max(found):.2f}, {len(found)} rounds"
         )

@@ -1,16 +1,22 @@
 #!/usr/bin/env python3
-"""A day's worth of live frames with page, metrics and collection on: nothing lost without being counted, nothing that grows.
+"""Runs a day's worth of live frames with page, metrics and collection.
 
-    benchmarks/soak.py HEAD [--frames 110000] [--fps 100] [--size 320x240] [--reload SECONDS] [--edge PROGRAM] [--json FILE]
-    benchmarks/soak.py HEAD --frames 1000000 --fps 250 --size 64x64 --reload 600      # the million: 67 minutes
+    benchmarks/soak.py HEAD [--frames 110000] [--fps 100] [--size 320x240] [--reload SECONDS]
+        [--edge PROGRAM] [--json FILE]
+    # A million frames: 67 minutes.
+    benchmarks/soak.py HEAD --frames 1000000 --fps 250 --size 64x64 --reload 600
 
-Raw frames (YUYV, each different) come through a pipe at a rate above what the base does, so that some are dropped. Meanwhile two pages are
-open (/events), one client takes pictures and metrics each second, and one connects and never reads. Fed frames must equal classified plus dropped, by
-what edge prints, by its last words and by its metrics; resident memory and descriptors are printed each minute. With --reload, settings and head are
-read again (SIGHUP) at that interval. What is known so far goes to the file of --json each minute. Ctrl-C ends early, with figures.
+No frame may be lost without being counted, and neither memory nor descriptors may grow. Raw frames
+(YUYV, each different) arrive through a pipe at a rate above that of the base, so some are dropped.
+Meanwhile two pages are open (/events), one client requests images and metrics each second, and one
+connects and never reads. The number of frames sent must equal classified plus dropped, by the
+printed results, by the last line of edge and by its metrics; resident memory and descriptors are
+printed each minute. With --reload, settings and head are reloaded (SIGHUP) at that interval.
+Intermediate results go to the file of --json each minute. Ctrl-C stops early and prints the
+results.
 
-Exit code 1 if a frame is missing or edge failed, or if after the first tenth memory grew by more than 2 MiB or descriptors by more than the clients
-here can open.
+Exits with code 1 if a frame is missing or edge failed, or if after the first tenth of the run
+memory grew by more than 2 MiB or descriptors by more than the clients here can open.
 """
 
 import argparse
@@ -39,7 +45,8 @@ parser.add_argument("--edge", default="target/release/edge")
 parser.add_argument("--json", metavar="FILE")
 args = parser.parse_args()
 width, height = map(int, args.size.split("x"))
-# Two pages, one client that never reads, one that looks: each may be there or not, and one more on its way out.
+# Two pages, one client that never reads, one that polls: each may be connected or not, and one
+# more may be closing.
 CLIENTS = 5
 
 folder = tempfile.TemporaryDirectory()
@@ -94,7 +101,7 @@ def read_results():
 
 
 def keep_page_open():
-    """A browser's /events, opened again every half minute."""
+    """Opens /events like a browser, again every half minute."""
     while not done.is_set():
         try:
             with urllib.request.urlopen(f"http://{address}/events", timeout=5) as stream:
@@ -106,7 +113,7 @@ def keep_page_open():
 
 
 def look():
-    """Metrics, health and the picture, each second, in a new connection."""
+    """Requests metrics, health and the image each second, in a new connection."""
     global metrics
     while not done.wait(1):
         for path in ("metrics", "healthz", "frame.jpg", ""):
@@ -146,7 +153,7 @@ for thread in threads:
 
 
 def tell(**more):
-    """What is known so far."""
+    """Writes the intermediate results."""
     if args.json:
         state = {
             "seconds": round(time.time() - start),
@@ -182,7 +189,8 @@ try:
             told = now
             samples.append(usage())
             print(
-                f"{told - start:6.0f} s, {fed} frames fed, {classified} classified, {samples[-1][0]} KiB, {samples[-1][1]} descriptors",
+                f"{told - start:6.0f} s, {fed} frames fed, {classified} classified, "
+                f"{samples[-1][0]} KiB, {samples[-1][1]} descriptors",
                 flush=True,
             )
             tell()
@@ -211,20 +219,24 @@ counted = {
 files = os.listdir(collected)
 size = sum(os.path.getsize(os.path.join(collected, name)) for name in files)
 print(
-    f"exit {code}; fed {fed}, classified {classified}, dropped {dropped}; {time.time() - start:.0f} s"
+    f"exit {code}; fed {fed}, classified {classified}, dropped {dropped}; "
+    f"{time.time() - start:.0f} s"
 )
 print(
-    f"metrics at the end: {counted}; reloads {reloads}; {next((line for line in last.splitlines() if 'sandbox' in line), 'no sandbox')}"
+    f"metrics at the end: {counted}; reloads {reloads}; "
+    f"{next((line for line in last.splitlines() if 'sandbox' in line), 'no sandbox')}"
 )
 print(
-    f"collected {len(files) - 1} pictures, {size / 1e6:.2f} MB; last words: {last.strip().splitlines()[-1]}"
+    f"collected {len(files) - 1} images, {size / 1e6:.2f} MB; last line: "
+    f"{last.strip().splitlines()[-1]}"
 )
 first = samples[len(samples) // 10 + 1 if len(samples) > 2 else 0]
 growth, opened = (end - begin for begin, end in zip(first, samples[-1]))
 print(
-    f"resident {samples[-1][0]} KiB at the end, {growth:+} KiB since the first tenth; descriptors {samples[-1][1]}, {opened:+}"
+    f"resident {samples[-1][0]} KiB at the end, {growth:+} KiB since the first tenth; descriptors "
+    f"{samples[-1][1]}, {opened:+}"
 )
-# The newest frame may still be on its way when the metrics are read, as nothing holds it back here.
+# The newest frame may still be in work when the metrics are read.
 missing = fed - classified - dropped, fed - counted.get("classified", 0) - counted.get("dropped", 0)
 failed = (
     code != 0

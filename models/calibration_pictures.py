@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Writes the calibration pictures of the shipped base: crops of photographs in the wheels of scikit-image and scikit-learn, and the
-photographs and paintings in Debian's package gcompris-qt-data, whole and their middle.
+"""Writes the calibration images of the shipped base.
 
-    python3 models/calibration_pictures.py GCOMPRIS_DEB FOLDER
+    python3 models/calibration_pictures.py GCOMPRIS_DEB DIRECTORY
 
-models/make calls it. The same versions of the packages give the same files.
+The images are crops of photographs in the wheels of scikit-image and scikit-learn, and the
+photographs and paintings in Debian's package gcompris-qt-data, whole and their center. models/make
+calls this program. The same versions of the packages give the same files.
 """
 
 import hashlib
@@ -26,7 +27,7 @@ PHOTOS = [
     for name in ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
 ]
 PHOTOS += [(os.path.join(SKLEARN, name), 40) for name in ("china.jpg", "flower.jpg")]
-# Textures, grey pictures, and pictures of science.
+# Textures, grayscale and scientific images.
 PHOTOS += [
     (os.path.join(SKIMAGE, name), 8)
     for name in (
@@ -43,12 +44,12 @@ PHOTOS += [
     )
 ]
 SIDE = 128
-# Smaller pictures of gcompris are icons.
+# Smaller images of gcompris are icons.
 SMALLEST = 96
 
 
 def crops(folder):
-    """Random crops of PHOTOS."""
+    """Writes random crops of PHOTOS."""
     chance = random.Random(1)
     for path, count in PHOTOS:
         with Image.open(path) as file:
@@ -56,7 +57,7 @@ def crops(folder):
         width, height = picture.size
         name = os.path.splitext(os.path.basename(path))[0]
         for index in range(count):
-            # Crops from a half of the shorter side, where there are pixels enough, to all of it.
+            # Crops of half to all of the shorter side, if there are enough pixels.
             shorter = min(width, height)
             side = int(shorter * 0.5 ** chance.random())
             side = max(side, min(SIDE, shorter))
@@ -68,7 +69,8 @@ def crops(folder):
 
 
 def members(deb):
-    """Name and content of the resource files in a Debian package: an ar archive whose last member is data.tar.xz."""
+    """Name and content of the resource files in a Debian package: an ar archive whose last "
+    "member is data.tar.xz."""
     with open(deb, "rb") as file:
         content = file.read()
     at = content.index(b"data.tar.xz")
@@ -82,7 +84,7 @@ def members(deb):
 
 
 def gcompris(deb, folder):
-    """The opaque WebP pictures in Qt's resource files, which hold them as they are."""
+    """Writes the opaque WebP images, which Qt's resource files contain uncompressed."""
     seen = set()
     for name, content in members(deb):
         at = content.find(b"RIFF")

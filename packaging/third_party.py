@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Prints the crates that are compiled into edge for a target, with their licenses: what the package owes their authors.
+"""Prints the crates that are compiled into edge for a target, with their licenses.
 
     packaging/third_party.py aarch64-unknown-linux-musl
 
-Licenses as a crate ships them; the same text is printed once. The order depends on names only, so that packages are
-reproducible.
+License texts are those that the crates contain; identical texts are printed once. The order depends
+only on names, so that packages are reproducible.
 """
 
 import json
@@ -22,7 +22,8 @@ def cargo(*arguments):
 
 
 def texts(folder):
-    """License texts of a crate. Of a choice that has the MIT license in it, that one: it is short and asks for no more."""
+    """License texts of a crate. Of a choice that has the MIT license in it, that one: it is "
+    "short and asks for no more."""
     files = sorted(
         path for path in folder.iterdir() if path.is_file() and path.name.upper().startswith(WORDS)
     )
@@ -52,7 +53,8 @@ def main():
     for package in crates:
         name = f"{package['name']} {package['version']}"
         print(
-            f"{name}: {package['license']}, {package['repository'] or 'https://crates.io/crates/' + package['name']}"
+            f"{name}: {package['license']}, "
+            f"{package['repository'] or 'https://crates.io/crates/' + package['name']}"
         )
         found = list(texts(pathlib.Path(package["manifest_path"]).parent))
         if not found:

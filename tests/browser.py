@@ -1,27 +1,28 @@
 #!/usr/bin/env python3
-"""Looks at the page of `edge run --http` with headless Chromium.
+"""Tests the page of `edge run --http` in headless Chromium.
 
-    browser.py URL [--expect LABEL] [--screenshots DIR]    opens the page, checks it, says what is wrong
-    browser.py URL --steps                                 the same in steps, told on stdin one a line
+    browser.py URL [--expect LABEL] [--screenshots DIR]    opens and checks the page
+    browser.py URL --steps                                 reads steps from stdin, one per line
 
-A step is answered by a line on stdout, `ok` with what was found or `failed: ` with why:
+Each step prints a line: `ok` with the result or `failed: ` with the reason:
 
-    label NAME         waits until the page says NAME
-    live, lost         waits until it shows the state, or that the connection is broken
-    source STATE       waits until it tells the state of the source
-    picture            waits until a picture is there that was not there before
-    size WIDTH HEIGHT  of the window, in CSS pixels
-    scheme dark|light  the colors the viewer prefers
-    screenshot FILE    of the window; FILE is a PNG. The page must not be wider than the window
-    down, up           between them the browser may complain about the network
-    click ID           with the mouse
-    key NAME           on the keyboard: a letter or digit, Enter, Space, Tab, Escape
-    type TEXT          into what has the focus
-    eval EXPRESSION    JavaScript
-    until EXPRESSION   waits until it is true
-    calm               no error or warning so far
+    label NAME         waits until the page shows this label
+    live, lost         waits until the page shows the live state, or a broken connection
+    source STATE       waits until the page shows this state of the source
+    picture            waits until a new image is shown
+    size WIDTH HEIGHT  sets the size of the window, in CSS pixels
+    scheme dark|light  sets the preferred color scheme
+    screenshot FILE    saves the window as PNG. The page must not be wider than the window
+    down, up           ignores network errors in between
+    click ID           clicks an element
+    key NAME           presses a key: a letter or digit, Enter, Space, Tab, Escape
+    type TEXT          types into the focused element
+    eval EXPRESSION    evaluates JavaScript
+    until EXPRESSION   waits until JavaScript is true
+    calm               checks that there was no error or warning so far
 
-The browser is driven over a pipe (`--remote-debugging-pipe`), which needs no websocket. Exits with 1 if something is wrong.
+The browser is controlled over a pipe (`--remote-debugging-pipe`), which needs no websocket. Exits
+with 1 if a step fails.
 """
 
 import argparse
@@ -41,7 +42,7 @@ PATIENCE = 60
 
 
 class Wrong(Exception):
-    """The page, or the browser, is not as it should be."""
+    """A failed step."""
 
 
 class Browser:
@@ -120,9 +121,7 @@ class Browser:
             data = os.read(self.answers, 1 << 20)
             if not data:
                 self.log.seek(0)
-                raise Wrong(
-                    "chromium has ended: " + self.log.read().decode(errors="replace")[-2000:]
-                )
+                raise Wrong("chromium exited: " + self.log.read().decode(errors="replace")[-2000:])
             self.buffer += data
         message, self.buffer = self.buffer.split(b"\0", 1)
         return json.loads(message)
@@ -319,11 +318,13 @@ class Browser:
 
 def main():
     parser = argparse.ArgumentParser(
-        description="Looks at the page of `edge run --http` with headless Chromium."
+        description="Test the page of `edge run --http` in headless Chromium."
     )
     parser.add_argument("url")
-    parser.add_argument("--expect", metavar="LABEL", help="the label the page must come to say")
-    parser.add_argument("--screenshots", metavar="DIR", help="where to put pictures of the page")
+    parser.add_argument("--expect", metavar="LABEL", help="label that the page must show")
+    parser.add_argument(
+        "--screenshots", metavar="DIR", help="directory for screenshots of the page"
+    )
     parser.add_argument("--steps", action="store_true", help="read steps from stdin")
     args = parser.parse_args()
     browser = None

@@ -171,7 +171,7 @@ fn check_against_onnx_runtime(folder: &Path, files: &[PathBuf], inputs: &[u8]) {
         .arg(raw_features)
         .arg("64");
     let words = succeed(&mut check);
-    assert!(words.starts_with(&format!("{0} of {0} pictures equal", files.len())), "{words}");
+    assert!(words.starts_with(&format!("{0} of {0} images equal", files.len())), "{words}");
     println!("{words}");
 }
 
