@@ -77,8 +77,7 @@ parser.add_argument("--seed", type=int, default=0)
 
 
 def simulate(args, parts, choice):
-    """One run: seconds until the last part is there, seconds of all slots, pictures computed in "
-    "vain, tasks killed."""
+    """Simulates a run: time until the last part, slot seconds, wasted images, killed tasks."""
     slots = max(1, args.cores // args.threads)
     speeds = [choice.lognormvariate(0, args.spread) for _ in range(slots)]
     busy = min(slots, parts)

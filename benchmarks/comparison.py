@@ -84,8 +84,7 @@ class Log:
         return {run["seed"]: run[figure] for run in self.runs if run["program"] == program}
 
     def ratio(self, figure, other=None):
-        """Keras's figure over that of `host`, seed by seed; nothing if no seed was run with "
-        "both."""
+        """Returns the ratio of Keras to `host` for each seed that both have run."""
         ours, theirs = self.of("host", figure), self.of("keras", other or figure)
         return [theirs[seed] / ours[seed] for seed in sorted(ours.keys() & theirs.keys())]
 

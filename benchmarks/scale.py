@@ -119,8 +119,7 @@ def generate(folder, photos, count):
 
 
 def measure(command, environment):
-    """Runs a command; seconds, peak resident memory in MiB, and the last line of its output as "
-    "JSON."""
+    """Runs a command; returns seconds, peak memory in MiB, and the last line as JSON."""
     start = time.monotonic()
     child = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment

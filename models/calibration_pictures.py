@@ -69,8 +69,10 @@ def crops(folder):
 
 
 def members(deb):
-    """Name and content of the resource files in a Debian package: an ar archive whose last "
-    "member is data.tar.xz."""
+    """Yields name and content of the resource files in a Debian package.
+
+    The package is an ar archive whose last member is data.tar.xz.
+    """
     with open(deb, "rb") as file:
         content = file.read()
     at = content.index(b"data.tar.xz")

@@ -22,8 +22,7 @@ def cargo(*arguments):
 
 
 def texts(folder):
-    """License texts of a crate. Of a choice that has the MIT license in it, that one: it is "
-    "short and asks for no more."""
+    """Yields the license texts of a crate: only the MIT license, which is short, if it is a choice."""
     files = sorted(
         path for path in folder.iterdir() if path.is_file() and path.name.upper().startswith(WORDS)
     )
