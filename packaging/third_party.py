@@ -22,7 +22,7 @@ def cargo(*arguments):
 
 
 def texts(folder):
-    """Yields the license texts of a crate: only the MIT license, which is short, if it is a choice."""
+    """Yields the license texts of a crate; only that of MIT, which is short, if it is a choice."""
     files = sorted(
         path for path in folder.iterdir() if path.is_file() and path.name.upper().startswith(WORDS)
     )

@@ -99,7 +99,8 @@ gzip --best --no-name "$doc"/{changelog,changelog.Debian,third-party.txt}
 
 # Installed-Size as dpkg-gencontrol counts it, in KiB; du would count the blocks of this file
 # system.
-size=$(find "$tree" -type f -printf '%s\n' -o -printf '1024\n' | awk '{ sum += int(($1 + 1023) / 1024) } END { print sum }')
+size=$(find "$tree" -type f -printf '%s\n' -o -printf '1024\n' |
+  awk '{ sum += int(($1 + 1023) / 1024) } END { print sum }')
 mkdir "$tree/DEBIAN"
 for script in postinst prerm postrm; do
   put 755 "packaging/deb/$script" "DEBIAN/$script"

@@ -14,9 +14,10 @@ use std::process::Command;
 use fastrand::Rng;
 
 /// System calls that change files, and those that define a descriptor.
-const CALLS: &str = "open,openat,creat,write,pwrite64,writev,pwritev,pwritev2,lseek,ftruncate,truncate,fallocate,copy_file_range,sendfile,\
-                     fsync,fdatasync,rename,renameat,renameat2,link,linkat,symlink,symlinkat,unlink,unlinkat,mkdir,mkdirat,rmdir,close,dup,\
-                     dup2,dup3,fcntl,mmap,close_range";
+const CALLS: &str = "open,openat,creat,write,pwrite64,writev,pwritev,pwritev2,lseek,ftruncate,\
+     truncate,fallocate,\
+     copy_file_range,sendfile,fsync,fdatasync,rename,renameat,renameat2,link,linkat,symlink,\
+     symlinkat,unlink,unlinkat,mkdir,mkdirat,rmdir,close,dup,dup2,dup3,fcntl,mmap,close_range";
 
 /// Files below a directory by relative path; a directory has no content.
 pub type Tree = BTreeMap<PathBuf, Option<Vec<u8>>>;
@@ -72,11 +73,7 @@ pub fn traced(command: &Command, log: &Path) -> Command {
         "signal=none",
         "-e",
     ]);
-    strace
-        .arg(format!("trace={}", CALLS.replace(char::is_whitespace, "")))
-        .arg("-o")
-        .arg(log)
-        .arg("--");
+    strace.arg(format!("trace={CALLS}")).arg("-o").arg(log).arg("--");
     crate::wrapped(strace, command)
 }
 

@@ -317,10 +317,9 @@ pub fn weights(path: &Path) {
                 data.extend(value.to_le_bytes());
             }
             let comma = if header.len() > 1 { "," } else { "" };
-            header += &format!(
-                r#"{comma}"features.{place}.{name}":{{"dtype":"F32","shape":{shape},"data_offsets":[{start},{}]}}"#,
-                data.len()
-            );
+            header +=
+                &format!(r#"{comma}"features.{place}.{name}":{{"dtype":"F32","shape":{shape},"#);
+            header += &format!(r#""data_offsets":[{start},{}]}}"#, data.len());
         }
     }
     header.push('}');

@@ -30,8 +30,8 @@ macro_rules! targets {
 }
 
 targets! {
-    base: 1_000, config: 500, head: 4_000, http: 3_000, image: 2_000, import: 1_500, mjpg: 1_000, pixels: 4_000, signature: 2_000,
-    y4m: 1_000,
+    base: 1_000, config: 500, head: 4_000, http: 3_000, image: 2_000, import: 1_500, mjpg: 1_000,
+    pixels: 4_000, signature: 2_000, y4m: 1_000,
 }
 
 /// Mutations are only useful if the original files are valid: those of the corpora are, except the

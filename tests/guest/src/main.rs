@@ -35,7 +35,8 @@ const PARAMETERS: [(&str, &std::ffi::CStr); 2] = [
 fn main() -> ExitCode {
     if std::process::id() != 1 {
         eprintln!(
-            "guest: this is the init program of an emulated machine; cargo test --test e2e camera starts it"
+            "guest: this is the init program of an emulated machine; cargo test --test e2e camera \
+                starts it"
         );
         return ExitCode::from(2);
     }

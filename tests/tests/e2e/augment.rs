@@ -34,7 +34,8 @@ fn training_on_variants_is_reproducible() {
     assert_ne!(train(folder.path(), &["--augment", "--seed", "1"]).0, augmented);
     let result = lines.last().unwrap();
     let settings = result["settings"].as_str().unwrap();
-    let words = "augmented (rotation 40, width shift 0.2, height shift 0.2, shear 0.2, zoom 0.2, horizontal flip, fill nearest) anew in each epoch";
+    let words = "augmented (rotation 40, width shift 0.2, height shift 0.2, shear 0.2, zoom 0.2, \
+        horizontal flip, fill nearest) anew in each epoch";
     assert!(settings.ends_with(words), "{settings}");
     // Validation images are not augmented: the cache contained all of them.
     assert_eq!(

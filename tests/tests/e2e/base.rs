@@ -217,7 +217,8 @@ fn serve(content: Vec<u8>, answers: Vec<Answer>) -> (String, mpsc::Receiver<Opti
                     "HTTP/1.1 416 Range Not Satisfiable\r\nContent-Length: 0\r\n".into()
                 }
                 _ if from > 0 => format!(
-                    "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {from}-{}/{}\r\nContent-Length: {}\r\n",
+                    "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {from}-{}/{}\r\n\
+                        Content-Length: {}\r\n",
                     content.len() - 1,
                     content.len(),
                     content.len() - from

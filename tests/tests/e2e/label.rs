@@ -164,7 +164,8 @@ fn collected_frames_are_sorted_by_keyboard_and_trained_on() {
     let total = collected.len();
     let left = |count: usize| {
         format!(
-            "until state && state.open + state.skipped === {count} && seen === (state.item?.id ?? null)"
+            "until state && state.open + state.skipped === {count} && seen === (state.item?.id ?? \
+                null)"
         )
     };
     let mut steps = vec![left(total)];
@@ -266,10 +267,15 @@ fn cross_origin_requests_and_other_files_are_refused() {
     std::fs::write(folder.path().join("secret.png"), "secret").unwrap();
     symlink(folder.path().join("secret.png"), dir.join("link.png")).unwrap();
     std::fs::create_dir(folder.path().join("elsewhere")).unwrap();
-    let hostile = json!({ "file": "../secret.png", "label": "../../elsewhere", "scores": { "../../elsewhere": 1.0 } });
+    let hostile = json!({
+        "file": "../secret.png", "label": "../../elsewhere", "scores": { "../../elsewhere": 1.0 }
+    });
     let name = "<img src=x onerror=alert(1)>.png";
     std::fs::copy(dir.join("0.png"), dir.join(name)).unwrap();
-    let odd = json!({ "file": name, "label": "<b>\u{202e}", "scores": { "<b>\u{202e}": 0.9, "c": 0.1 }, "time": "never", "source": 5 });
+    let odd = json!({
+        "file": name, "label": "<b>\u{202e}", "scores": { "<b>\u{202e}": 0.9, "c": 0.1 },
+        "time": "never", "source": 5
+    });
     std::fs::write(dir.join("frames.ndjson"), format!("{hostile}\nnot json\n{odd}\n")).unwrap();
     std::fs::create_dir(dir.join("sorted")).unwrap();
     symlink(folder.path().join("elsewhere"), dir.join("sorted/trap")).unwrap();
@@ -451,7 +457,8 @@ fn labeling_errors_are_reported_and_no_image_is_lost() {
     // page reports it too, and lets the user reject it.
     std::fs::remove_file(dir.join("4.png")).unwrap();
     let mut steps = vec![
-        "until state && !$('notice').hidden && $('notice').textContent.includes('4.png is no longer')",
+        "until state && !$('notice').hidden && $('notice').textContent.includes('4.png is no \
+            longer')",
     ];
     if !refused {
         steps.extend(["until seen === 3", "key 1"]);

@@ -281,7 +281,9 @@ fn images_that_declare_too_much() {
         ("within.pbm", b"P1 32768 4096\n".to_vec(), ""),
         (
             "max.pam",
-            b"P7\nWIDTH 4294967295\nHEIGHT 4294967295\nDEPTH 4\nMAXVAL 65535\nTUPLTYPE RGB_ALPHA\nENDHDR\n".to_vec(),
+            b"P7\nWIDTH 4294967295\nHEIGHT 4294967295\nDEPTH 4\nMAXVAL 65535\nTUPLTYPE RGB_ALPHA\n\
+                ENDHDR\n"
+                .to_vec(),
             "",
         ),
         ("max.webp", webp(1 << 24, 1 << 8), ""),
@@ -289,7 +291,9 @@ fn images_that_declare_too_much() {
     ] {
         let path = file(folder.path(), name, &bytes);
         let errors = fail(
-            &mut limited(Device::Native.edge().args(["classify", "--head"]).arg(small_head()).arg(&path)),
+            &mut limited(
+                Device::Native.edge().args(["classify", "--head"]).arg(small_head()).arg(&path),
+            ),
             1,
             words,
         );

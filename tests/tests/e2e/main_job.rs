@@ -110,7 +110,8 @@ fn features_are_readable_by_numpy() {
     );
     let script = "import numpy as np, sys\n\
                   f = np.load(sys.argv[1])\n\
-                  assert f['features'].shape == (42, 1, 1, 512) and f['features'].dtype == np.float32, f['features'].shape\n\
+                  assert f['features'].shape == (42, 1, 1, 512) and f['features'].dtype == \
+                  np.float32, f['features'].shape\n\
                   assert list(f['class_names']) == ['brick', 'grass', 'gravel'], f['class_names']\n\
                   assert f['labels'].tolist() == [0] * 14 + [1] * 14 + [2] * 14\n\
                   assert f['file_names'][0] == 'brick/000.jpg', f['file_names'][0]\n\

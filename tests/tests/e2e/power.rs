@@ -143,7 +143,8 @@ fn disk_model_detects_missing_syncs() {
     let old_or_new: BTreeSet<Option<String>> = [Some("old".into()), Some("new!".into())].into();
     let write = "file = os.open('t', os.O_CREAT | os.O_WRONLY); os.write(file, b'new!');";
     let whole: BTreeSet<_> = kinds(&format!(
-        "{write} os.fsync(file); os.rename('t', 'head', src_dir_fd=folder, dst_dir_fd=folder); os.fsync(folder)"
+        "{write} os.fsync(file); os.rename('t', 'head', src_dir_fd=folder, dst_dir_fd=folder); \
+            os.fsync(folder)"
     ));
     assert_eq!(whole, old_or_new);
     let torn: BTreeSet<_> = kinds(&format!(
@@ -325,8 +326,12 @@ fn labeled_images_are_in_one_directory_or_the_other() {
         let ask = |request: &str, headers: &str, body: &str| {
             let mut stream = TcpStream::connect(&address).unwrap();
             let length = body.len();
-            write!(stream, "{request} HTTP/1.1\r\nHost: {address}\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}")
-                .unwrap();
+            write!(
+                stream,
+                "{request} HTTP/1.1\r\nHost: {address}\r\n{headers}Content-Length: \
+                {length}\r\nConnection: close\r\n\r\n{body}"
+            )
+            .unwrap();
             let mut answer = String::new();
             stream.read_to_string(&mut answer).unwrap();
             answer

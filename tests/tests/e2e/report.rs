@@ -101,7 +101,8 @@ fn training_report_has_page_charts_and_history() {
         &[
             "eval document.querySelectorAll('svg[role=img]').length",
             "eval document.querySelectorAll('script, link, [style]').length",
-            "eval performance.getEntriesByType('resource').filter(r => !r.name.startsWith('data:')).length",
+            "eval performance.getEntriesByType('resource').filter(r => \
+                !r.name.startsWith('data:')).length",
             "eval getComputedStyle(document.querySelector('nav')).display",
         ],
     );
@@ -176,7 +177,8 @@ fn report_escapes_names_and_lists_unusual_data() {
         &page,
         "report-hostile",
         &[
-            "eval document.querySelectorAll('.cards img').length > 0 && [...document.images].every(i => i.naturalWidth === 160)",
+            "eval document.querySelectorAll('.cards img').length > 0 && \
+                [...document.images].every(i => i.naturalWidth === 160)",
             "eval document.querySelectorAll('script, [onclick], [onerror]').length",
             "eval document.body.textContent.includes('<img src=x onerror=alert(1)>')",
             "eval document.querySelector('.twins').textContent",

@@ -142,7 +142,8 @@ fn parts_give_the_bytes_of_one_machine() {
     let mut copy = Command::new("bash");
     copy.args([
         "-c",
-        "mkdir \"$1\" && (cd \"$0\" && find . -mindepth 1 | sort -r | tar -c --no-recursion -T -) | tar -xC \"$1\"",
+        "mkdir \"$1\" && (cd \"$0\" && find . -mindepth 1 | sort -r | tar -c --no-recursion -T -) \
+            | tar -xC \"$1\"",
     ]);
     succeed(copy.arg(data).arg(&other));
     for index in [0, 3] {
@@ -426,7 +427,8 @@ fn a_slurm_cluster_with_killed_tasks_and_drained_nodes() {
     let wrapper = dir.path().join("host");
     let program = host().get_program().to_owned();
     let words = format!(
-        "#!/bin/sh\n[ \"$1\" != extract ] || echo $$ >'{}/pid-'\"$SLURM_ARRAY_TASK_ID\"\nexec '{}' \"$@\"\n",
+        "#!/bin/sh\n[ \"$1\" != extract ] || echo $$ >'{}/pid-'\"$SLURM_ARRAY_TASK_ID\"\nexec \
+            '{}' \"$@\"\n",
         dir.path().display(),
         Path::new(&program).display()
     );
@@ -583,7 +585,8 @@ fn the_manifests_of_kubernetes_are_valid_and_their_commands_run() {
     // The commands of the containers, with this machine's directories.
     let (data, features) = (dir.path().join("photos"), dir.path().join("features"));
     fill(&data);
-    let script = "import json, sys, yaml; print(json.dumps([yaml.safe_load(open(path)) for path in sys.argv[1:]]))";
+    let script = "import json, sys, yaml; print(json.dumps([yaml.safe_load(open(path)) for path \
+        in sys.argv[1:]]))";
     let jobs = &ndjson(&succeed(Command::new(python()).args(["-c", script]).args(&manifests)))[0];
     let command = |container: &serde_json::Value| {
         let mut program = host();

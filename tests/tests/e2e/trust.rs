@@ -860,7 +860,8 @@ fn settings_name_keys_and_a_state_directory() {
     let head = place.sign(&scene.heads[0], "head", "a", 1);
     let config = place.path("edge.toml");
     let text = format!(
-        "head = {head:?}\nbase = {base:?}\nsource = {:?}\njson = true\nframes = 2\nwatch = true\ntrust = [{:?}, {:?}]\nstate = {:?}\n",
+        "head = {head:?}\nbase = {base:?}\nsource = {:?}\njson = true\nframes = 2\nwatch = true\n\
+            trust = [{:?}, {:?}]\nstate = {:?}\n",
         scene.pictures,
         place.path("a.pub"),
         place.path("b.pub"),
