@@ -1,4 +1,4 @@
-"""What the comparisons with Keras share: the base's weights in Keras, seeds in pieces, and a log of runs."""
+"""Shared code of the comparisons with Keras: weights, seeds in pieces, and a log of runs."""
 
 import json
 import os
@@ -9,15 +9,25 @@ import sys
 
 def options(parser, seeds):
     """The options of both scripts."""
-    parser.add_argument("data", help="folder with train/ and validation/")
+    parser.add_argument("data", help="directory with train/ and validation/")
     parser.add_argument("--host", default="target/release/host")
     parser.add_argument("--base", required=True, help="the f32 base as ONNX, for Keras's weights")
     parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--first-seed", type=int, default=0, metavar="N", help="so that seeds can be run in pieces; see --log")
-    parser.add_argument("--seeds", type=int, default=seeds, help="how many")
+    parser.add_argument(
+        "--first-seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="first seed, to run seeds in pieces; see --log",
+    )
+    parser.add_argument("--seeds", type=int, default=seeds, help="number of seeds")
     parser.add_argument("--only", choices=["host", "keras"])
-    parser.add_argument("--log", metavar="FILE", help="a JSON line a run is appended; the summary is then over all its runs with these settings")
-    parser.add_argument("--keras-seed", type=int, help="(what the script calls itself with)")
+    parser.add_argument(
+        "--log",
+        metavar="FILE",
+        help="append a JSON line per run; summarize all runs in it with these settings",
+    )
+    parser.add_argument("--keras-seed", type=int, help="(internal: seed of a Keras process)")
 
 
 def seeds(arguments):
@@ -54,7 +64,7 @@ class Log:
         self.path, self.settings, self.runs = path, settings, []
         if path and os.path.exists(path):
             with open(path) as file:
-                # A line that was cut off by a kill is no run.
+                # A line truncated by a kill is not a run.
                 found = [json.loads(line) for line in file if line.endswith("\n")]
             self.runs = [run for run in found if run["settings"] == settings]
 
@@ -65,14 +75,16 @@ class Log:
         if self.path:
             with open(self.path, "a") as file:
                 file.write(line + "\n")
-        self.runs = [old for old in self.runs if (old["program"], old["seed"]) != (program, seed)] + [run]
+        self.runs = [
+            old for old in self.runs if (old["program"], old["seed"]) != (program, seed)
+        ] + [run]
 
     def of(self, program, figure):
         """A figure of each run, by seed."""
         return {run["seed"]: run[figure] for run in self.runs if run["program"] == program}
 
     def ratio(self, figure, other=None):
-        """Keras's figure over that of `host`, seed by seed; nothing if no seed was run with both."""
+        """Returns the ratio of Keras to `host` for each seed that both have run."""
         ours, theirs = self.of("host", figure), self.of("keras", other or figure)
         return [theirs[seed] / ours[seed] for seed in sorted(ours.keys() & theirs.keys())]
 
@@ -80,4 +92,6 @@ class Log:
 def spread(values, digits):
     """Mean, median and range."""
     values = list(values)
-    return f"mean {statistics.mean(values):.{digits}f}, median {statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+    mean, median = statistics.mean(values), statistics.median(values)
+    extent = f"{min(values):.{digits}f} to {max(values):.{digits}f}"
+    return f"mean {mean:.{digits}f}, median {median:.{digits}f} ({extent})"

@@ -1,17 +1,22 @@
 #!/usr/bin/env python3
-"""What 200 slow clients and malformed requests cost the classifier, and what wrk gets of the page.
+"""Measures the effect of 200 slow clients and of wrk on the classifier.
 
     benchmarks/load.py HEAD [--clients 200] [--rounds 6] [--seconds 10] [--edge PROGRAM] [--json]
 
-edge classifies a synthetic video as fast as it can, with one thread. Windows without and with load take turns (ABBA), so that what the machine does
-otherwise hits both. Under load, clients hold requests back byte by byte, open streams of events and take 64 bytes a second of them, ask for a hundred
-pictures and take none, or open connections and say nothing; a fifth send malformed requests once a second. Who is thrown out comes back after a second.
-One more client asks for the page, metrics and the picture twice a second, each time in a new connection, and must be answered.
+edge classifies a synthetic video as fast as it can, with one thread. Windows without and with load
+alternate (ABBA), so that other activity of the machine affects both. Under load, clients send
+requests byte by byte, open event streams and read 64 bytes per second from them, request a hundred
+images without reading any, or open connections and send nothing; a fifth send malformed requests
+once per second. Disconnected clients return after a second. One more client requests the page,
+metrics and the image twice per second, each time in a new connection, and must get a response.
 
-Then wrk (4 connections, one thread) asks for the page and for the metrics as fast as it can, in windows of the same kind. Everything stays on 127.0.0.1.
+Then wrk (4 connections, one thread) requests the page and the metrics as fast as it can, in windows
+of the same kind. All traffic stays on 127.0.0.1.
 
-Exit code 1 if the slow clients cost 5 % or more of the rate, a good request was not answered, or descriptors were more than 64 connections account for.
+Exits with code 1 if the slow clients cost 5 % or more of the rate, if a good request got no
+response, or if there were more descriptors than 64 connections need.
 """
+
 import argparse
 import asyncio
 import json
@@ -29,9 +34,14 @@ import urllib.request
 HOST = "127.0.0.1"
 GET = "GET {} HTTP/1.1\r\nHost: localhost\r\n\r\n"
 MALFORMED = [
-    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"\0\0\0\0\r\n\r\n", b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost localhost\r\n\r\n", b"GET /" + b"a" * 50_000 + b" HTTP/1.1\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 200 + b"\r\n",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    b"\0\0\0\0\r\n\r\n",
+    b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost localhost\r\n\r\n",
+    b"GET /" + b"a" * 50_000 + b" HTTP/1.1\r\n\r\n",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+    b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 200 + b"\r\n",
 ]
 
 
@@ -39,7 +49,7 @@ async def slow_client(kind, port, end):
     """One client, again and again."""
     while time.monotonic() < end:
         try:
-            # A small limit, so that what is not read stays in the sockets.
+            # A small limit, so that unread data stays in the sockets.
             reader, writer = await asyncio.open_connection(HOST, port, limit=256)
         except OSError:
             await asyncio.sleep(1)
@@ -59,7 +69,9 @@ async def slow_client(kind, port, end):
                     await writer.drain()
                 if kind == "events" and not await reader.read(64):
                     break
-                if writer.transport.is_closing() or (kind in ("loris", "silent") and reader.at_eof()):
+                if writer.transport.is_closing() or (
+                    kind in ("loris", "silent") and reader.at_eof()
+                ):
                     break
         except OSError:
             pass
@@ -71,7 +83,9 @@ def slow_clients(count, port, seconds):
     async def run():
         end = time.monotonic() + seconds
         kinds = ["loris", "events", "greedy", "silent", "malformed"]
-        await asyncio.gather(*(slow_client(kinds[number % len(kinds)], port, end) for number in range(count)))
+        await asyncio.gather(
+            *(slow_client(kinds[number % len(kinds)], port, end) for number in range(count))
+        )
 
     asyncio.run(run())
 
@@ -90,8 +104,24 @@ class Edge:
         source = os.path.join(folder, "noise.y4m")
         video(source)
         self.process = subprocess.Popen(
-            [args.edge, "run", "--head", args.head, "--source", source, "--loop", "--events", "--threads", "1", "--http", f"{HOST}:0"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            [
+                args.edge,
+                "run",
+                "--head",
+                args.head,
+                "--source",
+                source,
+                "--loop",
+                "--events",
+                "--threads",
+                "1",
+                "--http",
+                f"{HOST}:0",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         self.words = []
         for line in self.process.stderr:
             self.words.append(line.strip())
@@ -105,7 +135,9 @@ class Edge:
             return answer.read().decode(errors="replace")
 
     def classified(self):
-        return float(re.search(r'frames_total\{outcome="classified"\} (\S+)', self.get("/metrics"))[1])
+        return float(
+            re.search(r'frames_total\{outcome="classified"\} (\S+)', self.get("/metrics"))[1]
+        )
 
     def usage(self):
         with open(f"/proc/{self.process.pid}/status") as status:
@@ -124,7 +156,9 @@ class Edge:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("head")
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=6)
@@ -147,7 +181,9 @@ def main():
         most[:] = map(max, most, edge.usage())
 
     def with_slow_clients():
-        process = multiprocessing.Process(target=slow_clients, args=(args.clients, edge.port, args.seconds + 4))
+        process = multiprocessing.Process(
+            target=slow_clients, args=(args.clients, edge.port, args.seconds + 4)
+        )
         process.start()
         time.sleep(2)
         rate = edge.window(args.seconds, probe)
@@ -155,7 +191,14 @@ def main():
         return rate
 
     def with_wrk(path):
-        command = ["wrk", "-t1", "-c4", f"-d{args.seconds + 2:.0f}s", "--latency", f"http://{HOST}:{edge.port}{path}"]
+        command = [
+            "wrk",
+            "-t1",
+            "-c4",
+            f"-d{args.seconds + 2:.0f}s",
+            "--latency",
+            f"http://{HOST}:{edge.port}{path}",
+        ]
         wrk = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         time.sleep(1)
         rate = edge.window(args.seconds - 1)
@@ -173,12 +216,21 @@ def main():
             pair[loaded] = with_slow_clients() if loaded else edge.window(args.seconds)
             time.sleep(1)
         pairs.append((pair[False], pair[True]))
-        print(f"round {turn + 1}: {pair[False]:.1f} frames/s, {pair[True]:.1f} under {args.clients} slow clients", file=sys.stderr)
+        print(
+            f"round {turn + 1}: {pair[False]:.1f} frames/s, {pair[True]:.1f} under {args.clients} "
+            f"slow clients",
+            file=sys.stderr,
+        )
     wrk = {}
     for path in ("/", "/metrics"):
         quiet = edge.window(args.seconds)
         rate, requests, slowest = with_wrk(path)
-        wrk[path] = {"requests_per_s": requests, "p99": slowest, "quiet_fps": round(quiet, 1), "fps": round(rate, 1)}
+        wrk[path] = {
+            "requests_per_s": requests,
+            "p99": slowest,
+            "quiet_fps": round(quiet, 1),
+            "fps": round(rate, 1),
+        }
     end = time.monotonic() + 30
     while edge.usage()[0] > idle[0] and time.monotonic() < end:
         time.sleep(0.2)
@@ -190,13 +242,19 @@ def main():
     good.sort()
     result = {
         "clients": args.clients,
-        "sandbox": next((line.split("sandbox ")[1] for line in edge.words if "sandbox " in line), None),
+        "sandbox": next(
+            (line.split("sandbox ")[1] for line in edge.words if "sandbox " in line), None
+        ),
         "fps": round(statistics.median(quiet for quiet, _ in pairs), 1),
         "fps_loaded": round(statistics.median(loaded for _, loaded in pairs), 1),
         "fall_percent": round(100 * fall, 2),
         "good_requests": len(good),
         "unanswered": bad,
-        "good_ms": {"p50": round(good[len(good) // 2], 1), "p99": round(good[len(good) * 99 // 100], 1), "max": round(good[-1], 1)},
+        "good_ms": {
+            "p50": round(good[len(good) // 2], 1),
+            "p99": round(good[len(good) * 99 // 100], 1),
+            "max": round(good[-1], 1),
+        },
         "descriptors": {"idle": idle[0], "most": most[0], "after": left[0]},
         "resident_kib": {"idle": idle[1], "most": most[1], "after": left[1]},
         "wrk": wrk,
@@ -206,7 +264,7 @@ def main():
     else:
         for name, value in result.items():
             print(f"{name}: {value}")
-    # The connections, and one that comes for another.
+    # The connections, and one that replaces another.
     sys.exit(fall >= 0.05 or bool(bad) or most[0] > idle[0] + 65 or left[0] > idle[0])
 
 

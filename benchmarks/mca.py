@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Predicted cycles of the inner loops of the aarch64 program on Cortex-A53, A72 and A76.
+"""Predicts the cycles of the aarch64 program's inner loops on Cortex-A53, A72 and A76.
 
     benchmarks/mca.py target/aarch64-unknown-linux-musl/release/edge
 
-Needs aarch64-linux-gnu-objdump and llvm-mca (Debian: binutils-aarch64-linux-gnu, llvm). Takes the loops with at least 32 smlal
-or sdot from the disassembly, and prints for each the number in its body, the predicted cycles of one turn, and their ratio. Each core
-can start one smlal a cycle at most, so a ratio of 1 is the peak; A76 can start two sdot (A53 and A72 have none).
+Needs aarch64-linux-gnu-objdump and llvm-mca (Debian: binutils-aarch64-linux-gnu, llvm). Takes the
+loops with at least 32 smlal or sdot from the disassembly, and prints for each the number of these
+instructions, the predicted cycles per iteration, and their ratio. Each core can start at most one
+smlal per cycle, so a ratio of 1 is the peak; A76 can start two sdot (A53 and A72 have none).
 """
 
 import re
@@ -19,8 +20,12 @@ CORES = ("cortex-a53", "cortex-a72", "cortex-a76")
 def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    listing = subprocess.run(["aarch64-linux-gnu-objdump", "-d", "--no-show-raw-insn", sys.argv[1]],
-                             capture_output=True, text=True, check=True).stdout
+    listing = subprocess.run(
+        ["aarch64-linux-gnu-objdump", "-d", "--no-show-raw-insn", sys.argv[1]],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     code = {}
     for line in listing.splitlines():
         match = re.match(r"\s*([0-9a-f]+):\t(\S+)\s*([^/<]*)", line)
@@ -48,10 +53,23 @@ def main():
             file.flush()
             cycles = {}
             for core in CORES:
-                report = subprocess.run(["llvm-mca", "-mtriple=aarch64", f"-mcpu={core}", "-mattr=+dotprod", "-iterations=200", file.name],
-                                        capture_output=True, text=True, check=True).stdout
+                report = subprocess.run(
+                    [
+                        "llvm-mca",
+                        "-mtriple=aarch64",
+                        f"-mcpu={core}",
+                        "-mattr=+dotprod",
+                        "-iterations=200",
+                        file.name,
+                    ],
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                ).stdout
                 cycles[core] = int(re.search(r"Total Cycles:\s+(\d+)", report)[1]) / 200
-        ratios = "  ".join(f"{core} {value:6.1f} ({products / value:.2f})" for core, value in cycles.items())
+        ratios = "  ".join(
+            f"{core} {value:6.1f} ({products / value:.2f})" for core, value in cycles.items()
+        )
         print(f"{addresses[start]:x}: {len(body) + 1} instructions, {products} {kind}: {ratios}")
 
 

@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Feature error of ONNX Runtime's quantizer beside ours: same weights, same calibration pictures, same photographs.
+"""Compares the feature error of ONNX Runtime's quantizer with that of `host base quantize`.
 
     venv: numpy==2.4.6 onnx==1.23.2 onnxruntime==1.32.0 pillow==13.0.0
-    benchmarks/quantizers.py F32.onnx INT8.onnx CALIBRATION_FOLDER PHOTO_FOLDER
+    benchmarks/quantisers.py F32.onnx INT8.onnx CALIBRATION_DIRECTORY PHOTO_DIRECTORY
 
-F32.onnx comes from `host base import`, INT8.onnx from `host base quantize`. Prints the L2 error of block5_pool at 64 px relative to f32, pooled
-over all photographs, for ONNX Runtime's quantizer run by ONNX Runtime on this CPU (as users get it), the same with reduced range, and our
-file run by ONNX Runtime with u8 weights (exact, see tests/ort_check.py). With HOST=target/release/host it counts the photographs for which
+Both use the same weights, calibration images and photographs. F32.onnx comes from `host base
+import`, INT8.onnx from `host base quantize`. Prints the L2 error of block5_pool at 64 px relative
+to f32, pooled over all photographs, for ONNX Runtime's quantizer run by ONNX Runtime on this CPU
+(as users get it), the same with reduced range, and INT8.onnx run by ONNX Runtime with u8 weights
+(exact, see tests/ort_check.py). With HOST=target/release/host it counts the photographs for which
 `host extract` gives the same features, byte for byte.
 """
 
@@ -18,7 +20,13 @@ import tempfile
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
 from PIL import Image
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../tests"))
@@ -36,7 +44,13 @@ def pictures(folder, size):
         with Image.open(name) as file:
             rgb = file.convert("RGB")
             # Across first, as we do; Pillow 13 goes down first where that is less work.
-            out.append(np.asarray(rgb.resize((size, rgb.height), Image.BILINEAR).resize((size, size), Image.BILINEAR)))
+            out.append(
+                np.asarray(
+                    rgb.resize((size, rgb.height), Image.BILINEAR).resize(
+                        (size, size), Image.BILINEAR
+                    )
+                )
+            )
     stacked = np.stack(out)
     return np.ascontiguousarray((stacked[..., ::-1].astype(F32) - MEAN).transpose(0, 3, 1, 2))
 
@@ -51,7 +65,9 @@ def session(model, plain=False):
 
 
 def run(session, x, batch=8):
-    return np.concatenate([session.run(None, {"x": x[i:i + batch]})[0] for i in range(0, len(x), batch)])
+    return np.concatenate(
+        [session.run(None, {"x": x[i : i + batch]})[0] for i in range(0, len(x), batch)]
+    )
 
 
 class Reader(CalibrationDataReader):
@@ -68,7 +84,7 @@ def main():
     wanted = run(session(f32), x).astype(np.float64)
 
     def report(name, found):
-        error = np.sqrt(((found - wanted) ** 2).sum() / (wanted ** 2).sum())
+        error = np.sqrt(((found - wanted) ** 2).sum() / (wanted**2).sum())
         print(f"{name:60} {error:.4f}", flush=True)
 
     q = np.clip(np.rint(x / SCALE) + F32(ZERO), 0, 255).astype(np.uint8)
@@ -86,10 +102,23 @@ def main():
                 with Image.open(os.path.join(photos, name)) as file:
                     file.convert("RGB").save(os.path.join(place, name + ".png"))
             archive = os.path.join(folder, "f.npz")
-            subprocess.run([os.environ["HOST"], "extract", os.path.join(folder, "data"), "-o", archive, "--base", int8], check=True)
+            subprocess.run(
+                [
+                    os.environ["HOST"],
+                    "extract",
+                    os.path.join(folder, "data"),
+                    "-o",
+                    archive,
+                    "--base",
+                    int8,
+                ],
+                check=True,
+            )
             mine = np.load(archive)["features"].transpose(0, 3, 1, 2)
             same = sum(np.array_equal(a, b) for a, b in zip(mine, ours, strict=True))
-            print(f"{same} of {len(names)} photographs equal host extract byte for byte", flush=True)
+            print(
+                f"{same} of {len(names)} photographs equal host extract byte for byte", flush=True
+            )
 
     crops = [pictures(calibration, size) for size in (64, 128)]
     # Every fourth crop: ONNX Runtime keeps all activations of all pictures in memory.
@@ -97,10 +126,21 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         for reduced in (False, True):
             out = os.path.join(folder, "q.onnx")
-            quantize_static(f32, out, Reader(few), quant_format=QuantFormat.QOperator, per_channel=True, reduce_range=reduced,
-                            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-                            calibrate_method=CalibrationMethod.MinMax, extra_options={"ActivationSymmetric": False})
-            name = f"ONNX Runtime {ort.__version__}, MinMax, QOperator, i8 weights" + (", reduced range" if reduced else "")
+            quantize_static(
+                f32,
+                out,
+                Reader(few),
+                quant_format=QuantFormat.QOperator,
+                per_channel=True,
+                reduce_range=reduced,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                calibrate_method=CalibrationMethod.MinMax,
+                extra_options={"ActivationSymmetric": False},
+            )
+            name = f"ONNX Runtime {ort.__version__}, MinMax, QOperator, i8 weights" + (
+                ", reduced range" if reduced else ""
+            )
             report(name, run(session(out), x))
             if not reduced:
                 report(name + ", graph optimization off", run(session(out, plain=True), x))

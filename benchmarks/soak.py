@@ -1,17 +1,24 @@
 #!/usr/bin/env python3
-"""A day's worth of live frames with page, metrics and collection on: nothing lost without being counted, nothing that grows.
+"""Runs a day's worth of live frames with page, metrics and collection.
 
-    benchmarks/soak.py HEAD [--frames 110000] [--fps 100] [--size 320x240] [--reload SECONDS] [--edge PROGRAM] [--json FILE]
-    benchmarks/soak.py HEAD --frames 1000000 --fps 250 --size 64x64 --reload 600      # the million: 67 minutes
+    benchmarks/soak.py HEAD [--frames 110000] [--fps 100] [--size 320x240] [--reload SECONDS]
+        [--edge PROGRAM] [--json FILE]
+    # A million frames: 67 minutes.
+    benchmarks/soak.py HEAD --frames 1000000 --fps 250 --size 64x64 --reload 600
 
-Raw frames (YUYV, each different) come through a pipe at a rate above what the base does, so that some are dropped. Meanwhile two pages are
-open (/events), one client takes pictures and metrics each second, and one connects and never reads. Fed frames must equal classified plus dropped, by
-what edge prints, by its last words and by its metrics; resident memory and descriptors are printed each minute. With --reload, settings and head are
-read again (SIGHUP) at that interval. What is known so far goes to the file of --json each minute. Ctrl-C ends early, with figures.
+No frame may be lost without being counted, and neither memory nor descriptors may grow. Raw frames
+(YUYV, each different) arrive through a pipe at a rate above that of the base, so some are dropped.
+Meanwhile two pages are open (/events), one client requests images and metrics each second, and one
+connects and never reads. The number of frames sent must equal classified plus dropped, by the
+printed results, by the last line of edge and by its metrics; resident memory and descriptors are
+printed each minute. With --reload, settings and head are reloaded (SIGHUP) at that interval.
+Intermediate results go to the file of --json each minute. Ctrl-C stops early and prints the
+results.
 
-Exit code 1 if a frame is missing or edge failed, or if after the first tenth memory grew by more than 2 MiB or descriptors by more than the clients
-here can open.
+Exits with code 1 if a frame is missing or edge failed, or if after the first tenth of the run
+memory grew by more than 2 MiB or descriptors by more than the clients here can open.
 """
+
 import argparse
 import json
 import os
@@ -26,7 +33,9 @@ import threading
 import time
 import urllib.request
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 parser.add_argument("head")
 parser.add_argument("--frames", type=int, default=110_000)
 parser.add_argument("--fps", type=float, default=100)
@@ -36,7 +45,8 @@ parser.add_argument("--edge", default="target/release/edge")
 parser.add_argument("--json", metavar="FILE")
 args = parser.parse_args()
 width, height = map(int, args.size.split("x"))
-# Two pages, one client that never reads, one that looks: each may be there or not, and one more on its way out.
+# Two pages, one client that never reads, one that polls: each may be connected or not, and one
+# more may be closing.
 CLIENTS = 5
 
 folder = tempfile.TemporaryDirectory()
@@ -45,9 +55,37 @@ with socket.socket() as probe:
     probe.bind(("127.0.0.1", 0))
     address = "127.0.0.1:%d" % probe.getsockname()[1]
 edge = subprocess.Popen(
-    [args.edge, "run", "--head", args.head, "--source", "-", "--raw", f"yuyv:{width}x{height}", "--json", "--http", address,
-     "--smooth", "0.5", "--threshold", "0.6", "--collect", collected, "--collect-max", "200", "--collect-megabytes", "2", "--collect-every", "0", "--threads", "1"],
-    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    [
+        args.edge,
+        "run",
+        "--head",
+        args.head,
+        "--source",
+        "-",
+        "--raw",
+        f"yuyv:{width}x{height}",
+        "--json",
+        "--http",
+        address,
+        "--smooth",
+        "0.5",
+        "--threshold",
+        "0.6",
+        "--collect",
+        collected,
+        "--collect-max",
+        "200",
+        "--collect-megabytes",
+        "2",
+        "--collect-every",
+        "0",
+        "--threads",
+        "1",
+    ],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+)
 
 classified = reloads = 0
 metrics = ""
@@ -63,7 +101,7 @@ def read_results():
 
 
 def keep_page_open():
-    """A browser's /events, opened again every half minute."""
+    """Opens /events like a browser, again every half minute."""
     while not done.is_set():
         try:
             with urllib.request.urlopen(f"http://{address}/events", timeout=5) as stream:
@@ -75,7 +113,7 @@ def keep_page_open():
 
 
 def look():
-    """Metrics, health and the picture, each second, in a new connection."""
+    """Requests metrics, health and the image each second, in a new connection."""
     global metrics
     while not done.wait(1):
         for path in ("metrics", "healthz", "frame.jpg", ""):
@@ -105,22 +143,35 @@ def usage():
 
 
 words = []
-threads = [threading.Thread(target=target, daemon=True) for target in (read_results, look, never_read, keep_page_open, keep_page_open)]
+threads = [
+    threading.Thread(target=target, daemon=True)
+    for target in (read_results, look, never_read, keep_page_open, keep_page_open)
+]
 threads.append(threading.Thread(target=lambda: words.extend(edge.stderr), daemon=True))
 for thread in threads:
     thread.start()
 
+
 def tell(**more):
-    """What is known so far."""
+    """Writes the intermediate results."""
     if args.json:
-        state = {"seconds": round(time.time() - start), "fed": fed, "classified": classified, "reloads": reloads, "samples": samples, **more}
+        state = {
+            "seconds": round(time.time() - start),
+            "fed": fed,
+            "classified": classified,
+            "reloads": reloads,
+            "samples": samples,
+            **more,
+        }
         with open(args.json + ".new", "w") as out:
             json.dump(state, out)
         os.replace(args.json + ".new", args.json)
 
 
 random.seed(1)
-scenes = [os.urandom(2 * width * height) for _ in range(4)] + [bytes([level, 128] * (width * height)) for level in (16, 90, 170, 235)]
+scenes = [os.urandom(2 * width * height) for _ in range(4)] + [
+    bytes([level, 128] * (width * height)) for level in (16, 90, 170, 235)
+]
 start, told, samples, fed = time.time(), 0.0, [], 0
 reload_at = start + args.reload if args.reload else float("inf")
 try:
@@ -137,7 +188,11 @@ try:
         if now - told > 60:
             told = now
             samples.append(usage())
-            print(f"{told - start:6.0f} s, {fed} frames fed, {classified} classified, {samples[-1][0]} KiB, {samples[-1][1]} descriptors", flush=True)
+            print(
+                f"{told - start:6.0f} s, {fed} frames fed, {classified} classified, "
+                f"{samples[-1][0]} KiB, {samples[-1][1]} descriptors",
+                flush=True,
+            )
             tell()
         ahead = start + fed / args.fps - now
         if ahead > 0:
@@ -157,17 +212,47 @@ for thread in threads[:1] + threads[-1:]:
     thread.join(10)
 last = b"".join(words).decode()
 frames, dropped = (int(re.search(rf"(\d+) {what}", last)[1]) for what in ("frames", "dropped"))
-counted = {name: int(float(value)) for name, value in re.findall(r'frames_total\{outcome="(\w+)"\} (\S+)', metrics)}
+counted = {
+    name: int(float(value))
+    for name, value in re.findall(r'frames_total\{outcome="(\w+)"\} (\S+)', metrics)
+}
 files = os.listdir(collected)
 size = sum(os.path.getsize(os.path.join(collected, name)) for name in files)
-print(f"exit {code}; fed {fed}, classified {classified}, dropped {dropped}; {time.time() - start:.0f} s")
-print(f"metrics at the end: {counted}; reloads {reloads}; {next((line for line in last.splitlines() if 'sandbox' in line), 'no sandbox')}")
-print(f"collected {len(files) - 1} pictures, {size / 1e6:.2f} MB; last words: {last.strip().splitlines()[-1]}")
+print(
+    f"exit {code}; fed {fed}, classified {classified}, dropped {dropped}; "
+    f"{time.time() - start:.0f} s"
+)
+print(
+    f"metrics at the end: {counted}; reloads {reloads}; "
+    f"{next((line for line in last.splitlines() if 'sandbox' in line), 'no sandbox')}"
+)
+print(
+    f"collected {len(files) - 1} images, {size / 1e6:.2f} MB; last line: "
+    f"{last.strip().splitlines()[-1]}"
+)
 first = samples[len(samples) // 10 + 1 if len(samples) > 2 else 0]
 growth, opened = (end - begin for begin, end in zip(first, samples[-1]))
-print(f"resident {samples[-1][0]} KiB at the end, {growth:+} KiB since the first tenth; descriptors {samples[-1][1]}, {opened:+}")
-# The newest frame may still be on its way when the metrics are read, as nothing holds it back here.
+print(
+    f"resident {samples[-1][0]} KiB at the end, {growth:+} KiB since the first tenth; descriptors "
+    f"{samples[-1][1]}, {opened:+}"
+)
+# The newest frame may still be in work when the metrics are read.
 missing = fed - classified - dropped, fed - counted.get("classified", 0) - counted.get("dropped", 0)
-failed = code != 0 or frames != classified or missing[0] != 0 or not 0 <= missing[1] <= 1 or growth > 2048 or opened > CLIENTS
-tell(dropped=dropped, missing=missing, growth_kib=growth, descriptors_grown=opened, exit=code, failed=failed, metrics=counted)
+failed = (
+    code != 0
+    or frames != classified
+    or missing[0] != 0
+    or not 0 <= missing[1] <= 1
+    or growth > 2048
+    or opened > CLIENTS
+)
+tell(
+    dropped=dropped,
+    missing=missing,
+    growth_kib=growth,
+    descriptors_grown=opened,
+    exit=code,
+    failed=failed,
+    metrics=counted,
+)
 sys.exit(failed)

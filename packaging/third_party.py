@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Prints the crates that are compiled into edge for a target, with their licenses: what the package owes their authors.
+"""Prints the crates that are compiled into edge for a target, with their licenses.
 
     packaging/third_party.py aarch64-unknown-linux-musl
 
-Licenses as a crate ships them; the same text is printed once. The order depends on names only, so that packages are
-reproducible.
+License texts are those that the crates contain; identical texts are printed once. The order depends
+only on names, so that packages are reproducible.
 """
 
 import json
@@ -16,12 +16,16 @@ WORDS = ("LICENSE", "LICENCE", "COPYING", "COPYRIGHT", "NOTICE", "UNLICENSE")
 
 
 def cargo(*arguments):
-    return subprocess.run(["cargo", *arguments, "--locked"], check=True, stdout=subprocess.PIPE, text=True).stdout
+    return subprocess.run(
+        ["cargo", *arguments, "--locked"], check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
 
 
 def texts(folder):
-    """License texts of a crate. Of a choice that has the MIT license in it, that one: it is short and asks for no more."""
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name.upper().startswith(WORDS))
+    """Yields the license texts of a crate; only that of MIT, which is short, if it is a choice."""
+    files = sorted(
+        path for path in folder.iterdir() if path.is_file() and path.name.upper().startswith(WORDS)
+    )
     mit = [path for path in files if "MIT" in path.name.upper()]
     others = [path for path in files if path.name.upper().startswith(("NOTICE", "COPYRIGHT"))]
     for path in mit + [path for path in others if path not in mit] if mit else files:
@@ -31,7 +35,9 @@ def texts(folder):
 
 def main():
     target = sys.argv[1]
-    tree = cargo("tree", "--package", "edge", "--edges", "normal", "--prefix", "none", "--target", target)
+    tree = cargo(
+        "tree", "--package", "edge", "--edges", "normal", "--prefix", "none", "--target", target
+    )
     linked = {tuple(line.split()[:2]) for line in tree.splitlines() if line}
     metadata = json.loads(cargo("metadata", "--format-version", "1", "--filter-platform", target))
     crates = [
@@ -45,11 +51,16 @@ def main():
     print("Rust crates compiled into /usr/bin/edge\n")
     for package in crates:
         name = f"{package['name']} {package['version']}"
-        print(f"{name}: {package['license']}, {package['repository'] or 'https://crates.io/crates/' + package['name']}")
+        print(
+            f"{name}: {package['license']}, "
+            f"{package['repository'] or 'https://crates.io/crates/' + package['name']}"
+        )
         found = list(texts(pathlib.Path(package["manifest_path"]).parent))
         if not found:
             authors = ", ".join(package["authors"]) or "its authors"
-            found = [f"(The crate ships no text.) Copyright {authors}; license {package['license']}."]
+            found = [
+                f"(The crate ships no text.) Copyright {authors}; license {package['license']}."
+            ]
         for text in found:
             users.setdefault(text, []).append(name)
     for text, names in sorted(users.items(), key=lambda item: item[1]):

@@ -166,8 +166,9 @@ def write_video(areas, path):
     width, height = VIDEO_SIZE
     chroma = bytes([128]) * (2 * (width // 2) * (height // 2))
     parts = [
-        f"YUV4MPEG2 W{width} H{height} F{VIDEO_FPS}:1 Ip A1:1 C420jpeg "
-        "XCOLORRANGE=FULL\n".encode("ascii")
+        f"YUV4MPEG2 W{width} H{height} F{VIDEO_FPS}:1 Ip A1:1 C420jpeg XCOLORRANGE=FULL\n".encode(
+            "ascii"
+        )
     ]
     for name in SOURCES:
         area = areas["val", name]

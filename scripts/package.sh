@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Makes target/package/vgg-edge_VERSION_ARCH.deb: the program, the base, settings, a systemd unit.
+# Builds target/package/vgg-edge_VERSION_ARCH.deb: the program, the base, settings, a systemd unit.
 #   scripts/package.sh arm64|armhf|amd64 [--program FILE] [--revision N] [--output DIR]
-#     --program FILE   packs this edge instead of building one
-#     --revision N     Debian's number after the version [default: 1], for a package that changes when the version does not
-#     --output DIR     where it goes [default: target/package]
-# The name of the file goes to stdout. The same commit gives the same bytes: times are those of the commit, or SOURCE_DATE_EPOCH.
-# Written with dpkg-deb, which every Debian has. cargo-deb would do less of it than is said below (licenses, reproducible sizes)
-# and takes minutes to compile.
+#     --program FILE   package this edge instead of building one
+#     --revision N     Debian revision [default: 1], for changes within a version
+#     --output DIR     output directory [default: target/package]
+# Prints the path of the package. The same commit gives the same bytes: times are those of the
+# commit, or SOURCE_DATE_EPOCH. Written with dpkg-deb, which every Debian has. cargo-deb supports
+# fewer of the features below (licenses, reproducible sizes) and takes minutes to compile.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export LC_ALL=C TZ=UTC
@@ -16,16 +16,17 @@ give_up() { echo "scripts/package.sh: $*" >&2; exit 2; }
 
 arch=${1:-} revision=1 program='' out=target/package
 case "$arch" in
-  # ELF machine as readelf names it, for the check below.
+  # The ELF machine in readelf's notation, for the check below.
   arm64) target=aarch64-unknown-linux-musl machine=AArch64 ;;
   armhf) target=armv7-unknown-linux-gnueabihf machine=ARM ;;
-  # Static glibc, as for armhf: needs no target or C compiler that a PC lacks. A target that is named has a folder of its
-  # own, so these flags rebuild nothing of target/release.
+  # Static glibc, as for armhf, which needs no additional target or C compiler. A named target has
+  # its own directory, so these flags do not rebuild target/release.
   amd64)
     target=x86_64-unknown-linux-gnu machine='Advanced Micro Devices X86-64'
     export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static"
     ;;
-  *) give_up "usage: scripts/package.sh arm64|armhf|amd64 [--program FILE] [--revision N] [--output DIR]" ;;
+  *) give_up \
+    "usage: scripts/package.sh arm64|armhf|amd64 [--program FILE] [--revision N] [--output DIR]" ;;
 esac
 shift
 while [ $# -gt 0 ]; do
@@ -43,7 +44,8 @@ for tool in dpkg-deb readelf python3 cargo; do
   command -v "$tool" >/dev/null || give_up "$tool is missing; run: bash scripts/setup.sh test"
 done
 if [ -z "${SOURCE_DATE_EPOCH:-}" ]; then
-  SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) || give_up "no commit gives the time; set SOURCE_DATE_EPOCH"
+  SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) ||
+    give_up "no commit gives the time; set SOURCE_DATE_EPOCH"
 fi
 export SOURCE_DATE_EPOCH
 
@@ -51,11 +53,12 @@ if [ -z "$program" ]; then
   cargo build --quiet --locked --release --package edge --target "$target"
   program=${CARGO_TARGET_DIR:-target}/$target/release/edge
 fi
-readelf --file-header "$program" | grep -q "Machine: *$machine\$" || give_up "$program is no program for $arch"
-# The package depends on nothing, so the program must not either.
+readelf --file-header "$program" | grep -q "Machine: *$machine\$" ||
+  give_up "$program is not a program for $arch"
+# The package has no dependencies, so the program must be static.
 ! readelf --program-headers --wide "$program" | grep -q INTERP || give_up "$program is not static"
 
-# 0.2.0-rc.1 sorts before 0.2.0 in Debian with a tilde only.
+# In Debian, 0.2.0-rc.1 sorts before 0.2.0 only with a tilde.
 version=$(sed -n '/^\[workspace.package\]/,/^\[/ s/^version = "\(.*\)"/\1/p' Cargo.toml)
 [ -n "$version" ] || give_up "Cargo.toml has no version"
 version=${version/-/\~}-$revision
@@ -73,10 +76,12 @@ put() { # put MODE FILE PATH
 put 755 "$program" usr/bin/edge
 put 644 models/vgg16-notop-int8.onnx usr/share/vgg-edge/vgg16-notop-int8.onnx
 put 644 packaging/edge.toml etc/vgg-edge/edge.toml
-# /usr/lib, not /lib: one place since Debian 12 has them merged, and the name that Debian 13 asks for. A file that moved from one
-# to the other between versions of a package could get lost, so it is the lasting name from the start.
+# /usr/lib, not /lib: both are the same since Debian 12, and Debian 13 requires this name. A file
+# that moves between the two from one version of a package to the next could get lost, so the
+# permanent name is used from the start.
 put 644 packaging/vgg-edge.service usr/lib/systemd/system/vgg-edge.service
-[ "$arch" != armhf ] || put 644 packaging/armhf.conf usr/lib/systemd/system/vgg-edge.service.d/armhf.conf
+[ "$arch" != armhf ] ||
+  put 644 packaging/armhf.conf usr/lib/systemd/system/vgg-edge.service.d/armhf.conf
 put 644 packaging/http.conf usr/share/doc/vgg-edge/examples/http.conf
 put 644 packaging/copyright usr/share/doc/vgg-edge/copyright
 put 644 packaging/README.Debian usr/share/doc/vgg-edge/README.Debian
@@ -92,14 +97,17 @@ vgg-edge ($version) unstable; urgency=medium
 CHANGELOG
 gzip --best --no-name "$doc"/{changelog,changelog.Debian,third-party.txt}
 
-# Installed-Size as dpkg-gencontrol counts it, in KiB; du would count the blocks of this file system.
-size=$(find "$tree" -type f -printf '%s\n' -o -printf '1024\n' | awk '{ sum += int(($1 + 1023) / 1024) } END { print sum }')
+# Installed-Size as dpkg-gencontrol counts it, in KiB; du would count the blocks of this file
+# system.
+size=$(find "$tree" -type f -printf '%s\n' -o -printf '1024\n' |
+  awk '{ sum += int(($1 + 1023) / 1024) } END { print sum }')
 mkdir "$tree/DEBIAN"
 for script in postinst prerm postrm; do
   put 755 "packaging/deb/$script" "DEBIAN/$script"
 done
 put 644 packaging/deb/conffiles DEBIAN/conffiles
-(cd "$tree" && find . -path ./DEBIAN -prune -o -type f -printf '%P\0' | sort --zero-terminated | xargs -0 md5sum) \
+(cd "$tree" && find . -path ./DEBIAN -prune -o -type f -printf '%P\0' | sort --zero-terminated |
+  xargs -0 md5sum) \
   >"$tree/DEBIAN/md5sums"
 cat >"$tree/DEBIAN/control" <<CONTROL
 Package: vgg-edge
@@ -110,19 +118,20 @@ Installed-Size: $size
 Section: science
 Priority: optional
 Description: image classifier that runs live on a camera
- Classifies camera frames, pictures and video with a small network that the
+ Classifies camera frames, images and video with a small network that the
  program host trained on a workstation, on top of an int8 VGG16, which is
  included. One static program, the same results on every processor, and a
- systemd service that is shut off from network and files.
+ systemd service in a sandbox without network and file access.
  .
- To run it you need a head: the file that host train writes.
+ It requires a head: the file that host train writes.
 CONTROL
 
-# A file system or a umask must not show in the package.
+# The package must not depend on the file system or the umask.
 find "$tree" -type d -exec chmod 755 {} +
 chmod 644 "$tree"/DEBIAN/{control,md5sums}
 find "$tree" -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +
-# gzip, because weights hardly compress: xz takes 13 s here, and longer than that to unpack on a small board, for a tenth less.
+# gzip, because weights hardly compress: xz takes 13 s here, and even longer to unpack on a small
+# board, for a size reduction of a tenth.
 deb=vgg-edge_${version}_$arch.deb
 dpkg-deb --root-owner-group -Zgzip -z9 --build "$tree" "$work/$deb" >/dev/null
 mv "$work/$deb" "$out/$deb"

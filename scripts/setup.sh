@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Installs what is needed, and says so. Sourced by ./demo and ./test; safe to run again.
+# Installs the required tools, and reports what it installs. Sourced by ./demo and ./test; safe to
+# repeat.
 #   setup.sh demo   a C compiler, and libclang, with which the crate v4l reads the kernel's headers
-#   setup.sh test   also cross compilers, QEMU, the Rust targets for ARM, a browser, Slurm, and what the tests boot and
-#                   install into
+#   setup.sh test   also cross compilers, QEMU, the Rust targets for ARM, a browser, Slurm, and the
+#                   systems that the tests boot and install into
 set -euo pipefail
 
 say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }
@@ -22,12 +23,15 @@ need_packages() { # need_packages COMMAND:PACKAGE ...
   local root=()
   [ "$(id -u)" = 0 ] || root=(sudo)
   "${root[@]}" apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+  DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get install -y -qq --no-install-recommends \
+    "${missing[@]}" >/dev/null
 }
 
-# ONNX Runtime is what the integer base is held against, NumPy reads what users would read with it. kubernetes-validate brings the schemas of Kubernetes.
+# The tests compare the integer base with ONNX Runtime, and read output files with NumPy as users
+# would. kubernetes-validate contains the schemas of Kubernetes.
 python_packages() {
-  local wanted=target/python/wanted packages="numpy==2.4.6 onnx==1.23.2 onnxruntime==1.32.0 kubernetes-validate==1.37.0"
+  local wanted=target/python/wanted \
+    packages="numpy==2.4.6 onnx==1.23.2 onnxruntime==1.32.0 kubernetes-validate==1.37.0"
   [ "$(cat "$wanted" 2>/dev/null)" = "$packages" ] && return 0
   python3 -c 'import ensurepip, venv' 2>/dev/null || need_packages none-such-c:python3-venv
   say "Installing into target/python: $packages"
@@ -38,18 +42,21 @@ python_packages() {
   echo "$packages" >"$wanted"
 }
 
-# An apt of its own for the commands that follow: lists, cache and architectures of the system stay as they are, and no root is needed.
-# The mirror, the proxies and the checks are those of the system. The first architecture is the one of packages that name none.
+# Sets up a private apt for the commands that follow: it changes no lists, cache and architectures
+# of the system, and needs no root. Mirror, proxies and checks are those of the system. The first
+# architecture is the default.
 private_apt() { # private_apt FOLDER CODENAME ARCH ...
   local folder=$1 codename=$2 mirror
   shift 2
-  # Security updates come from a mirror of their own, which has no other packages.
+  # Security updates come from a separate mirror, which has no other packages.
   # shellcheck disable=SC2016
-  mirror=$(apt-get indextargets --format '$(ORIGIN) $(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
+  mirror=$(apt-get indextargets --format '$(ORIGIN) $(REPO_URI)' 'Created-By: Packages' \
+    2>/dev/null |
     sed -n '/security/d; s/^Debian //p' | sort -u | head -n 1)
   mkdir -p "$folder"/{state/lists/partial,cache/archives/partial,none}
   : >"$folder/status"
-  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] ${mirror:-http://deb.debian.org/debian} $codename main" \
+  local keys=/usr/share/keyrings/debian-archive-keyring.gpg
+  echo "deb [signed-by=$keys] ${mirror:-http://deb.debian.org/debian} $codename main" \
     >"$folder/sources.list"
   {
     apt-config dump | grep -E '^Acquire::(https?|Check|Retries)' || true
@@ -75,8 +82,9 @@ CONFIG
 
 setup() {
   need_packages cc:gcc
-  # libclang-cpp, which other packages bring, is another library.
-  compgen -G '/usr/lib/llvm-*/lib/libclang[.-][s0-9]*' >/dev/null || compgen -G '/usr/lib/*/libclang[.-][s0-9]*' >/dev/null ||
+  # libclang-cpp, which other packages install, is a different library.
+  compgen -G '/usr/lib/llvm-*/lib/libclang[.-][s0-9]*' >/dev/null ||
+    compgen -G '/usr/lib/*/libclang[.-][s0-9]*' >/dev/null ||
     need_packages none-such-d:libclang-dev
   if ! command -v cargo >/dev/null; then
     say "Rust is missing: install it from https://rustup.rs, then run this again"
@@ -85,19 +93,24 @@ setup() {
   [ "$1" = test ] || return 0
   need_packages \
     aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu arm-linux-gnueabihf-gcc:gcc-arm-linux-gnueabihf \
-    qemu-aarch64-static:qemu-user-static python3:python3 chromium:chromium minisign:minisign strace:strace \
+    qemu-aarch64-static:qemu-user-static python3:python3 chromium:chromium minisign:minisign \
+    strace:strace \
     setpriv:util-linux
-  # A Slurm cluster for tests/tests/e2e/shards.rs, which brings its own configuration and starts the daemons itself.
-  PATH=$PATH:/usr/sbin:/sbin need_packages slurmctld:slurmctld slurmd:slurmd sbatch:slurm-client munged:munge
-  # The headers of the C libraries are packages of their own.
-  [ -e /usr/aarch64-linux-gnu/include/stdio.h ] && [ -e /usr/arm-linux-gnueabihf/include/stdio.h ] || {
+  # A Slurm cluster for the tests, which use their own configuration and start the daemons
+  # themselves.
+  PATH=$PATH:/usr/sbin:/sbin need_packages slurmctld:slurmctld slurmd:slurmd sbatch:slurm-client \
+    munged:munge
+  # The headers of the C libraries are separate packages.
+  [ -e /usr/aarch64-linux-gnu/include/stdio.h ] &&
+    [ -e /usr/arm-linux-gnueabihf/include/stdio.h ] || {
     say "Installing Debian packages: libc6-dev-arm64-cross libc6-dev-armhf-cross"
     need_packages none-such-a:libc6-dev-arm64-cross none-such-b:libc6-dev-armhf-cross
   }
   local targets
   targets=$(rustup target list --installed)
   for target in aarch64-unknown-linux-musl armv7-unknown-linux-gnueabihf; do
-    grep -qx "$target" <<<"$targets" || { say "Adding Rust target $target"; rustup target add "$target"; }
+    grep -qx "$target" <<<"$targets" ||
+      { say "Adding Rust target $target"; rustup target add "$target"; }
   done
   python_packages
   bash scripts/package-root.sh

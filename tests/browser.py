@@ -1,27 +1,28 @@
 #!/usr/bin/env python3
-"""Looks at the page of `edge run --http` with headless Chromium.
+"""Tests the page of `edge run --http` in headless Chromium.
 
-    browser.py URL [--expect LABEL] [--screenshots DIR]    opens the page, checks it, says what is wrong
-    browser.py URL --steps                                 the same in steps, told on stdin one a line
+    browser.py URL [--expect LABEL] [--screenshots DIR]    opens and checks the page
+    browser.py URL --steps                                 reads steps from stdin, one per line
 
-A step is answered by a line on stdout, `ok` with what was found or `failed: ` with why:
+Each step prints a line: `ok` with the result or `failed: ` with the reason:
 
-    label NAME         waits until the page says NAME
-    live, lost         waits until it shows the state, or that the connection is broken
-    source STATE       waits until it tells the state of the source
-    picture            waits until a picture is there that was not there before
-    size WIDTH HEIGHT  of the window, in CSS pixels
-    scheme dark|light  the colors the viewer prefers
-    screenshot FILE    of the window; FILE is a PNG. The page must not be wider than the window
-    down, up           between them the browser may complain about the network
-    click ID           with the mouse
-    key NAME           on the keyboard: a letter or digit, Enter, Space, Tab, Escape
-    type TEXT          into what has the focus
-    eval EXPRESSION    JavaScript
-    until EXPRESSION   waits until it is true
-    calm               no error or warning so far
+    label NAME         waits until the page shows this label
+    live, lost         waits until the page shows the live state, or a broken connection
+    source STATE       waits until the page shows this state of the source
+    picture            waits until a new image is shown
+    size WIDTH HEIGHT  sets the size of the window, in CSS pixels
+    scheme dark|light  sets the preferred color scheme
+    screenshot FILE    saves the window as PNG. The page must not be wider than the window
+    down, up           ignores network errors in between
+    click ID           clicks an element
+    key NAME           presses a key: a letter or digit, Enter, Space, Tab, Escape
+    type TEXT          types into the focused element
+    eval EXPRESSION    evaluates JavaScript
+    until EXPRESSION   waits until JavaScript is true
+    calm               checks that there was no error or warning so far
 
-The browser is driven over a pipe (`--remote-debugging-pipe`), which needs no websocket. Exits with 1 if something is wrong.
+The browser is controlled over a pipe (`--remote-debugging-pipe`), which needs no websocket. Exits
+with 1 if a step fails.
 """
 
 import argparse
@@ -41,7 +42,7 @@ PATIENCE = 60
 
 
 class Wrong(Exception):
-    """The page, or the browser, is not as it should be."""
+    """A failed step."""
 
 
 class Browser:
@@ -68,16 +69,29 @@ class Browser:
 
         self.log = open(os.path.join(self.folder.name, "log"), "w+b")
         flags = [
-            "--headless=new", "--remote-debugging-pipe", f"--user-data-dir={self.folder.name}/profile", "--no-first-run",
-            "--disable-gpu", "--disable-dev-shm-usage", "--disable-component-update", "--disable-sync", "--lang=en-GB",
-            "--window-size=1440,900", "--hide-scrollbars", "--no-proxy-server",
+            "--headless=new",
+            "--remote-debugging-pipe",
+            f"--user-data-dir={self.folder.name}/profile",
+            "--no-first-run",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--disable-component-update",
+            "--disable-sync",
+            "--lang=en-GB",
+            "--window-size=1440,900",
+            "--hide-scrollbars",
+            "--no-proxy-server",
         ]
         if os.geteuid() == 0:
             flags.append("--no-sandbox")
         self.process = subprocess.Popen(
             [program, *flags, "about:blank"],
-            stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
-            pass_fds=(3, 4), preexec_fn=place, env={**os.environ, "HOME": self.folder.name, "TZ": "UTC"},
+            stdin=subprocess.DEVNULL,
+            stdout=self.log,
+            stderr=self.log,
+            pass_fds=(3, 4),
+            preexec_fn=place,
+            env={**os.environ, "HOME": self.folder.name, "TZ": "UTC"},
         )
         for fd in (*theirs, commands, answers):
             os.close(fd)
@@ -107,7 +121,7 @@ class Browser:
             data = os.read(self.answers, 1 << 20)
             if not data:
                 self.log.seek(0)
-                raise Wrong("chromium has ended: " + self.log.read().decode(errors="replace")[-2000:])
+                raise Wrong("chromium exited: " + self.log.read().decode(errors="replace")[-2000:])
             self.buffer += data
         message, self.buffer = self.buffer.split(b"\0", 1)
         return json.loads(message)
@@ -120,7 +134,7 @@ class Browser:
             call["sessionId"] = self.session
         data = json.dumps(call).encode() + b"\0"
         while data:
-            data = data[os.write(self.commands, data):]
+            data = data[os.write(self.commands, data) :]
         until = time.monotonic() + patience
         while (message := self.message(until)) is not None:
             if message.get("id") == self.number:
@@ -135,9 +149,17 @@ class Browser:
         method, params = message.get("method"), message.get("params", {})
         if method == "Runtime.exceptionThrown":
             details = params["exceptionDetails"]
-            self.complaints.append("exception: " + details.get("exception", {}).get("description", details["text"]))
-        elif method == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning", "assert"):
-            self.complaints.append("console: " + " ".join(str(arg.get("value", arg)) for arg in params["args"]))
+            self.complaints.append(
+                "exception: " + details.get("exception", {}).get("description", details["text"])
+            )
+        elif method == "Runtime.consoleAPICalled" and params["type"] in (
+            "error",
+            "warning",
+            "assert",
+        ):
+            self.complaints.append(
+                "console: " + " ".join(str(arg.get("value", arg)) for arg in params["args"])
+            )
         elif method == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
             entry = params["entry"]
             if not (self.down and entry["source"] == "network"):
@@ -147,9 +169,13 @@ class Browser:
 
     def evaluate(self, expression):
         """The value of a JavaScript expression in the page."""
-        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        result = self.call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         if "exceptionDetails" in result:
-            raise Wrong(f"{expression}: {result['exceptionDetails']['exception'].get('description')}")
+            raise Wrong(
+                f"{expression}: {result['exceptionDetails']['exception'].get('description')}"
+            )
         return result["result"].get("value")
 
     def wait(self, expression, wanted):
@@ -191,10 +217,15 @@ class Browser:
 
     def do_lost(self, _):
         self.wait("document.documentElement.dataset.link", lambda value: value == "broken")
-        notice = self.wait(f"!document.getElementById('notice').hidden && {self.text('notice')}", bool)
+        notice = self.wait(
+            f"!document.getElementById('notice').hidden && {self.text('notice')}", bool
+        )
         if "retrying" not in notice:
             raise Wrong(f"the notice says {notice!r}")
-        self.wait("getComputedStyle(document.getElementById('headline')).opacity", lambda value: float(value) < 0.99)
+        self.wait(
+            "getComputedStyle(document.getElementById('headline')).opacity",
+            lambda value: float(value) < 0.99,
+        )
         return notice
 
     def do_source(self, state):
@@ -210,10 +241,19 @@ class Browser:
     def do_size(self, size):
         width, height = map(int, size.split())
         phone = width < 600
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=2 if phone else 1, mobile=phone)
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=2 if phone else 1,
+            mobile=phone,
+        )
 
     def do_scheme(self, scheme):
-        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self.call(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": scheme}],
+        )
 
     def do_screenshot(self, path):
         time.sleep(0.6)  # for transitions
@@ -226,17 +266,27 @@ class Browser:
 
     def do_click(self, of):
         place = f"document.getElementById('{of}').getBoundingClientRect()"
-        x, y = self.evaluate(f"(({{ x, y, width, height }}) => [x + width / 2, y + height / 2])({place})")
+        x, y = self.evaluate(
+            f"(({{ x, y, width, height }}) => [x + width / 2, y + height / 2])({place})"
+        )
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def do_key(self, name):
         key = {"Space": " "}.get(name, name)
         code = {"Enter": 13, "Tab": 9, "Escape": 27}.get(name) or ord(key.upper())
-        text = {"text": "\r" if name == "Enter" else key} if len(key) == 1 or name == "Enter" else {}
+        text = (
+            {"text": "\r" if name == "Enter" else key} if len(key) == 1 or name == "Enter" else {}
+        )
         letter = f"Key{key.upper()}" if key.isalpha() else f"Digit{key}"
-        details = {"key": key, "code": letter if len(name) == 1 else name, "windowsVirtualKeyCode": code}
-        self.call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", **details, **text)
+        details = {
+            "key": key,
+            "code": letter if len(name) == 1 else name,
+            "windowsVirtualKeyCode": code,
+        }
+        self.call(
+            "Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", **details, **text
+        )
         self.call("Input.dispatchKeyEvent", type="keyUp", **details)
 
     def do_type(self, text):
@@ -244,7 +294,11 @@ class Browser:
 
     def do_until(self, expression):
         # The page may not know yet what the expression is about.
-        return json.dumps(self.wait(f"(() => {{ try {{ return {expression} }} catch {{ return null }} }})()", bool))
+        return json.dumps(
+            self.wait(
+                f"(() => {{ try {{ return {expression} }} catch {{ return null }} }})()", bool
+            )
+        )
 
     def do_down(self, _):
         self.down = True
@@ -263,10 +317,14 @@ class Browser:
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Looks at the page of `edge run --http` with headless Chromium.")
+    parser = argparse.ArgumentParser(
+        description="Test the page of `edge run --http` in headless Chromium."
+    )
     parser.add_argument("url")
-    parser.add_argument("--expect", metavar="LABEL", help="the label the page must come to say")
-    parser.add_argument("--screenshots", metavar="DIR", help="where to put pictures of the page")
+    parser.add_argument("--expect", metavar="LABEL", help="label that the page must show")
+    parser.add_argument(
+        "--screenshots", metavar="DIR", help="directory for screenshots of the page"
+    )
     parser.add_argument("--steps", action="store_true", help="read steps from stdin")
     args = parser.parse_args()
     browser = None
@@ -285,7 +343,11 @@ def main():
             steps = ["live", "picture"] + ([f"label {args.expect}"] if args.expect else [])
             for scheme in ("light", "dark") if args.screenshots else ():
                 for name, size in (("phone", "390 844"), ("desktop", "1440 900")):
-                    steps += [f"scheme {scheme}", f"size {size}", f"screenshot {args.screenshots}/{name}-{scheme}.png"]
+                    steps += [
+                        f"scheme {scheme}",
+                        f"size {size}",
+                        f"screenshot {args.screenshots}/{name}-{scheme}.png",
+                    ]
             steps.append("calm")
         for step in steps:
             try:

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Holds a base against ONNX Runtime, byte for byte.
+"""Compares a base with ONNX Runtime, byte for byte.
 
     ort_check.py BASE INPUTS FEATURES SIZE
 
-INPUTS holds quantized inputs, u8 [n, 3, SIZE, SIZE]; FEATURES the feature maps that we computed, u8 [n, SIZE/32, SIZE/32, 512].
-ONNX Runtime's u8 x i8 convolution saturates on AVX2 (vpmaddubsw); its u8 x u8 one does not. So the weights are shifted by 128 with
-their zero point, which is the same sum in exact arithmetic, and the graph's optimization is off. Prints the number of pictures that
-are equal, then how many differ with the file as it is. Exits with 1 if one differs.
+INPUTS contains quantized inputs, u8 [n, 3, SIZE, SIZE]; FEATURES the feature maps of `host`, u8 [n,
+SIZE/32, SIZE/32, 512]. ONNX Runtime's u8 x i8 convolution saturates on AVX2 (vpmaddubsw); its u8 x
+u8 convolution does not. So the weights are shifted by 128 together with their zero point, which
+gives the same sum in exact arithmetic, and graph optimization is off. Prints the number of images
+that are equal, then how many differ with the file as it is. Exits with 1 if one differs.
 """
 
 import sys
@@ -21,7 +22,9 @@ def session(model):
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
 
 
 def with_u8_weights(model):
@@ -60,8 +63,11 @@ def main():
         return sum(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))
 
     same = equal(with_u8_weights(plain))
-    print(f"{same} of {len(x)} pictures equal ONNX Runtime {ort.__version__} byte for byte (u8 weights, no saturation); "
-          f"{len(x) - equal(plain)} differ with i8 weights, where it may saturate")
+    print(
+        f"{same} of {len(x)} images equal ONNX Runtime {ort.__version__} byte for byte (u8 "
+        f"weights, no saturation); "
+        f"{len(x) - equal(plain)} differ with i8 weights, where it may saturate"
+    )
     sys.exit(same != len(x))
 
 

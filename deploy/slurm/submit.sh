@@ -1,9 +1,13 @@
 #!/usr/bin/env bash
-# Features of many pictures on a Slurm cluster: an array job that extracts them in parts, and a job after it that merges the parts and trains a head.
+# Trains on a large data set on a Slurm cluster: an array job extracts features in parts, then a
+# second job merges the parts and trains a head.
 #
-#   deploy/slurm/submit.sh DATA OUT PARTS [OPTION...]     options go to host train, such as --units 512 --pool avg
+#   deploy/slurm/submit.sh DATA OUT PARTS [OPTION...]
 #
-# DATA, OUT and the program must be on storage that all nodes see. OUT gets parts/, photos.features, head.postcard and log/.
+# Options are passed to host train, such as --units 512 --pool avg.
+#
+# DATA, OUT and the program must be on storage shared by all nodes. OUT gets parts/,
+# photos.features, head.postcard and log/.
 # Environment:
 #   HOST      the program [host, from PATH]; models/ beside it, or VGG_EDGE_BASE, has the base
 #   EXTRACT   options of host extract, such as "--size 224 --cache /scratch/cache"
@@ -13,16 +17,20 @@
 set -euo pipefail
 [ $# -ge 3 ] || { sed -n '2,/^set/s/^# \?//p' "$0" >&2; exit 2; }
 data=$(realpath -- "$1") parts=$3
-case $parts in *[!0-9]* | '' | 0*) echo "submit.sh: PARTS must be a number above 0, not $parts" >&2; exit 2 ;; esac
+case $parts in
+  *[!0-9]* | '' | 0*) echo "submit.sh: PARTS must be a number above 0, not $parts" >&2; exit 2 ;;
+esac
 mkdir -p -- "$2/parts" "$2/log"
 out=$(realpath -- "$2")
 here=$(dirname "$(realpath -- "$0")")
 shift 3
 read -ra extract <<<"${EXTRACT:-}"
 
-array=$(sbatch --parsable --cpus-per-task="${CPUS:-4}" --array="${ARRAY:-0-$((parts - 1))}" --output="$out/log/extract-%A_%a.log" \
+array=$(sbatch --parsable --cpus-per-task="${CPUS:-4}" --array="${ARRAY:-0-$((parts - 1))}" \
+  --output="$out/log/extract-%A_%a.log" \
   "$here/extract.sbatch" "$data" "$out/parts" "$parts" ${extract[@]+"${extract[@]}"})
-# After any outcome: the merge names the parts that are missing, and what makes them.
-train=$(sbatch --parsable --cpus-per-task="${CPUS:-4}" --dependency="afterany:${array%%;*}" --output="$out/log/train-%j.log" \
+# After any outcome: the merge lists missing parts and the command that makes them.
+train=$(sbatch --parsable --cpus-per-task="${CPUS:-4}" --dependency="afterany:${array%%;*}" \
+  --output="$out/log/train-%j.log" \
   "$here/train.sbatch" "$out" "$@")
 echo "extract ${array%%;*}, then merge and train ${train%%;*}; logs in $out/log"

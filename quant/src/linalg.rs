@@ -243,11 +243,8 @@ mod tests {
         fn the_cholesky_factor_reproduces_the_matrix(
             n in 1usize..200, count in 1usize..30, seed in any::<u32>(),
         ) {
-            let mut state = seed;
-            let mut next = || {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                f64::from(state >> 24) - 128.0
-            };
+            let mut random = fastrand::Rng::with_seed(seed.into());
+            let mut next = || f64::from(random.i8(..));
             let vectors: Vec<Vec<f64>> =
                 (0..count).map(|_| (0..n).map(|_| next()).collect()).collect();
             let mut matrix = Symmetric::zero(n);

@@ -133,11 +133,8 @@ mod tests {
 
     /// Returns weights and the Gram matrix of correlated inputs, like neighboring pixels.
     fn layer(outputs: usize, k: usize, seed: u32) -> (Vec<f32>, Symmetric) {
-        let mut state = seed;
-        let mut next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 24) as f32
-        };
+        let mut random = fastrand::Rng::with_seed(seed.into());
+        let mut next = || random.f32();
         let kernel = (0..outputs * k).map(|_| next() - 0.5).collect();
         let inputs: Vec<Vec<f64>> = (0..3 * k)
             .map(|_| {

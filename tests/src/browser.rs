@@ -1,4 +1,4 @@
-//! Chromium, by `browser.py`.
+//! Chromium, driven by `browser.py`.
 
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -13,7 +13,7 @@ pub struct Page {
 }
 
 impl Page {
-    /// Opens it.
+    /// Opens a URL.
     pub fn open(url: &str) -> Self {
         let mut python = Command::new("python3");
         python.arg(root().join("tests/browser.py")).args([url, "--steps"]).current_dir(root());
@@ -27,28 +27,25 @@ impl Page {
     }
 
     fn answer(&mut self, step: &str) -> String {
-        let line = self
-            .answers
-            .next()
-            .unwrap_or_else(|| panic!("browser.py has ended at {step}"))
-            .unwrap();
+        let line =
+            self.answers.next().unwrap_or_else(|| panic!("browser.py exited at {step}")).unwrap();
         let found = line.strip_prefix("ok").unwrap_or_else(|| panic!("{step}: {line}"));
         found.trim().to_owned()
     }
 
-    /// Does a step of `browser.py`, which must succeed; gives what it found.
+    /// Runs a step of `browser.py`, which must succeed; returns its result.
     pub fn step(&mut self, step: &str) -> String {
         writeln!(self.steps.as_mut().unwrap(), "{step}").unwrap();
         self.answer(step)
     }
 
-    /// A picture of the page, for people.
+    /// Saves a screenshot for manual inspection.
     pub fn screenshot(&mut self, name: &str) {
         self.step(&format!("screenshot target/screenshots/{name}.png"));
     }
 
-    /// Closes it, which must succeed. A step `calm` before asks whether the browser had something
-    /// to complain about.
+    /// Closes the page, which must succeed. A step `calm` before it checks that the browser
+    /// reported no errors.
     pub fn close(mut self) {
         self.steps = None;
         assert!(self.child.wait().unwrap().success());
@@ -57,13 +54,14 @@ impl Page {
 
 impl Drop for Page {
     fn drop(&mut self) {
-        // It ends, and the browser with it, when there are no more steps.
+        // The script exits, and the browser with it, when its stdin is closed.
         self.steps = None;
         let _ = self.child.wait();
     }
 }
 
-/// Opens a page, does steps, all of which must succeed, and closes it; gives what each found.
+/// Opens a page, runs steps, all of which must succeed, and closes it; returns the result of each
+/// step.
 pub fn browse(url: &str, steps: &[String]) -> Vec<String> {
     let mut page = Page::open(url);
     let found = steps.iter().map(|step| page.step(step)).collect();

@@ -1,63 +1,65 @@
-//! What a power loss leaves: the system calls of a real run, replayed on a model of a disk.
+//! Simulation of power loss: the system calls of a real run, replayed on a model of a disk.
 //!
-//! A program runs under strace, which notes every call that changes a file. The model then plays
-//! the calls up to some moment and lets the power go: what was synced is there; of everything else
-//! any part may be there or not. Of contents, each write since the last sync of the file may be
-//! missing, torn, or a hole of zeros; of names, each change since the last sync of its folder may
-//! be missing, in any combination. A rename is one step, within a folder and between two, as on
-//! every journaling file system. Nothing is assumed beyond that, so the order in which the disk
-//! writes is as bad as it may be.
+//! A program runs under strace, which records every call that changes a file. The model replays the
+//! calls up to some point and then cuts the power: whatever was synced survives; of everything else
+//! any part may survive. Each write since the last sync of its file may be missing, torn, or a hole
+//! of zeros; each change of a name since the last sync of its directory may be missing, in any
+//! combination. A rename is atomic, within a directory and between two, as on every journaling file
+//! system. Nothing else is assumed, so the disk may write in the worst possible order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Calls that change files, and those that say what a descriptor is.
-const CALLS: &str = "open,openat,creat,write,pwrite64,writev,pwritev,pwritev2,lseek,ftruncate,truncate,fallocate,copy_file_range,sendfile,\
-                     fsync,fdatasync,rename,renameat,renameat2,link,linkat,symlink,symlinkat,unlink,unlinkat,mkdir,mkdirat,rmdir,close,dup,\
-                     dup2,dup3,fcntl,mmap,close_range";
+use fastrand::Rng;
 
-/// Files below a folder, by their path in it; a folder has no content.
+/// System calls that change files, and those that define a descriptor.
+const CALLS: &str = "open,openat,creat,write,pwrite64,writev,pwritev,pwritev2,lseek,ftruncate,\
+     truncate,fallocate,\
+     copy_file_range,sendfile,fsync,fdatasync,rename,renameat,renameat2,link,linkat,symlink,\
+     symlinkat,unlink,unlinkat,mkdir,mkdirat,rmdir,close,dup,dup2,dup3,fcntl,mmap,close_range";
+
+/// Files below a directory by relative path; a directory has no content.
 pub type Tree = BTreeMap<PathBuf, Option<Vec<u8>>>;
 
 type Inode = usize;
 
-/// One change.
+/// A change of a file or a name.
 #[derive(Clone, Debug)]
 enum Change {
-    /// Bytes at a place.
+    /// Bytes at an offset.
     Write(Inode, u64, Vec<u8>),
-    /// Another length.
+    /// A new length.
     Resize(Inode, u64),
-    /// What was written to a file is on the disk.
+    /// A sync of a file's content.
     SyncFile(Inode),
-    /// The names in a folder are on the disk.
+    /// A sync of a directory's names.
     SyncFolder(PathBuf),
-    /// A name comes, goes, or both: in one step. `None` for a folder.
+    /// A name is added, removed, or both, atomically. The inode is `None` for a directory.
     Name { from: Option<PathBuf>, to: Option<PathBuf>, inode: Option<Inode> },
 }
 
-/// How bad the disk is.
+/// How much unsynced data survives.
 #[derive(Clone, Copy, Debug)]
 pub enum Disk {
-    /// It keeps what was synced, and nothing else.
+    /// Only synced data survives.
     Lazy,
-    /// It keeps everything: the program was killed, the power stayed.
+    /// Everything survives: the program was killed, but the power stayed on.
     Eager,
-    /// It keeps any part of the rest, told by the seed.
+    /// A random part of the unsynced data survives, determined by the seed.
     Random(u64),
 }
 
-/// A run that was recorded.
+/// The recorded changes of a run.
 pub struct Recording {
     /// Contents before the run.
     initial: Vec<Vec<u8>>,
-    /// Names before the run; `None` for a folder.
+    /// Names before the run; `None` for a directory.
     names: BTreeMap<PathBuf, Option<Inode>>,
     changes: Vec<Change>,
 }
 
-/// A command that runs another under strace, which writes to `log`.
+/// Returns a command that runs another one under strace, which writes to `log`.
 pub fn traced(command: &Command, log: &Path) -> Command {
     let mut strace = Command::new("strace");
     strace.args([
@@ -71,15 +73,11 @@ pub fn traced(command: &Command, log: &Path) -> Command {
         "signal=none",
         "-e",
     ]);
-    strace
-        .arg(format!("trace={}", CALLS.replace(char::is_whitespace, "")))
-        .arg("-o")
-        .arg(log)
-        .arg("--");
+    strace.arg(format!("trace={CALLS}")).arg("-o").arg(log).arg("--");
     crate::wrapped(strace, command)
 }
 
-/// All that lies below a folder.
+/// Reads everything below a directory.
 pub fn tree(root: &Path) -> Tree {
     let mut found = Tree::new();
     let mut folders = vec![root.to_owned()];
@@ -98,7 +96,7 @@ pub fn tree(root: &Path) -> Tree {
     found
 }
 
-/// Puts a tree on the real disk, in an empty folder.
+/// Writes a tree into an empty directory.
 pub fn plant(tree: &Tree, root: &Path) {
     for (name, content) in tree {
         match content {
@@ -109,11 +107,11 @@ pub fn plant(tree: &Tree, root: &Path) {
 }
 
 impl Recording {
-    /// Reads what strace noted of a run that named files in `root`, a path without links, where
-    /// `before` was.
+    /// Parses strace's log of a run that used files in `root` (a path without links), which
+    /// contained `before`.
     ///
     /// # Panics
-    /// If a call changes a file in a way that the model does not know.
+    /// If a call changes a file in a way that the model does not support.
     pub fn read(log: &Path, root: &Path, before: &Tree) -> Self {
         let mut reader = Reader {
             root: root.to_owned(),
@@ -128,7 +126,7 @@ impl Recording {
         }
         reader.recording.initial = reader.contents.clone();
         reader.names = reader.recording.names.clone();
-        // Calls of threads overlap: a call counts when it returns.
+        // Calls of several threads overlap: a call takes effect when it returns.
         let mut unfinished: BTreeMap<String, String> = BTreeMap::new();
         for line in std::fs::read_to_string(log).unwrap().lines() {
             let (thread, rest) = line.split_once(' ').unwrap();
@@ -146,17 +144,17 @@ impl Recording {
         reader.recording
     }
 
-    /// How many changes there are; the power can go before, between and after them.
+    /// Returns the number of changes; the power can fail before, between and after them.
     pub fn len(&self) -> usize {
         self.changes.len()
     }
 
-    /// Whether nothing was changed.
+    /// Returns whether nothing was changed.
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()
     }
 
-    /// What is found if the power goes after `count` changes.
+    /// Returns the files that exist if the power fails after `count` changes.
     pub fn after(&self, count: usize, disk: Disk) -> Tree {
         let changes = &self.changes[..count];
         let mut contents = self.initial.clone();
@@ -165,15 +163,15 @@ impl Recording {
             Disk::Random(seed) => seed,
             Disk::Lazy | Disk::Eager => 0,
         };
-        let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-        // How likely what was not synced is kept differs from one loss to the next.
-        let odds = 1 + dice.below(8);
+        let mut random = Rng::with_seed(seed);
+        // The odds that an unsynced change is kept differ between power losses.
+        let odds = 1 + random.usize(..8);
         let mut keeps = |synced: bool| match disk {
             Disk::Lazy => synced,
             Disk::Eager => true,
-            Disk::Random(_) => synced || dice.below(9) < odds,
+            Disk::Random(_) => synced || random.usize(..9) < odds,
         };
-        let mut torn = Dice(seed.wrapping_mul(0xd134_2543_de82_ef95) | 1);
+        let mut torn = Rng::with_seed(!seed);
         for (at, change) in changes.iter().enumerate() {
             let later = &changes[at + 1..];
             match change {
@@ -183,8 +181,8 @@ impl Recording {
                         .any(|c| matches!(c, Change::SyncFile(other) if other == inode));
                     if keeps(synced) {
                         let tears =
-                            !synced && matches!(disk, Disk::Random(_)) && torn.below(3) == 0;
-                        let length = if tears { torn.below(bytes.len() + 1) } else { bytes.len() };
+                            !synced && matches!(disk, Disk::Random(_)) && torn.usize(..3) == 0;
+                        let length = if tears { torn.usize(..=bytes.len()) } else { bytes.len() };
                         put(&mut contents, *inode, *start, &bytes[..length]);
                     }
                 }
@@ -198,8 +196,8 @@ impl Recording {
                     }
                 }
                 Change::Name { from, to, inode } => {
-                    // A name that comes is safe with the folder it comes to; with it goes the one
-                    // that it had.
+                    // A new name is durable once its new directory is synced; the removal of the
+                    // old name goes with it.
                     let folder =
                         to.as_ref().or(from.as_ref()).and_then(|path| path.parent()).unwrap();
                     if keeps(
@@ -222,7 +220,7 @@ impl Recording {
         }
         let mut found = Tree::new();
         for (path, inode) in &names {
-            // A file whose folder did not make it is nowhere.
+            // A file whose directory was lost is unreachable.
             let reached = path
                 .ancestors()
                 .skip(1)
@@ -251,26 +249,14 @@ fn put(contents: &mut Vec<Vec<u8>>, inode: Inode, start: u64, bytes: &[u8]) {
     file[start..start + bytes.len()].copy_from_slice(bytes);
 }
 
-/// Random numbers.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % bound
-    }
-}
-
-/// What a descriptor is.
+/// The meaning of a descriptor.
 #[derive(Clone)]
 enum Open {
     Folder(PathBuf),
     File { inode: Inode, at: u64, appends: bool },
 }
 
-/// Turns calls into changes; knows the state of files as the program sees it.
+/// Converts calls into changes; tracks the files as the program sees them.
 struct Reader {
     root: PathBuf,
     recording: Recording,
@@ -302,11 +288,11 @@ impl Reader {
         self.recording.changes.push(change);
     }
 
-    /// A path in the watched folder, relative to it.
+    /// Returns a path relative to the watched directory, if it is inside.
     fn path(&self, folder: Option<&str>, path: &str) -> Option<PathBuf> {
         let path = PathBuf::from(String::from_utf8(unescape(path)).unwrap());
         let path = match folder {
-            // `AT_FDCWD</here>` or `5</there>`.
+            // Either `AT_FDCWD</here>` or `5</there>`.
             Some(folder) => Path::new(&decorated(folder)?).join(path),
             None => path,
         };
@@ -315,9 +301,9 @@ impl Reader {
 
     fn call(&mut self, line: &str) {
         let (call, result) =
-            line.rsplit_once(" = ").unwrap_or_else(|| panic!("not understood: {line}"));
+            line.rsplit_once(" = ").unwrap_or_else(|| panic!("cannot parse: {line}"));
         let result = result.trim();
-        // An address, or `?` where the program ended.
+        // The result may be an address, or `?` if the program exited during the call.
         let result =
             result.split(['<', ' ']).next().map_or(-1, |number| match number.strip_prefix("0x") {
                 Some(_) => 0,
@@ -403,14 +389,14 @@ impl Reader {
                     argument(2).contains("PROT_WRITE") && argument(3).contains("MAP_SHARED");
                 assert!(
                     !writes || !self.open.contains_key(&descriptor(4)),
-                    "a file is written through memory: {line}"
+                    "a file is written through a memory map: {line}"
                 );
             }
             _ => {
                 let inside = |text: &String| {
                     decorated(text).is_some_and(|path| Path::new(&path).starts_with(&self.root))
                 };
-                assert!(!arguments.iter().any(inside), "the model does not know {line}");
+                assert!(!arguments.iter().any(inside), "the model does not support {line}");
             }
         }
     }
@@ -435,7 +421,7 @@ impl Reader {
                 Open::File { inode, at: 0, appends: flags.contains("O_APPEND") }
             }
             None => {
-                assert!(flags.contains("O_CREAT"), "{} came from nowhere", path.display());
+                assert!(flags.contains("O_CREAT"), "{} was never created", path.display());
                 let inode = self.inode(Vec::new());
                 self.change(Change::Name { from: None, to: Some(path), inode: Some(inode) });
                 Open::File { inode, at: 0, appends: flags.contains("O_APPEND") }
@@ -445,7 +431,7 @@ impl Reader {
     }
 
     fn duplicate(&mut self, from: i64, to: i64) {
-        // A position that both move is not modeled; nothing here relies on it.
+        // A file offset shared by both descriptors is not modeled; nothing here relies on it.
         match self.open.get(&from).cloned() {
             Some(open) => self.open.insert(to, open),
             None => self.open.remove(&to),
@@ -456,17 +442,21 @@ impl Reader {
         match (from, to) {
             (Some(from), Some(to)) => {
                 let inode = self.names[&from];
-                assert!(inode.is_some(), "the model does not rename folders: {}", from.display());
+                assert!(
+                    inode.is_some(),
+                    "the model does not rename directories: {}",
+                    from.display()
+                );
                 self.change(Change::Name { from: Some(from), to: Some(to), inode });
             }
             (None, None) => {}
-            (from, to) => panic!("a rename that leaves the watched folder: {from:?} to {to:?}"),
+            (from, to) => panic!("a rename that leaves the watched directory: {from:?} to {to:?}"),
         }
     }
 
     fn linked(&mut self, from: Option<PathBuf>, to: Option<PathBuf>) {
         if let Some(to) = to {
-            let inode = self.names[&from.expect("a link within the watched folder")];
+            let inode = self.names[&from.expect("a link within the watched directory")];
             self.change(Change::Name { from: None, to: Some(to), inode });
         }
     }
@@ -485,7 +475,7 @@ impl Reader {
     }
 }
 
-/// Arguments, at commas that are not within brackets or strings; all that is quoted is hexadecimal.
+/// Splits arguments at commas outside brackets; strings are hexadecimal and contain no commas.
 fn split(text: &str) -> Vec<String> {
     let (mut depth, mut parts) = (0, vec![String::new()]);
     for letter in text.chars() {
@@ -503,7 +493,7 @@ fn split(text: &str) -> Vec<String> {
     parts.iter().map(|part| part.trim().to_owned()).collect()
 }
 
-/// The bytes of `"\x41\x42"`, without quotes or with.
+/// Decodes `"\x41\x42"`, with or without quotes.
 fn unescape(text: &str) -> Vec<u8> {
     text.trim_matches('"')
         .split("\\x")
@@ -512,16 +502,16 @@ fn unescape(text: &str) -> Vec<u8> {
         .collect()
 }
 
-/// The path of a descriptor, `5<\x2f\x74>`.
+/// Returns the path of a descriptor such as `5<\x2f\x74>`.
 fn decorated(text: &str) -> Option<String> {
     let (_, path) = text.split_once('<')?;
     String::from_utf8(unescape(path.split('>').next()?)).ok()
 }
 
-/// The bytes of a write, of one buffer or of several; as many as were taken.
+/// Returns the bytes of a write from one or several buffers, as many as were written.
 fn data(text: &str, count: i64) -> Vec<u8> {
     let mut bytes: Vec<u8> = text.split('"').skip(1).step_by(2).flat_map(unescape).collect();
-    assert!(bytes.len() >= count as usize, "strace has cut what was written");
+    assert!(bytes.len() >= count as usize, "strace truncated the written bytes");
     bytes.truncate(count as usize);
     bytes
 }

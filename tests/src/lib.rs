@@ -1,7 +1,13 @@
-//! Helpers of the end-to-end tests: the built programs, scratch folders, pictures, QEMU.
+//! Helpers of the end-to-end tests: the built programs, temporary directories, images, QEMU.
 //!
-//! Programs are built by Cargo when a test first asks for them. A missing tool is a failure that
-//! names it, never a silent skip.
+//! Cargo builds a program when a test first asks for it. A missing tool fails the test with the
+//! name of the tool; no test is silently skipped.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking, and this crate serves tests only"
+)]
 
 pub mod browser;
 pub mod disk;
@@ -21,12 +27,12 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-/// The base that is shipped.
+/// The shipped base.
 pub fn base() -> PathBuf {
     root().join("models/vgg16-notop-int8.onnx")
 }
 
-/// Where `edge` runs.
+/// The platform `edge` runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Device {
     /// This machine.
@@ -38,7 +44,7 @@ pub enum Device {
 }
 
 impl Device {
-    /// All of them.
+    /// All values.
     pub const ALL: [Self; 3] = [Self::Native, Self::Aarch64, Self::Armv7];
 
     fn target(self) -> Option<&'static str> {
@@ -57,12 +63,12 @@ impl Device {
         }
     }
 
-    /// The `edge` program for it.
+    /// Returns the path of `edge` for this device.
     pub fn edge_path(self) -> PathBuf {
         build("edge", self.target())
     }
 
-    /// A command that runs its `edge`.
+    /// Returns a command that runs `edge` on this device.
     pub fn edge(self) -> Command {
         let program = self.edge_path();
         let mut command = match self.emulator() {
@@ -78,21 +84,21 @@ impl Device {
     }
 }
 
-/// A command that runs `host`.
+/// Returns a command that runs `host`.
 pub fn host() -> Command {
     let mut command = Command::new(build("host", None));
     quiet(&mut command);
     command
 }
 
-/// The Python that `scripts/setup.sh test` furnishes with NumPy, ONNX and ONNX Runtime.
+/// The Python interpreter that `scripts/setup.sh test` installs with NumPy, ONNX and ONNX Runtime.
 pub fn python() -> PathBuf {
     let python = root().join("target/python/bin/python3");
     assert!(python.exists(), "{} is missing; run ./test, which installs it", python.display());
     python
 }
 
-/// What the tests must not inherit.
+/// Removes environment variables that the tests must not inherit.
 fn quiet(command: &mut Command) {
     command
         .env_remove("VGG_EDGE_FEATURES_IN_MEMORY")
@@ -106,8 +112,9 @@ fn quiet(command: &mut Command) {
     command.current_dir(root()).stdin(Stdio::null());
 }
 
-/// `cargo`, as from a shell: of what it tells a test of the test's own package, scripts of crates
-/// would take notice and be built again, with all that follows.
+/// Returns `cargo` with the environment of a shell. Cargo sets variables that describe the package
+/// under test; build scripts of dependencies would see them change and run again, and everything
+/// that depends on them would be rebuilt.
 pub fn cargo() -> Command {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.current_dir(root());
@@ -121,9 +128,9 @@ pub fn cargo() -> Command {
     cargo
 }
 
-/// Builds a package once for each target, and gives the path of its program.
+/// Builds a package once per target and returns the path of its program.
 ///
-/// ARM builds are release builds, as people ship them; the native one has the profile of the tests.
+/// ARM builds are release builds, as users get them; the native build has the profile of the tests.
 fn build(package: &str, target: Option<&str>) -> PathBuf {
     static BUILT: OnceLock<Mutex<BTreeMap<String, PathBuf>>> = OnceLock::new();
     let mut built = BUILT.get_or_init(Mutex::default).lock().unwrap();
@@ -133,8 +140,8 @@ fn build(package: &str, target: Option<&str>) -> PathBuf {
             let mut cargo = cargo();
             cargo.args(["build", "--quiet", "--locked", "--message-format=json"]);
             match target {
-                // The workspace as a whole, as `cargo test` builds it: another choice of packages
-                // has other features and would build everything again.
+                // The whole workspace, as `cargo test` builds it: another set of packages has other
+                // features and would rebuild everything.
                 None => cargo.args(["--workspace", "--bins"]),
                 Some(target) => cargo.args(["--package", package, "--release", "--target", target]),
             };
@@ -156,8 +163,7 @@ fn build(package: &str, target: Option<&str>) -> PathBuf {
         .clone()
 }
 
-/// The command `inner`, with its surroundings, run by the program of `outer`, whose arguments it
-/// follows.
+/// Returns `outer` with the program, arguments, environment and directory of `inner` appended.
 pub fn wrapped(mut outer: Command, inner: &Command) -> Command {
     outer.arg(inner.get_program()).args(inner.get_args()).stdin(Stdio::null());
     for (key, value) in inner.get_envs() {
@@ -172,7 +178,7 @@ pub fn wrapped(mut outer: Command, inner: &Command) -> Command {
     outer
 }
 
-/// Runs a command and gives its output; panics if it cannot be started.
+/// Runs a command and returns its output; panics if it cannot be started.
 pub fn run(command: &mut Command) -> Output {
     command.output().unwrap_or_else(|e| {
         panic!(
@@ -182,42 +188,37 @@ pub fn run(command: &mut Command) -> Output {
     })
 }
 
-/// Runs a command that must succeed, and gives what it printed.
+/// Runs a command that must succeed, and returns its stdout.
 pub fn succeed(command: &mut Command) -> String {
     let output = run(command);
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?} ended with {}: {errors}", output.status);
+    assert!(output.status.success(), "{command:?} exited with {}: {errors}", output.status);
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Runs a command that must fail with `code`: one error line that contains `words`, nothing that
-/// looks like a panic. Gives stderr.
-pub fn fail(command: &mut Command, code: i32, words: &str) -> String {
+/// Runs a command that must exit with `code`, print one error line that contains `text`, and not
+/// panic. Returns stderr.
+pub fn fail(command: &mut Command, code: i32, text: &str) -> String {
     let output = run(command);
     let errors = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(code), "{command:?}: {errors}");
     assert!(!errors.contains("panicked"), "{errors}");
-    assert!(errors.contains(words), "{words:?} is not in: {errors}");
+    assert!(errors.contains(text), "{text:?} is not in: {errors}");
     assert_eq!(errors.lines().filter(|line| line.contains("error: ")).count(), 1, "{errors}");
     errors
 }
 
-/// The lines of NDJSON.
+/// Parses NDJSON.
 pub fn ndjson(text: &str) -> Vec<serde_json::Value> {
     text.lines()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
         .collect()
 }
 
-/// A picture with shapes and noise, told by its seed.
+/// Returns an image of shapes and noise, determined by its seed.
 pub fn picture(width: u32, height: u32, seed: u32) -> RgbImage {
-    let mut state = seed.wrapping_mul(0x9e37_79b9) | 1;
-    let mut next = move || {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        state >> 8
-    };
+    let mut random = fastrand::Rng::with_seed(seed.into());
+    let mut next = move || random.u32(..1 << 24);
     let (cx, cy, tone) = (next() % width.max(1), next() % height.max(1), next());
     let radius = 1 + next() % width.max(height);
     RgbImage::from_fn(width, height, |x, y| {
@@ -229,14 +230,14 @@ pub fn picture(width: u32, height: u32, seed: u32) -> RgbImage {
     })
 }
 
-/// A picture file's bytes.
+/// Encodes an image.
 pub fn encode(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
     picture.write_to(&mut bytes, format).unwrap();
     bytes.into_inner()
 }
 
-/// Names in a folder, hidden ones too, in order.
+/// Returns the sorted names in a directory, including hidden ones.
 pub fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(folder)
         .unwrap()
@@ -246,7 +247,7 @@ pub fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// Writes a data folder: for each class some BMP pictures, one color a class with noise.
+/// Writes a data set: some BMP images for each class, in a color per class with noise.
 pub fn data_folder(root: &Path, classes: &[(&str, u32)]) {
     for (index, (class, count)) in classes.iter().enumerate() {
         let folder = root.join(class);
@@ -262,7 +263,7 @@ pub fn data_folder(root: &Path, classes: &[(&str, u32)]) {
     }
 }
 
-/// A head for two classes at 32 px, trained once for all tests of a binary.
+/// Returns a head for two classes at 32 px, trained once for all tests of the program.
 pub fn small_head() -> &'static Path {
     static HEAD: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
     let (_, path) = HEAD.get_or_init(|| {
@@ -282,7 +283,7 @@ pub fn small_head() -> &'static Path {
     path
 }
 
-/// Channels of the convolutions of VGG16 and their places in torchvision's model.
+/// Index in torchvision's model, input channels and output channels of each convolution of VGG16.
 const LAYERS: [(usize, usize, usize); 13] = [
     (0, 3, 64),
     (2, 64, 64),
@@ -299,12 +300,12 @@ const LAYERS: [(usize, usize, usize); 13] = [
     (28, 512, 512),
 ];
 
-/// A VGG16 of random numbers as torchvision's safetensors, written by hand.
+/// Writes a VGG16 with random weights in the layout of torchvision's safetensors file.
 pub fn weights(path: &Path) {
     let (mut header, mut data) = (String::from("{"), Vec::new());
-    let mut state = 1u32;
+    let mut random = fastrand::Rng::with_seed(1);
     for (place, inputs, outputs) in LAYERS {
-        // He's initialization, so that signals keep their size.
+        // He initialization keeps the scale of the activations.
         let size = (6.0 / (9.0 * inputs as f32)).sqrt();
         for (name, shape, count) in [
             ("weight", format!("[{outputs},{inputs},3,3]"), 9 * inputs * outputs),
@@ -312,15 +313,13 @@ pub fn weights(path: &Path) {
         ] {
             let start = data.len();
             for _ in 0..count {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                let value = size * ((state >> 8) as f32 / (1 << 23) as f32 - 1.0);
+                let value = size * (2.0 * random.f32() - 1.0);
                 data.extend(value.to_le_bytes());
             }
             let comma = if header.len() > 1 { "," } else { "" };
-            header += &format!(
-                r#"{comma}"features.{place}.{name}":{{"dtype":"F32","shape":{shape},"data_offsets":[{start},{}]}}"#,
-                data.len()
-            );
+            header +=
+                &format!(r#"{comma}"features.{place}.{name}":{{"dtype":"F32","shape":{shape},"#);
+            header += &format!(r#""data_offsets":[{start},{}]}}"#, data.len());
         }
     }
     header.push('}');

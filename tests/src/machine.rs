@@ -1,7 +1,7 @@
-//! An emulated machine with virtual cameras: QEMU boots the kernel that `scripts/guest.sh`
-//! furnishes and the crate `guest`, which does what we tell it over the serial line.
+//! An emulated machine with virtual cameras: QEMU boots the kernel that `scripts/guest.sh` installs
+//! and the crate `guest`, which executes commands sent over the serial line.
 //!
-//! Nothing is timed: each wait ends when the awaited thing happens, or fails the test after
+//! Nothing is timed: each wait ends when the awaited event happens, or fails the test after
 //! [`PATIENCE`].
 
 use std::collections::{BTreeMap, VecDeque};
@@ -17,10 +17,10 @@ use serde_json::Value;
 
 use crate::{build, root};
 
-/// How long the machine may say nothing while we wait for it.
+/// How long the machine may stay silent during a wait.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What is emulated.
+/// The emulated board.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Board {
     /// QEMU's own board with two Cortex-A72, the cores of the Raspberry Pi 4.
@@ -29,19 +29,19 @@ pub enum Board {
     Pi3,
 }
 
-/// A running machine; dropping it ends it.
+/// A running machine; dropping it kills it.
 pub struct Machine {
     qemu: Child,
     input: ChildStdin,
     serial: Receiver<String>,
-    /// All lines, with the second at which they came.
+    /// All lines, each with its time in seconds since boot.
     transcript: Vec<String>,
     booted: Instant,
     programs: BTreeMap<u32, Said>,
     _files: tempfile::TempDir,
 }
 
-/// What a program on the machine has said and we have not read.
+/// Unread output of a program on the machine.
 #[derive(Default)]
 struct Said {
     out: VecDeque<String>,
@@ -62,16 +62,16 @@ pub struct Usage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Program(u32);
 
-/// Something on the machine that shows pictures on a node.
+/// A feeder on the machine, which shows images on a video node.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Feeder(u32);
 
-/// A node that is held open on the machine.
+/// A video node that is held open on the machine.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Held(u32);
 
 impl Machine {
-    /// Boots a machine that has these files: absolute paths there, paths here.
+    /// Boots a machine with these files, given as absolute paths there and paths here.
     pub fn boot(board: Board, files: &[(String, PathBuf)]) -> Self {
         let furniture = root().join("target/guest");
         assert!(
@@ -106,8 +106,8 @@ impl Machine {
             }
             Board::Pi3 => {
                 command.args(["-M", "raspi3b", "-dtb"]).arg(furniture.join("bcm2837-rpi-3-b.dtb"));
-                // The first line belongs to Bluetooth, which swallows what comes in; the second is
-                // the mini UART.
+                // The first serial line belongs to Bluetooth, which swallows the input; the second
+                // is the mini UART.
                 command.args(["-serial", "null"]);
                 "ttyS1,115200"
             }
@@ -145,10 +145,10 @@ impl Machine {
         machine
     }
 
-    /// The next line of the serial line, sorted into what the programs have said.
+    /// Reads the next line of the serial line, and queues it if it is output of a program.
     fn hear(&mut self) -> String {
         let Ok(line) = self.serial.recv_timeout(PATIENCE) else {
-            panic!("the emulated machine says no more");
+            panic!("the emulated machine is silent");
         };
         self.transcript.push(format!("{:8.3} {line}", self.booted.elapsed().as_secs_f32()));
         assert!(!line.starts_with("@panic"), "{line}");
@@ -165,7 +165,7 @@ impl Machine {
         line
     }
 
-    /// Tells the machine to do something that may fail.
+    /// Executes a command that may fail.
     pub fn attempt(&mut self, words: &[&str]) -> Result<String, String> {
         let command = serde_json::to_string(words).unwrap();
         self.transcript.push(format!("{:8.3} {command}", self.booted.elapsed().as_secs_f32()));
@@ -181,7 +181,7 @@ impl Machine {
         }
     }
 
-    /// Tells the machine to do something.
+    /// Executes a command.
     pub fn call(&mut self, words: &[&str]) -> String {
         self.attempt(words).unwrap_or_else(|e| panic!("{words:?}: {e}"))
     }
@@ -191,7 +191,7 @@ impl Machine {
         Program(self.call(&[&["spawn"], arguments].concat()).parse().unwrap())
     }
 
-    /// The next line of a program's results, as JSON.
+    /// Returns the next line of a program's stdout, as JSON.
     pub fn result(&mut self, program: Program) -> Value {
         loop {
             let said = self.programs.entry(program.0).or_default();
@@ -199,15 +199,15 @@ impl Machine {
                 return serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}"));
             }
             if let Some(status) = said.status.take() {
-                panic!("the program has ended with {status}");
+                panic!("the program exited with {status}");
             }
             self.hear();
         }
     }
 
-    /// Results of a program that nobody has read, with all that it has said up to now.
+    /// Returns the unread results of a program, including everything printed until now.
     pub fn pending(&mut self, program: Program) -> Vec<Value> {
-        // The serial line is in order: with the answer comes what was said before it.
+        // The serial line keeps the order: everything printed before the answer arrives before it.
         self.usage(program);
         let said = self.programs.entry(program.0).or_default();
         said.out
@@ -216,39 +216,39 @@ impl Machine {
             .collect()
     }
 
-    /// Ends a program by SIGTERM, which it must obey with exit code 0. Gives the results that were
-    /// not read, and stderr.
+    /// Stops a program by SIGTERM; it must exit with code 0. Returns the unread results, and
+    /// stderr.
     pub fn terminate(&mut self, program: Program) -> (Vec<Value>, Vec<String>) {
         self.call(&["terminate", &program.0.to_string()]);
         self.finish(program)
     }
 
-    /// Waits for the end of a program, which must be one with exit code 0. Gives the results that
-    /// were not read, and stderr.
+    /// Waits until a program exits, which must be with code 0. Returns the unread results, and
+    /// stderr.
     pub fn finish(&mut self, program: Program) -> (Vec<Value>, Vec<String>) {
         while self.programs.entry(program.0).or_default().status.is_none() {
             self.hear();
         }
         let said = self.programs.remove(&program.0).unwrap();
         if said.status.as_deref() != Some("0") {
-            panic!("the program ended with {:?}", said.status);
+            panic!("the program exited with {:?}", said.status);
         }
         (said.out.iter().map(|line| serde_json::from_str(line).unwrap()).collect(), said.errors)
     }
 
-    /// What a program uses.
+    /// Returns the resource usage of a program.
     pub fn usage(&mut self, program: Program) -> Usage {
         let answer = self.call(&["usage", &program.0.to_string()]);
         let (descriptors, resident) = answer.split_once(' ').unwrap();
         Usage { descriptors: descriptors.parse().unwrap(), resident: resident.parse().unwrap() }
     }
 
-    /// How the threads of a program are fenced off, as `/proc` tells it, each way once.
+    /// Returns the sandbox state of a program's threads from `/proc`, each distinct state once.
     pub fn fence(&mut self, program: Program) -> String {
         self.call(&["fence", &program.0.to_string()])
     }
 
-    /// Shows the first of some picture files on a node, in a format such as `YUYV`.
+    /// Shows the first of some image files on a node, in a format such as `YUYV`.
     pub fn feed(&mut self, node: &str, format: &str, size: &str, files: &[String]) -> Feeder {
         let files: Vec<&str> = files.iter().map(String::as_str).collect();
         Feeder(
@@ -256,19 +256,19 @@ impl Machine {
         )
     }
 
-    /// Shows another one.
+    /// Shows another of a feeder's images.
     pub fn show(&mut self, feeder: &Feeder, index: usize) {
         self.call(&["show", &feeder.0.to_string(), &index.to_string()]);
     }
 
-    /// Waits until the picture that is shown has been shown some times.
+    /// Waits until the current image has been shown `times` times.
     pub fn play(&mut self, feeder: &Feeder, times: u32) {
         while self.call(&["played", &feeder.0.to_string()]).parse::<u32>().unwrap() < times {
             thread::sleep(Duration::from_millis(20));
         }
     }
 
-    /// Ends it.
+    /// Stops a feeder.
     pub fn end(&mut self, feeder: Feeder) {
         self.call(&["end", &feeder.0.to_string()]);
     }
@@ -278,20 +278,20 @@ impl Machine {
         Held(self.call(&["hold", node]).parse().unwrap())
     }
 
-    /// Lets it go.
+    /// Closes a held node.
     pub fn release(&mut self, held: Held) {
         self.call(&["release", &held.0.to_string()]);
     }
 
-    /// Sets a control; presses a button.
+    /// Sets a control, or presses a button.
     pub fn control(&mut self, node: &str, name: &str, value: i32) {
         self.call(&["control", node, name, &value.to_string()]);
     }
 
-    /// Switches the machine off.
+    /// Powers the machine off.
     pub fn power_off(mut self) {
         writeln!(self.input, "[\"poweroff\"]").unwrap();
-        // Its last words, so that the line is not full.
+        // Reads the remaining output, so that the line does not fill up.
         while let Ok(line) = self.serial.recv_timeout(PATIENCE) {
             self.transcript.push(line);
         }
@@ -304,15 +304,15 @@ impl Drop for Machine {
     fn drop(&mut self) {
         if thread::panicking() {
             let tail = self.transcript.len().saturating_sub(60);
-            eprintln!("the end of the serial line:\n{}", self.transcript[tail..].join("\n"));
+            eprintln!("the last lines of the serial line:\n{}", self.transcript[tail..].join("\n"));
         }
-        // Both fail when it has ended by itself.
+        // Both fail if QEMU has exited by itself.
         let _ = self.qemu.kill();
         let _ = self.qemu.wait();
     }
 }
 
-/// An initramfs in the making: a cpio archive of the format "newc".
+/// A builder of an initramfs: a cpio archive in the format "newc".
 #[derive(Default)]
 struct Archive {
     bytes: Vec<u8>,
@@ -334,7 +334,7 @@ impl Archive {
         self.entry(name, Self::PROGRAM, content);
     }
 
-    /// The kernel makes no folders on the way to a file.
+    /// The kernel does not create the parent directories of a file.
     fn parents(&mut self, name: &str) {
         let folder = Path::new(name).parent().unwrap().to_owned();
         if folder != Path::new("") && !self.folders.contains(&folder) {

@@ -1,5 +1,5 @@
-//! A Slurm cluster of this machine alone: munge, the controller and some nodes, in a folder of its
-//! own. Of the system's Slurm nothing is used but the programs.
+//! A Slurm cluster on this machine alone: munge, the controller and some nodes, in a directory of
+//! its own. It uses the system's Slurm programs, but none of the system's configuration.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -11,26 +11,26 @@ use std::time::{Duration, Instant};
 
 use crate::{run, succeed};
 
-/// Longer than anything takes on a loaded machine; nothing waits so long that works.
+/// Longer than anything takes on a loaded machine; only a failing test waits this long.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Waits until `ready` gives something; panics with `what` if it never does.
+/// Waits until `ready` returns a value; panics with `what` on timeout.
 pub fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(value) = ready() {
             return value;
         }
-        assert!(start.elapsed() < PATIENCE, "in vain: {what}");
+        assert!(start.elapsed() < PATIENCE, "timeout: {what}");
         std::thread::sleep(Duration::from_millis(30));
     }
 }
 
-/// See the [module](self). It ends with all jobs when it is dropped; if the test process is killed,
-/// its daemons are too.
+/// A running cluster; see the [module](self). Dropping it stops all jobs and daemons, which also
+/// stop if the test process is killed.
 pub struct Slurm {
     folder: tempfile::TempDir,
-    /// Last started, first ended.
+    /// Stopped in reverse order.
     daemons: Vec<Child>,
 }
 
@@ -38,11 +38,11 @@ impl Slurm {
     /// Starts nodes `n1`, `n2`, ... with a core each, and waits until they are idle.
     pub fn start(nodes: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        // munge wants its socket where everyone could get at it.
+        // munge requires a socket that every user can reach.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let mut slurm = Self { folder, daemons: Vec::new() };
         let at = |name: &str| slurm.folder.path().join(name);
-        // A secret: whoever had it could run jobs as anybody here.
+        // A secret: with it, one could run jobs as any user here.
         let mut key = Vec::new();
         fs::File::open("/dev/urandom").unwrap().take(64).read_to_end(&mut key).unwrap();
         fs::File::options()
@@ -53,12 +53,12 @@ impl Slurm {
             .unwrap()
             .write_all(&key)
             .unwrap();
-        // Only the plugin of cgroups that does nothing unless asked to; nothing here asks it.
+        // The only cgroup plugin that does nothing unless asked; nothing here asks it.
         fs::write(at("cgroup.conf"), "CgroupPlugin=cgroup/v1\n").unwrap();
         fs::create_dir(at("state")).unwrap();
         let [user, host] = [["id", "-un"], ["uname", "-n"]]
             .map(|[name, flag]| succeed(Command::new(name).arg(flag)).trim().to_owned());
-        // All at once, so that they differ.
+        // All at once, so that the ports differ.
         let listeners: Vec<TcpListener> =
             (0..=nodes).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let ports: Vec<u16> =
@@ -102,11 +102,11 @@ impl Slurm {
                 &["-D", "-f", &conf, "-N", &format!("n{node}")].map(str::to_owned),
             );
         }
-        wait_for("nodes that are idle", || {
+        wait_for("idle nodes", || {
             if let Some(status) =
                 slurm.daemons.iter_mut().find_map(|daemon| daemon.try_wait().unwrap())
             {
-                panic!("a daemon of Slurm ended with {status}:\n{}", slurm.log());
+                panic!("a Slurm daemon exited with {status}:\n{}", slurm.log());
             }
             let idle = run(slurm.command("sinfo").args(["--noheader", "--Node", "--states=idle"]));
             (String::from_utf8_lossy(&idle.stdout).lines().count() == nodes).then_some(())
@@ -119,7 +119,7 @@ impl Slurm {
             self.folder.path().join(format!("{program}-{}.out", self.daemons.len())),
         )
         .unwrap();
-        // The kernel ends it with the thread that started it.
+        // The kernel stops the daemon when the thread that started it exits.
         let mut command = self.command("setpriv");
         command.args(["--pdeathsig", "TERM", program]).args(arguments);
         let child =
@@ -129,14 +129,14 @@ impl Slurm {
         );
     }
 
-    /// A command that talks to this cluster.
+    /// Returns a command that uses this cluster.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         let path = std::env::var("PATH").unwrap_or_default();
         command
             .env("PATH", format!("{path}:/usr/sbin:/sbin"))
             .env("SLURM_CONF", self.folder.path().join("slurm.conf"));
-        // Variables of a job that the tests may themselves be run by.
+        // Variables of a Slurm job that may be running the tests.
         for (name, _) in std::env::vars_os() {
             let name_text = name.to_string_lossy();
             if name_text.starts_with("SBATCH_")
@@ -148,22 +148,22 @@ impl Slurm {
         command
     }
 
-    /// Jobs that are not done: `ID STATE NODE` a line, with a line for each task of an array.
+    /// Lists unfinished jobs as `ID STATE NODE`, with an entry for each task of an array.
     pub fn jobs(&self) -> Vec<String> {
         let listed =
             succeed(self.command("squeue").args(["--noheader", "--array", "--format=%i %T %N"]));
         listed.lines().map(str::to_owned).collect()
     }
 
-    /// Waits until all jobs are done.
+    /// Waits until all jobs are finished.
     pub fn wait(&self) {
         wait_for("the end of all jobs", || self.jobs().is_empty().then_some(()));
     }
 
-    /// What the daemons said, for the message of a test that fails.
+    /// Returns the output of the daemons, for the message of a failing test.
     pub fn log(&self) -> String {
         let is_log = |path: &PathBuf| {
-            path.extension().is_some_and(|ending| ending == "out" || ending == "log")
+            path.extension().is_some_and(|extension| extension == "out" || extension == "log")
         };
         let read = |path: PathBuf| {
             format!("{}:\n{}\n", path.display(), fs::read_to_string(&path).unwrap_or_default())
@@ -175,7 +175,7 @@ impl Slurm {
 
 impl Drop for Slurm {
     fn drop(&mut self) {
-        // No panic in here: the test may be failing already.
+        // This must not panic: the test may be failing already.
         let quiet = |command: &mut Command| {
             command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
         };

@@ -319,12 +319,8 @@ fn damaged_weight_files_are_refused() {
         torch(&tiny, |_| {}),
         exported(&tiny, |_| {}),
     ];
-    let mut state = 1u64;
-    let mut next = move |below: usize| {
-        state =
-            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as usize % below.max(1)
-    };
+    let mut random = fastrand::Rng::with_seed(1);
+    let mut next = move |below: usize| random.usize(..below.max(1));
     let mut refused = 0;
     for case in 0..3000 {
         // A whole VGG16 that survives takes a while to read.

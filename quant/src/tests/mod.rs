@@ -10,17 +10,16 @@ use crate::quantize::{Inputs, input, preprocess};
 use crate::weights::{FloatBase, FloatLayer, Normalization, VGG16};
 
 /// A pseudo-random stream of numbers from -1 to 1.
-struct Numbers(u32);
+struct Numbers(fastrand::Rng);
 
 impl Numbers {
     fn next(&mut self) -> f32 {
-        self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (self.0 >> 8) as f32 / (1 << 23) as f32 - 1.0
+        2.0 * self.0.f32() - 1.0
     }
 }
 
 fn chain(shape: &[(&str, usize, usize, bool)], seed: u32) -> FloatBase {
-    let mut numbers = Numbers(seed);
+    let mut numbers = Numbers(fastrand::Rng::with_seed(seed.into()));
     let layers = shape.iter().map(|&(name, inputs, outputs, pool)| {
         // He initialization, so that signals keep their magnitude.
         let size = (6.0 / (9.0 * inputs as f32)).sqrt();
@@ -64,7 +63,7 @@ fn inputs_of(base: &FloatBase, frames: &[Image]) -> Inputs {
 }
 
 fn frames(count: usize, seed: u32) -> Vec<Image> {
-    let mut numbers = Numbers(seed);
+    let mut numbers = Numbers(fastrand::Rng::with_seed(seed.into()));
     let image = |_| {
         let (a, b, c) = (numbers.next(), numbers.next(), numbers.next());
         let pixel = |at: usize| {

@@ -323,14 +323,8 @@ mod tests {
     use crate::Image;
 
     fn frame(width: usize, height: usize, seed: u32) -> Image {
-        let mut state = seed | 1;
-        let mut next = || {
-            state ^= state << 13;
-            state ^= state >> 17;
-            state ^= state << 5;
-            (state >> 7) as u8
-        };
-        Image::new(width, height, (0..3 * width * height).map(|_| next()).collect()).unwrap()
+        let mut random = fastrand::Rng::with_seed(seed.into());
+        Image::new(width, height, (0..3 * width * height).map(|_| random.u8(..)).collect()).unwrap()
     }
 
     fn whole(frame: &Image) -> Rect {

@@ -52,15 +52,8 @@ fn color_conversion_is_within_one_of_real_numbers() {
 }
 
 fn bytes(n: usize, seed: u32) -> Vec<u8> {
-    let mut state = seed | 1;
-    (0..n)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 17;
-            state ^= state << 5;
-            (state >> 7) as u8
-        })
-        .collect()
+    let mut random = fastrand::Rng::with_seed(seed.into());
+    (0..n).map(|_| random.u8(..)).collect()
 }
 
 /// The definition of each format, one sample at a time.

@@ -1,6 +1,11 @@
-//! Writes `corpus/`, the files that fuzzing begins with, from the samples and fixtures of the
-//! repository: `cargo run -p fuzz-targets --example corpus`. What fuzzing has found lies beside them as
-//! `found-*` and is left alone.
+//! Writes `corpus/`, the files that fuzzing starts from, from the samples and fixtures of the
+//! repository: `cargo run -p fuzz-targets --example corpus`. Inputs that fuzzing found are beside
+//! them as `found-*` and are left alone.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a developer's tool, whose failures are bugs to be seen with their place"
+)]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -153,10 +158,9 @@ fn weights() {
             let start = data.len();
             data.extend(values.iter().flat_map(|v| v.to_le_bytes()));
             let comma = if header.len() > 1 { "," } else { "" };
-            header += &format!(
-                r#"{comma}"features.{index}.{name}":{{"dtype":"F32","shape":{shape},"data_offsets":[{start},{}]}}"#,
-                data.len()
-            );
+            header +=
+                &format!(r#"{comma}"features.{index}.{name}":{{"dtype":"F32","shape":{shape},"#);
+            header += &format!(r#""data_offsets":[{start},{}]}}"#, data.len());
         }
     }
     header.push('}');
@@ -218,7 +222,8 @@ fn pictures() {
     write(
         "image",
         "any.pam",
-        b"P7\nWIDTH 2\nHEIGHT 1\nDEPTH 3\nMAXVAL 255\nTUPLTYPE RGB\nENDHDR\n\x01\x02\x03\x04\x05\x06",
+        b"P7\nWIDTH 2\nHEIGHT 1\nDEPTH 3\nMAXVAL 255\nTUPLTYPE RGB\nENDHDR\n\
+            \x01\x02\x03\x04\x05\x06",
     );
 }
 
@@ -273,7 +278,12 @@ fn texts() {
             .join("\n")
             .as_bytes(),
     );
-    write("config", "few", b"head = \"h\"\nsource = \"-\"\nraw = \"yuv420:640x480\"\ncrop = [1, 2, 3, 4]\non-motion = true\nsmooth = 0.5\n");
+    write(
+        "config",
+        "few",
+        b"head = \"h\"\nsource = \"-\"\nraw = \"yuv420:640x480\"\ncrop = [1, \
+        2, 3, 4]\non-motion = true\nsmooth = 0.5\n",
+    );
     write(
         "config",
         "tables",
@@ -281,13 +291,39 @@ fn texts() {
     );
     let token = fuzz_targets::TOKEN;
     for (name, request) in [
-        ("page", "GET / HTTP/1.1\r\nHost: localhost:8080\r\n\r\nGET /metrics HTTP/1.1\r\nHost: [::1]\r\n\r\n".to_owned()),
-        ("bearer", format!("GET /events HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n\r\n")),
+        (
+            "page",
+            "GET / HTTP/1.1\r\nHost: localhost:8080\r\n\r\nGET /metrics HTTP/1.1\r\nHost: \
+            [::1]\r\n\r\n"
+                .to_owned(),
+        ),
+        (
+            "bearer",
+            format!(
+                "GET /events HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n\
+            \r\n"
+            ),
+        ),
         ("cookie", format!("GET /healthz HTTP/1.0\r\nCookie: a=b; vgg_edge={token}\r\n\r\n")),
         ("query", format!("GET /?x=1&token={token} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")),
-        ("absolute", "HEAD http://localhost/frame.jpg?token=x HTTP/1.1\r\nHost: example.com\r\nConnection: close\r\n\r\n".into()),
-        ("body", "POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n5\r\nhello\r\n0\r\n\r\n".into()),
-        ("upgrade", "GET /page.js HTTP/1.1\r\nHost: localhost\r\nUpgrade: h2c\r\nConnection: Upgrade\r\nRange: bytes=0-1\r\n\r\n".into()),
+        (
+            "absolute",
+            "HEAD http://localhost/frame.jpg?token=x HTTP/1.1\r\nHost: example.com\r\n\
+            Connection: close\r\n\r\n"
+                .into(),
+        ),
+        (
+            "body",
+            "POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nExpect: \
+            100-continue\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+                .into(),
+        ),
+        (
+            "upgrade",
+            "GET /page.js HTTP/1.1\r\nHost: localhost\r\nUpgrade: h2c\r\nConnection: \
+            Upgrade\r\nRange: bytes=0-1\r\n\r\n"
+                .into(),
+        ),
     ] {
         write("http", name, request.as_bytes());
     }

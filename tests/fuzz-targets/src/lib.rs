@@ -1,10 +1,16 @@
-//! Everything that reads bytes of others, as functions of bytes.
+//! Fuzz targets: functions that feed untrusted bytes to each parser.
 //!
-//! `tests/mutants.rs` runs each over its corpus and over damaged copies of it, in every test run;
-//! `fuzz/` runs the same functions under libFuzzer and AddressSanitizer, at length. What only
-//! `host` reads (files of features, checkpoints, the requests of `host label`) is attacked in its
-//! own tests, by [`attack`]. A function returns whatever the bytes are; it panics if the code under
-//! test does, or if that says something that cannot be true.
+//! `tests/mutants.rs` runs each target on its corpus and on mutated copies of it, in every test
+//! run; `fuzz/` runs the same functions under libFuzzer and AddressSanitizer, at length. What only
+//! `host` reads (feature files, checkpoints, the requests of `host label`) is tested in its own
+//! tests, by [`attack`]. A target returns whatever the bytes are; it panics if the code under test
+//! panics, or if that returns an impossible result.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking, and this crate serves tests only"
+)]
 
 mod mutate;
 
@@ -19,10 +25,10 @@ use vgg_edge::{Backbone, Fingerprint, Head};
 
 use mutate::Mutator;
 
-/// A target: its name, which is that of the folder of its corpus, and the function.
+/// A target: its name, which is also the directory of its corpus, and the function.
 pub type Target = (&'static str, fn(&[u8]));
 
-/// All of them.
+/// All values.
 pub const TARGETS: [Target; 10] = [
     ("base", base),
     ("config", config),
@@ -39,14 +45,14 @@ pub const TARGETS: [Target; 10] = [
 /// The token of the page in [`http`].
 pub const TOKEN: &str = "0123456789abcdef";
 
-/// The largest feature map and the largest input that are computed with: the rest is arithmetic as
-/// in any other test.
+/// The largest feature map and input that are computed with; larger ones exercise the same
+/// arithmetic as other tests.
 const SMALL: usize = 1 << 16;
 
-/// The files of a target's corpus, in the order of their names.
+/// Returns the files of a target's corpus, sorted by name.
 ///
 /// # Panics
-/// If there are none.
+/// If the corpus is empty.
 pub fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
     let entries =
@@ -57,11 +63,11 @@ pub fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
     files.into_iter().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
 }
 
-/// Hands files to a target, then `cases` damaged copies of them, or as many as
-/// `VGG_EDGE_HOSTILE_CASES` says; the same ones in every run.
+/// Runs a target on files, then on `cases` mutated copies of them, or on as many as
+/// `VGG_EDGE_HOSTILE_CASES` says; the copies are the same in every run.
 ///
 /// # Panics
-/// If the target does. It is told what it takes to see it again.
+/// If the target panics. The message says how to reproduce it.
 pub fn attack(name: &str, files: &[(PathBuf, Vec<u8>)], cases: usize, target: impl Fn(&[u8])) {
     let attempt = |bytes: &[u8], what: &str| {
         if catch_unwind(AssertUnwindSafe(|| target(bytes))).is_err() {
@@ -83,7 +89,7 @@ pub fn attack(name: &str, files: &[(PathBuf, Vec<u8>)], cases: usize, target: im
     }
 }
 
-/// A head file, as it is and with length and checksum made to fit, which lets damage through to the
+/// Parses a head file, as it is and with length and checksum corrected, so that mutations reach the
 /// payload.
 pub fn head(bytes: &[u8]) {
     const HEADER: usize = 20;
@@ -113,7 +119,7 @@ fn read_head(bytes: &[u8]) {
     }
 }
 
-/// An int8 base; one that is accepted is run.
+/// Parses an int8 base, and runs it if it is accepted.
 pub fn base(bytes: &[u8]) {
     let kernel = Kernel::detect().unwrap_or(Kernel::PORTABLE);
     let Ok(base) = Backbone::from_bytes(Path::new("fuzzed"), bytes, kernel) else { return };
@@ -128,13 +134,13 @@ pub fn base(bytes: &[u8]) {
     }
 }
 
-/// Weights of any program.
+/// Imports weights of any supported program.
 pub fn import(bytes: &[u8]) {
-    // A folder in which nothing lies, as ONNX may name files beside it.
+    // A directory without files, since ONNX may name files beside it.
     let _ = quant::import::import_bytes(Path::new("/nonexistent/fuzzed"), bytes.to_vec(), None);
 }
 
-/// A picture file.
+/// Decodes an image file.
 pub fn image(bytes: &[u8]) {
     if let Ok(frame) = vgg_edge::image::decode::decode(bytes) {
         vgg_edge::image::decode::check_size(frame.width() as u64, frame.height() as u64).unwrap();
@@ -143,8 +149,8 @@ pub fn image(bytes: &[u8]) {
     }
 }
 
-/// A camera's frame: eight bytes choose format, size, padding, color and a part of the picture; the
-/// rest are the samples, again and again until they fill the frame if the eighth is odd.
+/// Converts a raw camera frame. Eight bytes choose format, size, padding, color and a part of the
+/// image; the rest are the samples, repeated until they fill the frame if the eighth byte is odd.
 pub fn pixels(bytes: &[u8]) {
     let Some((&[format, width, height, padding, color, x, y, flags], samples)) =
         bytes.split_first_chunk()
@@ -166,7 +172,7 @@ pub fn pixels(bytes: &[u8]) {
         samples
     };
     let Ok(raw) = RawFrame::new(layout, samples) else { return };
-    // A part of a row is what the whole picture has there.
+    // Part of a row equals the same part of the whole image.
     let whole = to_frame(&raw);
     let (x, y) = (usize::from(x) % width, usize::from(y) % height);
     let n = width - x;
@@ -185,7 +191,7 @@ pub fn pixels(bytes: &[u8]) {
     }
 }
 
-/// A stream of JPEGs; the first byte says how many bytes come at a time.
+/// Splits a stream of JPEGs; the first byte says how many bytes arrive at a time.
 pub fn mjpg(bytes: &[u8]) {
     let Some((&step, bytes)) = bytes.split_first() else { return };
     let cut = |step: usize| {
@@ -199,23 +205,23 @@ pub fn mjpg(bytes: &[u8]) {
         });
         (files, end)
     };
-    // How the bytes come makes no difference.
+    // The chunk size makes no difference.
     let whole = cut(usize::MAX);
     assert_eq!(cut(1 + usize::from(step)), whole);
 }
 
-/// A stream on standard input: YUV4MPEG2, or a picture.
+/// Reads a stream on standard input: YUV4MPEG2, or an image.
 pub fn y4m(bytes: &[u8]) {
     let _ = edge::fuzzing::stream(bytes.to_vec(), &mut |pixels| look(pixels));
 }
 
-/// `edge.toml`.
+/// Parses `edge.toml`.
 pub fn config(bytes: &[u8]) {
     let _ = edge::fuzzing::config(&String::from_utf8_lossy(bytes));
 }
 
-/// Requests to the page on a connection, with the token demanded and without; nobody gets in who
-/// does not show it or name a loopback host.
+/// Sends requests to the page, with and without a required token; only requests that present the
+/// token or name a loopback host are served.
 pub fn http(bytes: &[u8]) {
     let shows = |words: &[&str]| {
         let text = bytes.to_ascii_lowercase();
@@ -233,8 +239,8 @@ pub fn http(bytes: &[u8]) {
     );
 }
 
-/// A public key, a signature and the file it is for, a zero byte between them. What the key of the
-/// corpus has signed is the word `test` and nothing else.
+/// Verifies a signature: the bytes are a public key, a signature and the signed file, separated by
+/// zero bytes. The key in the corpus has signed only the text `test`.
 pub fn signature(bytes: &[u8]) {
     let Some((key, file)) = signed(bytes) else { return };
     let claim = file.unverified_info();
@@ -265,7 +271,7 @@ pub fn signed(bytes: &[u8]) -> Option<(&[u8], SignedFile)> {
 const KEY: &str = "untrusted comment: minisign public key E7620F1842B4E81F\n\
                    RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3\n";
 
-/// What is done with every picture.
+/// Resizes an image.
 fn look(pixels: &dyn Pixels) {
     let rect = Rect { x: 0, y: 0, width: pixels.width(), height: pixels.height() };
     assert_eq!(resize(pixels, rect, 8, 8, Filter::Bilinear).len(), 192);

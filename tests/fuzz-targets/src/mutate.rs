@@ -1,10 +1,9 @@
-//! Damage, the same on every run: a bounded stand-in for libFuzzer's mutations, which a stable
-//! compiler does not have.
+//! Reproducible mutations: a bounded stand-in for libFuzzer, which needs a nightly compiler.
 
-/// A stream of damaged copies, told by its seed.
-pub(crate) struct Mutator(u64);
+/// A generator of mutated copies, determined by its seed.
+pub(crate) struct Mutator(fastrand::Rng);
 
-/// Numbers that break things.
+/// Numbers at the limits of integer types.
 const EDGES: [u64; 12] = [
     0,
     1,
@@ -21,21 +20,17 @@ const EDGES: [u64; 12] = [
 ];
 
 impl Mutator {
-    /// A stream.
+    /// Creates a generator.
     pub fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+        Self(fastrand::Rng::with_seed(seed))
     }
 
-    /// A number below `bound`, which must not be 0.
+    /// Returns a random number below `bound`, which must not be 0.
     pub fn below(&mut self, bound: usize) -> usize {
-        // xorshift64*
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        ((self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize) % bound
+        self.0.usize(..bound)
     }
 
-    /// A copy of `bytes` with one to eight damages; `other` is what pieces are taken from.
+    /// Returns a copy of `bytes` with one to eight mutations; pieces are taken from `other`.
     pub fn damaged(&mut self, bytes: &[u8], other: &[u8]) -> Vec<u8> {
         let mut bytes = bytes.to_vec();
         for _ in 0..1 + self.below(8) * self.below(2) {
@@ -51,7 +46,7 @@ impl Mutator {
             0 if at < bytes.len() => bytes[at] ^= 1 << self.below(8),
             1 if at < bytes.len() => bytes[at] = self.below(256) as u8,
             2 => {
-                // A number in either order of bytes.
+                // A number in either byte order.
                 let value = EDGES[self.below(EDGES.len())];
                 let width = [1, 2, 4, 8][self.below(4)].min(bytes.len() - at);
                 let (little, big) = (value.to_le_bytes(), value.to_be_bytes());

@@ -1,12 +1,18 @@
-//! Every target over its corpus and over a fixed number of damaged copies of it, or over
-//! `VGG_EDGE_HOSTILE_CASES`. `RELIABILITY.md` has the runs at length, and those under libFuzzer.
+//! Runs every target on its corpus and on a fixed number of mutated copies, or on
+//! `VGG_EDGE_HOSTILE_CASES`. `RELIABILITY.md` lists the long runs, and those under libFuzzer.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking, and this program serves tests only"
+)]
 
 use std::path::Path;
 
 use fuzz_targets::{TARGETS, TOKEN, attack, corpus};
 use vgg_edge::signature::TrustedKeys;
 
-/// Runs a target over its corpus and `cases` damaged copies.
+/// Runs a target on its corpus and on `cases` mutated copies.
 fn run(name: &str, cases: usize) {
     let (_, target) = TARGETS.iter().find(|(known, _)| *known == name).unwrap();
     attack(name, &corpus(name), cases, target);
@@ -24,14 +30,14 @@ macro_rules! targets {
 }
 
 targets! {
-    base: 1_000, config: 500, head: 4_000, http: 3_000, image: 2_000, import: 1_500, mjpg: 1_000, pixels: 4_000, signature: 2_000,
-    y4m: 1_000,
+    base: 1_000, config: 500, head: 4_000, http: 3_000, image: 2_000, import: 1_500, mjpg: 1_000,
+    pixels: 4_000, signature: 2_000, y4m: 1_000,
 }
 
-/// Damage says something only of files that were good: those of the corpora are, but for the named
-/// ones.
+/// Mutations are only useful if the original files are valid: those of the corpora are, except the
+/// named ones.
 #[test]
-fn the_corpora_are_good() {
+fn corpora_are_valid() {
     let check = |target: &str, bad: &[&str], read: &dyn Fn(&[u8]) -> Result<(), String>| {
         for (path, bytes) in corpus(target) {
             let name = path.file_name().unwrap().to_str().unwrap();
@@ -68,7 +74,7 @@ fn the_corpora_are_good() {
 }
 
 #[test]
-fn the_page_lets_in_who_may() {
+fn page_requires_the_token_or_a_loopback_host() {
     let ask = |headers: &str, token| {
         let request = format!("GET /metrics HTTP/1.1\r\n{headers}\r\n\r\n");
         String::from_utf8(edge::fuzzing::http(request.as_bytes(), token).unwrap()).unwrap()

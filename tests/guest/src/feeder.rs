@@ -1,4 +1,4 @@
-//! Shows pictures on a node, one of them again and again until the test asks for another.
+//! Feeder of a video node: shows an image repeatedly until the test asks for another.
 
 use std::io;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::node::{Node, OUTPUT, Output};
 
-/// A thread that shows pictures.
+/// A thread that shows images.
 pub struct Feeder {
     shared: Arc<Shared>,
     thread: JoinHandle<io::Result<()>>,
@@ -17,13 +17,13 @@ pub struct Feeder {
 struct Shared {
     pictures: Vec<Vec<u8>>,
     shown: AtomicUsize,
-    /// How many times it was handed to the driver.
+    /// How often the current image was passed to the driver.
     played: AtomicUsize,
     end: AtomicBool,
 }
 
 impl Feeder {
-    /// Starts with the first picture; it is on its way when this returns.
+    /// Starts with the first image, which is queued when this returns.
     pub fn start(
         path: &str,
         fourcc: &[u8; 4],
@@ -32,7 +32,7 @@ impl Feeder {
         pictures: Vec<Vec<u8>>,
     ) -> io::Result<Self> {
         if pictures.is_empty() {
-            return Err(io::Error::other("no pictures"));
+            return Err(io::Error::other("no images"));
         }
         let node = Node::open(path)?;
         let set = node.set_format(OUTPUT, fourcc, width, height)?;
@@ -48,7 +48,7 @@ impl Feeder {
         });
         let thread = if node.driver()? == "vivid" {
             let mut player = Player::new(node, &shared)?;
-            // One round: the node now shows the first picture.
+            // One pass over the buffers: the node now shows the first image.
             for _ in 0..player.output.buffers() {
                 player.step(&shared)?;
             }
@@ -63,10 +63,10 @@ impl Feeder {
         Ok(Self { shared, thread })
     }
 
-    /// Shows another picture from now on.
+    /// Switches to another image.
     pub fn show(&self, index: usize) -> io::Result<()> {
         if index >= self.shared.pictures.len() {
-            return Err(io::Error::other("no such picture"));
+            return Err(io::Error::other("no such image"));
         }
         if self.thread.is_finished() {
             return Err(io::Error::other("the feeder has failed"));
@@ -76,12 +76,12 @@ impl Feeder {
         Ok(())
     }
 
-    /// How many times the picture has been handed to the driver, give or take one.
+    /// Returns how often the image was passed to the driver, give or take one.
     pub fn played(&self) -> usize {
         self.shared.played.load(Ordering::Acquire)
     }
 
-    /// Ends it, and tells why it had ended before.
+    /// Stops the thread; returns the error if it had failed before.
     pub fn end(self) -> io::Result<()> {
         self.shared.end.store(true, Ordering::Release);
         self.thread.join().map_err(|_| io::Error::other("the feeder panicked"))?
@@ -98,10 +98,10 @@ impl Shared {
     }
 }
 
-/// Plays on vivid, which takes no `write`.
+/// Output to vivid, which does not support `write`.
 struct Player {
     output: Output,
-    /// Which picture each buffer holds.
+    /// The image in each buffer.
     held: Vec<usize>,
 }
 
@@ -121,7 +121,7 @@ impl Player {
         let buffer = self.output.dequeue()?;
         let shown = shared.shown();
         let picture = &shared.pictures[shown];
-        // Copying costs the emulated machine much.
+        // Copying is expensive on the emulated machine.
         if std::mem::replace(&mut self.held[buffer as usize], shown) != shown {
             self.output.fill(buffer, picture)?;
         }
@@ -138,7 +138,7 @@ impl Player {
     }
 }
 
-/// Plays on v4l2loopback, at 25 pictures a second.
+/// Writes to v4l2loopback, at 25 images per second.
 fn write(node: &mut Node, shared: &Shared) -> io::Result<()> {
     while !shared.ended() {
         thread::sleep(Duration::from_millis(40));

@@ -1,10 +1,10 @@
-//! First program of the machine that the camera tests boot under QEMU (`tests/src/machine.rs` is
-//! its other end).
+//! Init program of the machine that the camera tests boot under QEMU; `tests/src/machine.rs` is its
+//! counterpart.
 //!
-//! It loads the virtual cameras, then does what the serial line says: one JSON array of words a
-//! line. It answers each with `@ok WORDS` or `@failed WORDS`; the programs it runs speak through
-//! `@out ID LINE`, `@err ID LINE` and `@exit ID STATUS`. Everything else on the line is the
-//! kernel's.
+//! It loads the virtual cameras, then executes the commands on the serial line: each line is a JSON
+//! array of strings. It answers each with `@ok TEXT` or `@failed TEXT`; output of the programs it
+//! runs is sent as `@out ID LINE`, `@err ID LINE` and `@exit ID STATUS`. Everything else on the
+//! line comes from the kernel.
 
 mod feeder;
 mod node;
@@ -24,8 +24,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::system::{RebootCommand, finit_module, reboot};
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
-/// What each module is told: vivid is a webcam (input 0) and an HDMI grabber (input 1) whose cable
-/// leads to its output node; v4l2loopback gives one node, which is a camera while somebody writes.
+/// Parameters of the modules: vivid is a webcam (input 0) and an HDMI grabber (input 1) whose cable
+/// leads to its output node; v4l2loopback provides one node, which is a camera while a program
+/// writes to it.
 const PARAMETERS: [(&str, &std::ffi::CStr); 2] = [
     ("vivid", c"node_types=0x101 num_inputs=2 input_types=0xc num_outputs=1 output_types=1"),
     ("v4l2loopback", c"devices=1 video_nr=20 exclusive_caps=1"),
@@ -34,21 +35,23 @@ const PARAMETERS: [(&str, &std::ffi::CStr); 2] = [
 fn main() -> ExitCode {
     if std::process::id() != 1 {
         eprintln!(
-            "guest: I am the first program of an emulated machine; cargo test --test e2e camera starts it"
+            "guest: this is the init program of an emulated machine; cargo test --test e2e camera \
+                starts it"
         );
         return ExitCode::from(2);
     }
     if let Err(e) = start().and_then(|()| serve()) {
         println!("@panic {e}");
     }
-    // Pending words leave by the serial line before the power goes.
+    // Pending output leaves by the serial line before the power goes off.
     let _ = rustix::termios::tcdrain(io::stdout());
     let failed = reboot(RebootCommand::PowerOff);
     println!("@panic cannot power off: {failed:?}");
     ExitCode::FAILURE
 }
 
-/// File systems, a terminal that does not echo, the modules in the order of their names.
+/// Mounts file systems, turns off the terminal's echo, and loads the modules in the order of their
+/// names.
 fn start() -> Result<(), Box<dyn Error>> {
     for (kind, folder) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev")] {
         fs::create_dir_all(folder)?;
@@ -69,13 +72,13 @@ fn start() -> Result<(), Box<dyn Error>> {
         finit_module(File::open(&path)?, parameters, 0)
             .map_err(|e| format!("cannot load {name}: {e}"))?;
     }
-    // On a line of its own: what came before may have no end, and the mini UART of the Pi starts
-    // with noise.
+    // On a separate line: the text before may not end in a newline, and the mini UART of the Pi
+    // starts with noise.
     println!("\n@ready");
     Ok(())
 }
 
-/// Does what the serial line says, until it says `poweroff`.
+/// Executes the commands on the serial line until `poweroff`.
 fn serve() -> Result<(), Box<dyn Error>> {
     let mut state = State::default();
     for line in io::stdin().lock().lines() {
@@ -92,7 +95,7 @@ fn serve() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// What runs: numbers are given out once.
+/// Running programs, feeders and held nodes; ids are never reused.
 #[derive(Default)]
 struct State {
     next: u32,
@@ -136,7 +139,7 @@ impl State {
                 self.next.to_string()
             }
             ["release", id] => {
-                self.held.remove(&id.parse()?).ok_or("nothing of that number is held")?;
+                self.held.remove(&id.parse()?).ok_or("no such held node")?;
                 String::new()
             }
             ["control", path, name, value] => {
@@ -187,7 +190,7 @@ impl State {
     }
 }
 
-/// Passes on what a program says, and then how it ended.
+/// Forwards the output of a program, then its exit status.
 fn follow(id: u32, child: &mut Child) {
     thread::scope(|scope| {
         if let Some(errors) = child.stderr.take() {
@@ -212,7 +215,7 @@ fn pass_on(kind: &str, id: u32, stream: impl Read) {
     }
 }
 
-/// Number of open descriptors and kilobytes of resident memory.
+/// Returns the number of open descriptors and the kilobytes of resident memory.
 fn usage(pid: Pid) -> Result<String, Box<dyn Error>> {
     let pid = pid.as_raw_nonzero();
     let descriptors = fs::read_dir(format!("/proc/{pid}/fd"))?.count();
@@ -220,11 +223,11 @@ fn usage(pid: Pid) -> Result<String, Box<dyn Error>> {
     let resident = status
         .lines()
         .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"))
-        .ok_or("the program has ended")?;
+        .ok_or("the program has exited")?;
     Ok(format!("{descriptors} {resident}"))
 }
 
-/// How the threads of a program are fenced off, each way once.
+/// Returns the sandbox state of a program's threads, each distinct state once.
 fn fence(pid: Pid) -> Result<String, Box<dyn Error>> {
     let mut ways = BTreeSet::new();
     for task in fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero()))? {

@@ -1,5 +1,4 @@
-//! Video nodes by raw ioctls: what the tests do to them is more than the safe interface of crate
-//! `v4l` offers.
+//! Video nodes by raw ioctls: the tests need more than the safe interface of crate `v4l` offers.
 
 use std::ffi::c_void;
 use std::fs::{File, OpenOptions};
@@ -18,7 +17,7 @@ use v4l::v4l2::vidioc;
 
 /// Buffer type of a camera.
 pub const CAPTURE: u32 = 1;
-/// Buffer type of a node that shows pictures.
+/// Buffer type of an output node.
 pub const OUTPUT: u32 = 2;
 
 const MEMORY_MMAP: u32 = 1;
@@ -30,11 +29,11 @@ const VIDIOC_S_DV_TIMINGS: vidioc::_IOC_TYPE = (3 << 30)
     | ((b'V' as vidioc::_IOC_TYPE) << 8)
     | 87;
 
-/// Structures of numbers that ioctls of V4L2 take: any bits are valid, zeros too, and none of the
-/// requests made here follows a pointer in them.
+/// Structures of numbers that V4L2 ioctls take: any bits are valid, zeros too, and no request made
+/// here follows a pointer in them.
 ///
 /// # Safety
-/// The type must be just that.
+/// The type must be such a structure.
 pub unsafe trait Plain: Copy {
     /// All zeros.
     fn zeroed() -> Self {
@@ -65,16 +64,19 @@ plain!(
     v4l2_requestbuffers
 );
 
-/// A fourcc from its four letters.
+/// Parses a fourcc of four letters.
 pub fn fourcc(letters: &str) -> io::Result<[u8; 4]> {
-    letters.as_bytes().try_into().map_err(|_| io::Error::other(format!("{letters:?} is no fourcc")))
+    letters
+        .as_bytes()
+        .try_into()
+        .map_err(|_| io::Error::other(format!("{letters:?} is not a fourcc")))
 }
 
 /// An open video node.
 pub struct Node(File);
 
 impl Node {
-    /// Opens one.
+    /// Opens a node.
     pub fn open(path: &str) -> io::Result<Self> {
         OpenOptions::new().read(true).write(true).open(path).map(Self).map_err(|e| named(e, path))
     }
@@ -85,7 +87,7 @@ impl Node {
         request: vidioc::_IOC_TYPE,
         argument: &mut T,
     ) -> io::Result<()> {
-        // Requests carry the size of their structure; u32 stands for the int of the plain ones.
+        // Requests include the size of their structure; u32 stands for the int of the plain ones.
         assert_eq!((request >> 16) as usize & 0x3fff, size_of::<T>(), "{name}");
         // SAFETY: the argument is as long as the request says, and plain.
         unsafe {
@@ -94,14 +96,14 @@ impl Node {
         .map_err(|e| named(e, name))
     }
 
-    /// Name of the driver.
+    /// Returns the name of the driver.
     pub fn driver(&self) -> io::Result<String> {
         let mut capability = v4l2_capability::zeroed();
         self.ioctl("VIDIOC_QUERYCAP", vidioc::VIDIOC_QUERYCAP, &mut capability)?;
         Ok(String::from_utf8_lossy(&capability.driver).trim_end_matches('\0').to_owned())
     }
 
-    /// Sets a control that is found by its name; a button is pressed.
+    /// Sets the control of this name, or presses it if it is a button.
     pub fn set_control(&self, name: &str, value: i32) -> io::Result<()> {
         let mut query = v4l2_queryctrl::zeroed();
         loop {
@@ -116,12 +118,12 @@ impl Node {
         self.ioctl("VIDIOC_S_CTRL", vidioc::VIDIOC_S_CTRL, &mut control)
     }
 
-    /// Chooses an input.
+    /// Selects an input.
     pub fn set_input(&self, mut index: u32) -> io::Result<()> {
         self.ioctl("VIDIOC_S_INPUT", vidioc::VIDIOC_S_INPUT, &mut index)
     }
 
-    /// Sets what an HDMI cable carries: 640x480 at 60 pictures a second, as CEA-861 has it.
+    /// Sets the signal of an HDMI cable: 640x480 at 60 frames per second, as in CEA-861.
     pub fn set_timings(&self) -> io::Result<()> {
         let bt = v4l2_bt_timings {
             width: 640,
@@ -140,7 +142,7 @@ impl Node {
         self.ioctl("VIDIOC_S_DV_TIMINGS", VIDIOC_S_DV_TIMINGS, &mut timings)
     }
 
-    /// Asks for a format, and tells which one the driver sets.
+    /// Requests a format; returns the one that the driver sets.
     pub fn set_format(
         &self,
         kind: u32,
@@ -161,20 +163,20 @@ impl Node {
         Ok(format!("{} {}x{}", String::from_utf8_lossy(&letters), set.width, set.height))
     }
 
-    /// Gives the driver one picture by `write`.
+    /// Passes one image to the driver by `write`.
     pub fn write(&mut self, picture: &[u8]) -> io::Result<()> {
         self.0.write_all(picture)
     }
 }
 
-/// Buffers of an output node that plays.
+/// Buffers of a streaming output node.
 pub struct Output {
     node: Node,
     buffers: Vec<Mapping>,
 }
 
 impl Output {
-    /// Maps buffers of a node whose format is set. Nothing plays yet.
+    /// Maps the buffers of a node whose format is set. Streaming has not started yet.
     pub fn new(node: Node) -> io::Result<Self> {
         let mut request =
             v4l2_requestbuffers { type_: OUTPUT, memory: MEMORY_MMAP, count: 4, ..Plain::zeroed() };
@@ -191,17 +193,17 @@ impl Output {
         Ok(Self { node, buffers })
     }
 
-    /// How many buffers there are.
+    /// Returns the number of buffers.
     pub fn buffers(&self) -> u32 {
         self.buffers.len() as u32
     }
 
-    /// Puts a picture into a buffer that is not queued.
+    /// Copies an image into a buffer that is not queued.
     pub fn fill(&mut self, index: u32, picture: &[u8]) -> io::Result<()> {
         self.buffers[index as usize]
             .bytes()
             .get_mut(..picture.len())
-            .ok_or_else(|| io::Error::other("a picture is longer than the buffer"))?
+            .ok_or_else(|| io::Error::other("an image is longer than the buffer"))?
             .copy_from_slice(picture);
         Ok(())
     }
@@ -260,7 +262,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: mapped by `new`, and nobody borrows it any more.
+        // SAFETY: mapped by `new`, and no longer borrowed.
         let _ = unsafe { v4l2::munmap(self.start.cast(), self.length) };
     }
 }

@@ -7,8 +7,8 @@ use tests::{data_folder, fail, host, ndjson, root, run, succeed};
 
 const SAMPLES: &str = "samples/surfaces";
 
-/// Trains on the samples at 32 px, for two epochs if not told otherwise, and gives the head's bytes
-/// and what was printed.
+/// Trains on the samples at 32 px, for two epochs by default; returns the bytes of the head and the
+/// printed lines.
 fn train(folder: &Path, extra: &[&str]) -> (Vec<u8>, Vec<serde_json::Value>) {
     let (head, cache) = (folder.join("head.postcard"), folder.join("cache"));
     let mut command = host();
@@ -21,7 +21,7 @@ fn train(folder: &Path, extra: &[&str]) -> (Vec<u8>, Vec<serde_json::Value>) {
 }
 
 #[test]
-fn variants_are_trained_on_and_are_the_same_again() {
+fn training_on_variants_is_reproducible() {
     let folder = tempfile::tempdir().unwrap();
     let (plain, _) = train(folder.path(), &[]);
     let (augmented, lines) = train(folder.path(), &["--augment", "--threads", "2"]);
@@ -34,15 +34,16 @@ fn variants_are_trained_on_and_are_the_same_again() {
     assert_ne!(train(folder.path(), &["--augment", "--seed", "1"]).0, augmented);
     let result = lines.last().unwrap();
     let settings = result["settings"].as_str().unwrap();
-    let words = "augmented (rotation 40, width shift 0.2, height shift 0.2, shear 0.2, zoom 0.2, horizontal flip, fill nearest) anew in each epoch";
+    let words = "augmented (rotation 40, width shift 0.2, height shift 0.2, shear 0.2, zoom 0.2, \
+        horizontal flip, fill nearest) anew in each epoch";
     assert!(settings.ends_with(words), "{settings}");
-    // Pictures to validate on are as they were: the cache held all of them.
+    // Validation images are not augmented: the cache contained all of them.
     assert_eq!(
         result["cached"].as_u64().unwrap(),
         result["train"].as_u64().unwrap() + result["val"].as_u64().unwrap()
     );
 
-    // One flag beside the set changes that part only.
+    // A flag in addition to the set changes only that augmentation.
     let (other, lines) = train(
         folder.path(),
         &["--augment", "--rotation", "0", "--horizontal-flip=false", "--fill", "wrap"],
@@ -53,7 +54,7 @@ fn variants_are_trained_on_and_are_the_same_again() {
         "augmented (width shift 0.2, height shift 0.2, shear 0.2, zoom 0.2, fill wrap) anew";
     assert!(settings.contains(words), "{settings}");
 
-    // What does nothing changes nothing but the record.
+    // An augmentation without effect changes only the training record.
     let (_, plain) = train(folder.path(), &[]);
     let (_, same) = train(folder.path(), &["--brightness", "1,1"]);
     assert_eq!(plain[..2], same[..2]);
@@ -66,7 +67,7 @@ fn a_few_variants_take_turns() {
     let (head, lines) = train(folder.path(), &five);
     assert_eq!(train(folder.path(), &[&five[..], &["--threads", "1"]].concat()).0, head);
     assert!(lines.last().unwrap()["settings"].as_str().unwrap().ends_with("in 2 variants"));
-    // The first epoch is of the originals.
+    // The first epoch uses the originals.
     let (_, plain) = train(folder.path(), &[]);
     assert_eq!(plain[0], lines[0]);
     assert_ne!(plain[1], lines[1]);
@@ -86,7 +87,7 @@ fn a_few_variants_take_turns() {
 }
 
 #[test]
-fn an_interrupted_training_goes_on_with_the_same_variants() {
+fn interrupted_training_continues_with_the_same_variants() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     data_folder(&data, &[("red", 30), ("green", 30)]);
@@ -126,7 +127,7 @@ fn an_interrupted_training_goes_on_with_the_same_variants() {
     assert!(words.contains("--resume goes on from"), "{words}");
     let resumed = succeed(&mut command(&parts, &["--resume"]));
     assert_eq!(std::fs::read(&parts).unwrap(), std::fs::read(&whole).unwrap());
-    // Epochs are told once.
+    // Each epoch is reported once.
     let (whole_lines, resumed) = (ndjson(&whole_lines), ndjson(&resumed));
     let first = resumed[0]["epoch"].as_u64().unwrap() as usize;
     assert!(first > 1);
@@ -134,7 +135,7 @@ fn an_interrupted_training_goes_on_with_the_same_variants() {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused() {
+fn invalid_augmentations_are_refused() {
     for (flags, words) in [
         (&["--zoom", "-0.1"][..], "--zoom must be at least 0 and below 1, not -0.1"),
         (&["--zoom", "1"], "--zoom"),
@@ -166,7 +167,7 @@ fn what_makes_no_sense_is_refused() {
 }
 
 #[test]
-fn a_sheet_shows_the_picture_and_its_variants() {
+fn sheet_shows_an_image_and_its_variants() {
     let folder = tempfile::tempdir().unwrap();
     let picture = root().join(SAMPLES).join("val/brick/003.jpg");
     let sheet = |name: &str, extra: &[&str]| {

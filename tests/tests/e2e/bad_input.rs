@@ -1,4 +1,5 @@
-//! Bad input gets one clear line and the right exit code, and nothing is lost or half written.
+//! Bad input gets one clear error line and the right exit code; nothing is lost or partially
+//! written.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +11,7 @@ use tests::{
     succeed,
 };
 
-/// A training command on `data` that is quick.
+/// Returns a short training on `data`.
 fn train(data: &Path, head: &Path) -> std::process::Command {
     let mut command = host();
     command
@@ -22,7 +23,7 @@ fn train(data: &Path, head: &Path) -> std::process::Command {
 }
 
 #[test]
-fn folders_that_are_no_data_set() {
+fn directories_without_a_data_set_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (data, head) = (dir.path().join("data"), dir.path().join("head"));
     fail(&mut train(&data, &head), 1, "cannot list");
@@ -36,7 +37,7 @@ fn folders_that_are_no_data_set() {
 }
 
 #[test]
-fn damaged_pictures_are_left_out_and_counted_or_fatal_when_strict() {
+fn damaged_images_are_skipped_and_counted_or_fatal_when_strict() {
     let dir = tempfile::tempdir().unwrap();
     let (data, head) = (dir.path().join("data"), dir.path().join("head"));
     data_folder(&data, &[("a", 4), ("b", 4)]);
@@ -71,7 +72,7 @@ fn damaged_pictures_are_left_out_and_counted_or_fatal_when_strict() {
 }
 
 #[test]
-fn a_class_of_which_nothing_can_be_read() {
+fn class_without_a_readable_image_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let (data, head) = (dir.path().join("data"), dir.path().join("head"));
     data_folder(&data, &[("a", 3), ("b", 3)]);
@@ -82,7 +83,7 @@ fn a_class_of_which_nothing_can_be_read() {
 }
 
 #[test]
-fn the_smallest_and_a_huge_picture_are_classified() {
+fn smallest_and_huge_images_are_classified() {
     let dir = tempfile::tempdir().unwrap();
     let small = dir.path().join("1x1.png");
     fs::write(&small, encode(&DynamicImage::ImageRgb8(picture(1, 1, 1)), ImageFormat::Png))
@@ -130,11 +131,11 @@ fn one_bad_file_does_not_stop_the_others() {
 }
 
 #[test]
-fn unreadable_files_are_told() {
+fn unreadable_files_are_reported() {
     let dir = tempfile::tempdir().unwrap();
     let (data, head) = (dir.path().join("data"), dir.path().join("head"));
     data_folder(&data, &[("a", 3), ("b", 3)]);
-    // A dangling link is unreadable for root too, whom modes do not stop.
+    // A dangling link is unreadable even for root, who ignores permissions.
     std::os::unix::fs::symlink("/nowhere", data.join("a/link.png")).unwrap();
     fs::set_permissions(data.join("b/0.bmp"), fs::Permissions::from_mode(0o000)).unwrap();
     let output = run(&mut train(&data, &head));
@@ -160,7 +161,7 @@ fn bases_that_are_missing_wrong_or_damaged() {
     fail(&mut classify(&path), 1, "not a usable base");
     fs::write(&path, "").unwrap();
     fail(&mut classify(&path), 1, "not a usable base");
-    // One weight changed: a base, but not the one of the head.
+    // One weight changed: a valid base, but not that of the head.
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(&path, &bytes).unwrap();
@@ -203,8 +204,8 @@ fn a_full_disk_leaves_the_old_head() {
     let (data, head) = (dir.path().join("data"), dir.path().join("head.postcard"));
     data_folder(&data, &[("a", 3), ("b", 3)]);
     fs::write(&head, "old").unwrap();
-    // A file size limit of 8 KiB stands in for the full disk: the same write fails, with another
-    // number.
+    // A file size limit of 8 KiB simulates the full disk: the same write fails, with another error
+    // code.
     let host_path = host().get_program().to_owned();
     let mut limited = std::process::Command::new("bash");
     limited
@@ -246,7 +247,7 @@ fn sizes_and_kernels_that_do_not_exist() {
 }
 
 #[test]
-fn sources_that_give_nothing() {
+fn sources_without_frames_are_errors() {
     let dir = tempfile::tempdir().unwrap();
     let run_on = |source: &Path| {
         let mut edge = Device::Native.edge();

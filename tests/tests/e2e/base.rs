@@ -1,4 +1,4 @@
-//! `host base`: weights of other programs to a base that both programs run.
+//! `host base`: conversion of other programs' weights to a base that both programs run.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
@@ -65,7 +65,7 @@ fn foreign_weights_become_a_base_that_both_programs_run() {
         assert!(layer["accumulator"][1].as_i64().unwrap() < 1 << 31, "{layer}");
     }
 
-    // f32 is refused where int8 is wanted, and the other way round.
+    // f32 is refused where int8 is required, and the reverse.
     fail(
         host().args(["train", "-o"]).arg(at("head")).arg(&data).arg("--base").arg(at("f32.onnx")),
         1,
@@ -127,8 +127,8 @@ fn foreign_weights_become_a_base_that_both_programs_run() {
 fn the_shipped_base_equals_onnx_runtime() {
     let folder = tempfile::tempdir().unwrap();
     let mut files: Vec<PathBuf> = Vec::new();
-    // Pictures of the input's size in a format without loss: nothing is resized, so inputs can be
-    // made here from the contract.
+    // Images of the input's size in a lossless format: nothing is resized, so inputs can be
+    // computed here from the input specification.
     let (scale, zero, mean) = (274.741f32 / 255.0, 115.0f32, [103.939f32, 116.779, 123.68]);
     let mut inputs = Vec::new();
     for index in 0..40 {
@@ -146,14 +146,13 @@ fn the_shipped_base_equals_onnx_runtime() {
     check_against_onnx_runtime(folder.path(), &files, &inputs);
 }
 
-/// Our features by `host extract` against ONNX Runtime on the same inputs.
+/// Compares features of `host extract` with ONNX Runtime on the same inputs.
 fn check_against_onnx_runtime(folder: &Path, files: &[PathBuf], inputs: &[u8]) {
     let data = folder.join("data");
     for class in ["a", "b"] {
         std::fs::create_dir_all(data.join(class)).unwrap();
     }
-    // In two classes, since a data set has at least two; sorted by class and name they keep their
-    // order.
+    // Two classes, the minimum of a data set; sorted by class and name they keep their order.
     for (index, file) in files.iter().enumerate() {
         let class = if index < files.len() / 2 { "a" } else { "b" };
         std::fs::rename(file, data.join(class).join(file.file_name().unwrap())).unwrap();
@@ -172,24 +171,24 @@ fn check_against_onnx_runtime(folder: &Path, files: &[PathBuf], inputs: &[u8]) {
         .arg(raw_features)
         .arg("64");
     let words = succeed(&mut check);
-    assert!(words.starts_with(&format!("{0} of {0} pictures equal", files.len())), "{words}");
+    assert!(words.starts_with(&format!("{0} of {0} images equal", files.len())), "{words}");
     println!("{words}");
 }
 
-/// One answer of the server.
+/// A response of the server.
 #[derive(Clone, Copy)]
 enum Answer {
-    /// All that was asked for.
+    /// The requested bytes.
     Whole,
-    /// The connection ends after that many bytes.
+    /// The connection closes after this number of bytes.
     Cut(usize),
-    /// All, from the start, whatever was asked for.
+    /// The whole content, whatever range was requested.
     NoRanges,
-    /// That status.
+    /// An empty response with this status.
     Status(u16),
 }
 
-/// A server that gives one answer a connection, and tells the `Range` of each request.
+/// Starts a server that sends one response per connection, and reports the `Range` of each request.
 fn serve(content: Vec<u8>, answers: Vec<Answer>) -> (String, mpsc::Receiver<Option<usize>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}/weights.h5", listener.local_addr().unwrap());
@@ -218,7 +217,8 @@ fn serve(content: Vec<u8>, answers: Vec<Answer>) -> (String, mpsc::Receiver<Opti
                     "HTTP/1.1 416 Range Not Satisfiable\r\nContent-Length: 0\r\n".into()
                 }
                 _ if from > 0 => format!(
-                    "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {from}-{}/{}\r\nContent-Length: {}\r\n",
+                    "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {from}-{}/{}\r\n\
+                        Content-Length: {}\r\n",
                     content.len() - 1,
                     content.len(),
                     content.len() - from
@@ -241,7 +241,7 @@ fn serve(content: Vec<u8>, answers: Vec<Answer>) -> (String, mpsc::Receiver<Opti
 
 fn fetch(url: &str, sha256: &str, output: &Path) -> Command {
     let mut command = host();
-    // A proxy of the environment does not lead to this machine.
+    // A proxy from the environment does not reach this machine.
     for name in ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"]
     {
         command.env_remove(name);
@@ -261,7 +261,7 @@ fn fetching_survives_cut_connections_and_resumes() {
     let output = folder.path().join("w.h5");
     let part = folder.path().join("w.h5.part");
 
-    // Cut twice, busy once; each request goes on where the last one ended.
+    // Two cut connections, one busy server; each request continues where the last one ended.
     let answers =
         vec![Answer::Cut(100_000), Answer::Status(503), Answer::Cut(50_000), Answer::Whole];
     let (url, asked) = serve(content.clone(), answers);
@@ -271,13 +271,13 @@ fn fetching_survives_cut_connections_and_resumes() {
         asked.iter().take(4).collect::<Vec<_>>(),
         [None, Some(100_000), Some(100_000), Some(150_000)]
     );
-    // What is there and right is not fetched again; what is there and wrong is not touched.
+    // A correct file is not downloaded again; a wrong file is not touched.
     let (url, _asked) = serve(content.clone(), vec![]);
     succeed(&mut fetch(&url, &hash, &output));
     let words = fail(&mut fetch(&url, &"0".repeat(64), &output), 1, "move it away first");
     assert!(output.exists(), "{words}");
 
-    // A run that failed leaves its part to the next one.
+    // A failed run leaves its partial file to the next one.
     std::fs::remove_file(&output).unwrap();
     let (url, _asked) =
         serve(content.clone(), vec![Answer::Cut(7_000), Answer::Status(500), Answer::Status(500)]);
@@ -287,7 +287,7 @@ fn fetching_survives_cut_connections_and_resumes() {
     succeed(&mut fetch(&url, &hash, &output));
     assert_eq!(asked.recv().unwrap(), Some(7_000));
 
-    // A server that does not resume, and a part that is whole already.
+    // A server that does not support ranges, and a partial file that is already complete.
     std::fs::rename(&output, &part).unwrap();
     let (url, _asked) = serve(content.clone(), vec![Answer::Whole]);
     succeed(&mut fetch(&url, &hash, &output));
@@ -297,7 +297,7 @@ fn fetching_survives_cut_connections_and_resumes() {
     succeed(&mut fetch(&url, &hash, &output));
     assert!(std::fs::read(&output).unwrap() == content);
 
-    // What a power loss has torn is downloaded again.
+    // A partial file torn by a power loss is downloaded again.
     std::fs::remove_file(&output).unwrap();
     std::fs::write(&part, vec![0; 5_000]).unwrap();
     let (url, asked) = serve(content.clone(), vec![Answer::Whole, Answer::Whole]);
@@ -305,12 +305,12 @@ fn fetching_survives_cut_connections_and_resumes() {
     assert!(std::fs::read(&output).unwrap() == content && !part.exists());
     assert_eq!((asked.recv().unwrap(), asked.recv().unwrap()), (Some(5_000), None));
 
-    // Another file than was promised is thrown away.
+    // A file with another checksum is deleted.
     std::fs::remove_file(&output).unwrap();
     let (url, _asked) = serve(content[1..].to_vec(), vec![Answer::Whole]);
     let words = fail(&mut fetch(&url, &hash, &output), 1, "not the file that was expected");
     assert!(!output.exists() && !part.exists(), "{words}");
-    // A page that is not there, and no server at all.
+    // A missing page, and no server at all.
     let (url, _asked) = serve(content, vec![Answer::Status(404)]);
     fail(&mut fetch(&url, &hash, &output), 1, "status 404");
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

@@ -1,5 +1,5 @@
-//! What is built: the dependency tree of the device, its licenses, the code paths of the decoder,
-//! the size of the program, `unsafe`.
+//! The build: dependencies of the device program, licenses, code paths of the decoder, program
+//! size, `unsafe`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -41,7 +41,7 @@ fn the_program_for_the_pi_is_small_and_static() {
         let path = device.edge_path();
         let bytes = std::fs::read(&path).unwrap();
         assert!(bytes.len() <= 12 << 20, "{}: {} bytes", path.display(), bytes.len());
-        // An interpreter would be named in a program header; a static program has none.
+        // A dynamic program names its interpreter in a program header; a static one has none.
         assert!(
             !bytes.windows(7).any(|window| window == b"/lib/ld"),
             "{} is not static",
@@ -50,8 +50,8 @@ fn the_program_for_the_pi_is_small_and_static() {
     }
 }
 
-/// What `cargo deny check licenses sources` asks for (`deny.toml`), without that program, which
-/// takes longer to build than all of this.
+/// Checks what `cargo deny check licenses sources` checks (`deny.toml`), without that program,
+/// which takes longer to build than this workspace.
 #[test]
 fn licenses_and_sources_are_those_of_deny_toml() {
     let rules = std::fs::read_to_string(root().join("deny.toml")).unwrap();
@@ -62,7 +62,7 @@ fn licenses_and_sources_are_those_of_deny_toml() {
         .expect("a list of licenses");
     let allowed: Vec<&str> = allowed.split('"').skip(1).step_by(2).collect();
     assert!(allowed.contains(&"MIT") && !allowed.contains(&"GPL-3.0"));
-    // An expression of SPDX, without brackets within brackets.
+    // An SPDX expression, without nested brackets.
     let is_free = |expression: &str| {
         let known = |license: &str| allowed.contains(&license.trim());
         let one_of = |part: &str| {
@@ -94,7 +94,7 @@ fn licenses_and_sources_are_those_of_deny_toml() {
         for line in crates.lines().filter(|line| !line.is_empty()) {
             let (license, package) = line.split_once('|').expect("a license and a package");
             assert!(is_free(license), "{package}: {license:?} is not in deny.toml");
-            // A crate of a registry has no place behind its version; git and folders have.
+            // A registry crate has nothing after its version; git and path crates have a location.
             let place = package.split_once('(').map_or("", |(_, place)| place);
             let ours = place.starts_with(root().to_str().unwrap())
                 || place.starts_with("proc-macro")
@@ -106,7 +106,7 @@ fn licenses_and_sources_are_those_of_deny_toml() {
     }
 }
 
-/// Files of Rust, without what is built.
+/// Collects the Rust files, without the build directory.
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -119,8 +119,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Every `unsafe` is on the list in RELIABILITY.md, which gives each file its number and its
-/// reason.
+/// Every `unsafe` is listed in RELIABILITY.md, which has a count and a reason for each file.
 #[test]
 fn unsafe_code_is_listed() {
     let text = std::fs::read_to_string(root().join("RELIABILITY.md")).unwrap();
@@ -136,7 +135,7 @@ fn unsafe_code_is_listed() {
         let source = std::fs::read_to_string(&file).unwrap();
         let code = source.lines().map(|line| line.split("//").next().unwrap());
         let words = code.flat_map(|line| line.split(|c: char| !c.is_alphanumeric() && c != '_'));
-        // Made of two, so that this line is none of them.
+        // In two parts, so that this line does not match itself.
         let count = words.filter(|word| *word == concat!("un", "safe")).count();
         if count > 0 {
             found.insert(file.strip_prefix(root()).unwrap().to_str().unwrap().to_owned(), count);

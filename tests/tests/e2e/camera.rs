@@ -1,5 +1,5 @@
-//! `edge run --device` on an emulated machine with virtual cameras: the bits of the pictures, and
-//! what cameras do wrong.
+//! `edge run --device` on an emulated machine with virtual cameras: exact results, and camera
+//! failures.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -11,19 +11,19 @@ use tests::machine::{Board, Machine, Program};
 use tests::{Device, base, host, ndjson, picture, small_head, succeed};
 
 const SIZE: &str = "640x480";
-/// vivid: its camera, and the node whose pictures the HDMI input of the camera can show.
+/// vivid: its camera, and the output node that feeds the HDMI input of the camera.
 const CAMERA: &str = "/dev/video0";
 const CABLE: &str = "/dev/video1";
-/// v4l2loopback: a camera while somebody writes.
+/// v4l2loopback: a camera while a program writes to it.
 const LOOPBACK: &str = "/dev/video20";
 
-/// Files for a machine, made in a folder here.
+/// Files for a machine, in a temporary directory here.
 struct Files {
     folder: tempfile::TempDir,
     list: Vec<(String, PathBuf)>,
 }
 
-/// Pictures on a machine, in the format of a camera, and what `host` says of them.
+/// Images on a machine in the format of a camera, and the results of `host` for them.
 struct Pictures {
     format: &'static str,
     size: &'static str,
@@ -32,7 +32,7 @@ struct Pictures {
 }
 
 impl Files {
-    /// What `edge run` needs.
+    /// Creates the files that `edge run` needs.
     fn new() -> Self {
         let list = vec![
             ("/edge".to_owned(), Device::Aarch64.edge_path()),
@@ -63,11 +63,7 @@ impl Files {
             .collect();
         let expected = expected(format, size, &paths);
         let distinct: BTreeSet<String> = expected.iter().map(Value::to_string).collect();
-        assert_eq!(
-            distinct.len(),
-            count as usize,
-            "pictures that give the same features prove little"
-        );
+        assert_eq!(distinct.len(), count as usize, "images with equal features prove little");
         Pictures {
             format,
             size,
@@ -78,12 +74,12 @@ impl Files {
 }
 
 fn extension(format: &str) -> String {
-    // `host` knows a JPEG file by its name, too.
+    // `host` also recognizes a JPEG file by its name.
     if format == "MJPG" { "jpg".to_owned() } else { format.to_lowercase() }
 }
 
-/// A picture as a camera gives it. How exactly colors become samples does not matter here: both
-/// sides read the same ones.
+/// Converts an image to a camera frame. The exact color conversion does not matter here: both
+/// programs read the same samples.
 fn frame(format: &str, picture: &RgbImage) -> Vec<u8> {
     let (width, height) = picture.dimensions();
     let ycc = |x: u32, y: u32| {
@@ -116,17 +112,17 @@ fn frame(format: &str, picture: &RgbImage) -> Vec<u8> {
                     .flat_map(|(x, y)| [ycc(x, y)[1], ycc(x, y)[2]]),
             )
             .collect(),
-        _ => panic!("no pictures are made in {format}"),
+        _ => panic!("frames in {format} are not supported"),
     }
 }
 
-/// What must be equal to the bit.
+/// Returns the fields that must be equal to the bit.
 fn answer(line: &Value) -> Value {
     assert_eq!(line["features_sha256"].as_str().map(str::len), Some(64), "{line}");
     json!([line["features_sha256"], line["label"], line["score"], line["scores"]])
 }
 
-/// What `host` says of frames in a camera's format.
+/// Returns the results of `host` for frames in a camera's format.
 fn expected(format: &str, size: &str, files: &[PathBuf]) -> Vec<Value> {
     let mut command = host();
     command.args(["classify", "--json", "--digest", "--head"]).arg(small_head());
@@ -141,7 +137,7 @@ fn expected(format: &str, size: &str, files: &[PathBuf]) -> Vec<Value> {
 /// `edge run` on the machine.
 struct Edge {
     program: Program,
-    /// States that it told and nobody waited for.
+    /// Reported states that no test has waited for.
     states: Vec<Value>,
 }
 
@@ -164,7 +160,7 @@ impl Edge {
         Self { program, states: Vec::new() }
     }
 
-    /// The next picture it classifies.
+    /// Returns the next result.
     fn frame(&mut self, machine: &mut Machine) -> Value {
         loop {
             let line = machine.result(self.program);
@@ -175,8 +171,8 @@ impl Edge {
         }
     }
 
-    /// A picture that was taken after now. Of those that come from now on, one may be looked at
-    /// already and one may wait; the third is new.
+    /// Waits for a frame captured after this call. Of the next frames, one may already be in work
+    /// and one may wait; the third is new.
     fn fresh(&mut self, machine: &mut Machine, mut check: impl FnMut(&Value)) {
         for line in machine.pending(self.program) {
             if line["event"].is_null() { check(&answer(&line)) } else { self.states.push(line) }
@@ -184,8 +180,7 @@ impl Edge {
         (0..3).for_each(|_| check(&self.frame(machine)));
     }
 
-    /// Waits until it tells a state; gives the state's words. Pictures before it must be as they
-    /// should.
+    /// Waits until a state is reported; returns its message. Results before it must pass `check`.
     fn state(
         &mut self,
         machine: &mut Machine,
@@ -206,12 +201,12 @@ impl Edge {
         }
     }
 
-    /// Ends it, and gives all that it said on stderr.
+    /// Stops it; returns its stderr.
     fn words(self, machine: &mut Machine) -> Vec<String> {
         machine.terminate(self.program).1
     }
 
-    /// Ends it; what it classified last must be as it should. Gives its last words.
+    /// Stops it; the last results must pass `check`. Returns the last line of stderr.
     fn end(self, machine: &mut Machine, mut check: impl FnMut(&Value)) -> String {
         let (results, errors) = machine.terminate(self.program);
         for line in results.iter().filter(|line| line["event"].is_null()) {
@@ -221,26 +216,26 @@ impl Edge {
     }
 }
 
-/// Leads vivid's output to its camera, in the size and rate 640x480p60. A loop that scales would
+/// Connects vivid's output to its camera, in the size and rate 640x480p60. A loop that scales would
 /// crash the kernel.
 fn plug_cable(machine: &mut Machine) {
     machine.call(&["input", CAMERA, "1"]);
     machine.call(&["timings", CAMERA]);
     machine.call(&["timings", CABLE]);
-    // Linux 6.1 has the first, 6.12 the second.
+    // Linux 6.1 has the first control, 6.12 the second.
     if machine.attempt(&["control", CAMERA, "Loop Video", "1"]).is_err() {
         machine.control(CAMERA, "HDMI 000-0 Is Connected To", 2);
     }
     machine.control(CAMERA, "OSD Text Mode", 2);
-    // 24 frames a second are enough; copying costs an emulated machine much.
+    // 24 frames per second are enough; copying is expensive on an emulated machine.
     machine.control(CAMERA, "Percentage of Dropped Buffers", 60);
 }
 
-/// Shows pictures one after the other; edge must see each, in the order in which they are shown, to
-/// the bit, and nothing else.
+/// Shows images one after the other; `edge` must report each exactly, in the order in which they
+/// are shown, and nothing else.
 ///
-/// The next picture is shown with each result that comes, while edge looks at the one before.
-/// Should edge have been too slow to see one, it is shown again.
+/// The next image is shown with each result, while `edge` processes the one before. If `edge` was
+/// too slow to see an image, it is shown again.
 fn check_pictures(machine: &mut Machine, source: &str, camera: &str, pictures: &Pictures) {
     let Pictures { format, size, files, expected } = pictures;
     let feeder = machine.feed(source, format, size, files);
@@ -248,7 +243,7 @@ fn check_pictures(machine: &mut Machine, source: &str, camera: &str, pictures: &
     let detail =
         edge.state(machine, "streaming", |found| assert_eq!(*found, expected[0], "{format}"));
     assert!(detail.contains(format) && detail.contains(size), "{detail}");
-    // What has been shown, and where in it edge is.
+    // The images shown so far, and the position of `edge` among them.
     let (mut shown, mut at) = (vec![0], 0);
     let mut unseen: BTreeSet<usize> = (0..expected.len()).collect();
     let mut check = |shown: &[usize], found: &Value| {
@@ -273,7 +268,7 @@ fn check_pictures(machine: &mut Machine, source: &str, camera: &str, pictures: &
     machine.end(feeder);
 }
 
-/// A figure in the last words of `edge run`, such as "12 frames, 3 corrupt".
+/// Returns a count from the last line of `edge run`, such as "12 frames, 3 corrupt".
 fn count(words: &str, what: &str) -> u32 {
     let before = words.split(&format!(" {what}")).next().unwrap();
     before
@@ -285,7 +280,7 @@ fn count(words: &str, what: &str) -> u32 {
 }
 
 #[test]
-fn pictures_of_every_format_give_the_bits_of_the_host() {
+fn camera_formats_give_the_results_of_host() {
     let mut files = Files::new();
     let raw = ["YUYV", "NV12", "RGB3", "GREY"].map(|format| files.pictures(format, SIZE, 20));
     let jpeg = files.pictures("MJPG", SIZE, 20);
@@ -308,15 +303,15 @@ fn a_raspberry_pi_3_gives_the_bits_of_the_host() {
     machine.power_off();
 }
 
-/// How often the driver goes and comes back: 20 times, or as `VGG_EDGE_TEST_REBINDS` says.
+/// How often the driver is unbound and bound: 20 times, or `VGG_EDGE_TEST_REBINDS`.
 fn rebinds() -> u32 {
     std::env::var("VGG_EDGE_TEST_REBINDS").map_or(20, |count| count.parse().unwrap())
 }
 
-/// A camera that fails in every way which vivid can imitate. Its picture never changes, so each
-/// result is known.
+/// A camera with every failure that vivid can simulate. Its image never changes, so each result is
+/// known.
 #[test]
-fn a_camera_that_fails_is_survived() {
+fn camera_failures_are_survived() {
     const ERROR: &str = "Inject V4L2_BUF_FLAG_ERROR";
     let options = ["--format", "YUYV", "--capture", SIZE, "--fps", "25", "--stall", "1"];
     let files = Files::new();
@@ -325,7 +320,7 @@ fn a_camera_that_fails_is_survived() {
     machine.control(CAMERA, "OSD Text Mode", 2);
     check_devices(machine);
     let mut edge = Edge::run(machine, CAMERA, &options);
-    edge.state(machine, "streaming", |_| panic!("a picture before the stream"));
+    edge.state(machine, "streaming", |_| panic!("a frame before the stream"));
     let picture = edge.frame(machine);
     let same = |found: &Value| assert_eq!(*found, picture);
 
@@ -336,24 +331,24 @@ fn a_camera_that_fails_is_survived() {
         edge.state(machine, "streaming", same);
         same(&edge.frame(machine));
     }
-    // No pictures come any more, then they do.
+    // Frames stop, then resume.
     machine.control(CAMERA, "Percentage of Dropped Buffers", 100);
     edge.state(machine, "stalled", same);
     machine.control(CAMERA, "Percentage of Dropped Buffers", 50);
     same(&edge.frame(machine));
     machine.control(CAMERA, "Percentage of Dropped Buffers", 0);
     same(&edge.frame(machine));
-    // Damaged pictures, each before a whole one: two orders would be one to a camera that is asked
-    // for its next picture.
+    // Damaged frames, each followed by an intact one: two commands in a row would count as one for
+    // a camera that is waiting for its next frame.
     for _ in 0..5 {
         machine.control(CAMERA, ERROR, 1);
         edge.fresh(machine, same);
     }
-    // The stream breaks, and what was to start it again fails too; meanwhile somebody else changes
+    // The stream breaks, and so does the attempt to restart it; meanwhile another program changes
     // the format.
     for error in ["VIDIOC_REQBUFS", "VIDIOC_QBUF", "VIDIOC_STREAMON"] {
         machine.control(CAMERA, &format!("Inject {error} Error"), 1);
-        // QBUF may fail, and the stream with it, before we break it: then there is nothing to
+        // QBUF may fail, and the stream with it, before the break: then there is nothing left to
         // break.
         let _ = machine.attempt(&["control", CAMERA, "Inject Fatal Streaming Error", "1"]);
         edge.state(machine, "lost", same);
@@ -364,13 +359,14 @@ fn a_camera_that_fails_is_survived() {
     let words = edge.end(machine, same);
     assert_eq!(count(&words, "corrupt"), 5, "{words}");
 
-    // What others leave behind does not matter to the next run.
+    // Settings left by others do not affect the next run.
     assert_eq!(machine.call(&["format", CAMERA, "NV12", "1280x720"]), "NV12 1280x720");
     let mut edge = Edge::run(machine, CAMERA, &options);
     same(&edge.frame(machine));
     edge.end(machine, same);
 
-    // Behind the fence, with all that it must let by: more threads, the page, a folder to write to.
+    // In the sandbox, with everything that it must allow: more threads, the page, a writable
+    // directory.
     let token = "0123456789abcdef";
     let all = [
         "--threads",
@@ -386,8 +382,8 @@ fn a_camera_that_fails_is_survived() {
     ];
     let mut edge = Edge::run(machine, CAMERA, &[&options[..], &all].concat());
     same(&edge.frame(machine));
-    // Debian's kernel has both; its landlock may be older than what edge asks for, which edge says
-    // then.
+    // Debian's kernel supports both; its landlock may be older than the version `edge` asks for,
+    // which `edge` then reports.
     assert_eq!(machine.fence(edge.program), "NoNewPrivs: 1 Seccomp: 2");
     same(&edge.frame(machine));
     let words = edge.words(machine);
@@ -395,7 +391,7 @@ fn a_camera_that_fails_is_survived() {
     assert!(fence.contains(": landlock ") && fence.contains(", seccomp"), "{fence}");
     assert!(!words.iter().any(|line| line.contains("cannot")), "{words:?}");
 
-    // A picture that never changes is one of a camera that hangs.
+    // An image that never changes is treated as a frozen camera.
     let mut edge = Edge::run(machine, CAMERA, &[&options[..], &["--frozen", "1"]].concat());
     for seconds in ["1", "2"] {
         let words = edge.state(machine, "frozen", same);
@@ -406,7 +402,7 @@ fn a_camera_that_fails_is_survived() {
     let mut edge = Edge::run(machine, CAMERA, &options);
     same(&edge.frame(machine));
 
-    // The driver goes and comes back, and with it the text in its picture.
+    // The driver is unbound and bound, which resets the text in its image.
     let mut before = None;
     for round in 0..rebinds() {
         machine.call(&["write", "/sys/bus/platform/drivers/vivid/unbind", "vivid.0"]);
@@ -420,24 +416,24 @@ fn a_camera_that_fails_is_survived() {
     }
     let (before, after) = (before.unwrap(), machine.usage(edge.program));
     assert_eq!(before.descriptors, after.descriptors);
-    // One set of buffers that was not unmapped would be 2.4 MB.
+    // A leaked set of buffers would be 2.4 MB.
     assert!(after.resident < before.resident + 2048, "{before:?}, then {after:?}");
 
-    // It comes back under another node, since somebody keeps the old one.
+    // It returns under another node, since a program holds the old one open.
     let held = machine.hold(CAMERA);
     machine.call(&["write", "/sys/bus/platform/drivers/vivid/unbind", "vivid.0"]);
     edge.state(machine, "lost", |_| ());
     machine.call(&["write", "/sys/bus/platform/drivers/vivid/bind", "vivid.0"]);
     let words = edge.state(machine, "streaming", |_| ());
     let (_, node) =
-        words.split_once("now at ").unwrap_or_else(|| panic!("no other node in {words:?}"));
+        words.split_once("now at ").unwrap_or_else(|| panic!("no new node in {words:?}"));
     assert!(node.starts_with("/dev/video") && node != CAMERA, "{words}");
     edge.frame(machine);
     machine.release(held);
     edge.end(machine, |_| ());
 }
 
-/// `edge devices`: the camera with what it offers; nodes that capture nothing are left out.
+/// `edge devices` lists the camera with its formats; nodes that do not capture are omitted.
 fn check_devices(machine: &mut Machine) {
     let program = machine.spawn(&["/edge", "devices", "--json"]);
     let (devices, errors) = machine.finish(program);
@@ -454,13 +450,13 @@ fn check_devices(machine: &mut Machine) {
     assert!(size["fps"].as_array().unwrap().contains(&json!(25.0)), "{size}");
     assert!(
         formats.iter().any(|format| format["understood"] == false),
-        "it has formats that nobody reads"
+        "it has formats that edge does not read"
     );
 }
 
-/// A camera that sends what is no picture, and JPEG without the tables that every decoder knows.
+/// A camera that sends frames that are not images, and JPEG without the standard tables.
 #[test]
-fn damaged_jpegs_are_counted_and_left_out() {
+fn damaged_jpegs_are_counted_and_skipped() {
     let mut files = Files::new();
     let jpeg = files.pictures("MJPG", SIZE, 2);
     let whole = std::fs::read(files.folder.path().join("640x480-1.jpg")).unwrap();
@@ -479,12 +475,12 @@ fn damaged_jpegs_are_counted_and_left_out() {
     );
     let mut edge = Edge::run(machine, LOOPBACK, &[&options[..], &["MJPG"]].concat());
     assert_eq!(edge.frame(machine), jpeg.expected[0]);
-    // The node gives pictures all the time, but none that can be decoded: that is no stream.
+    // The node delivers frames, but none can be decoded: that is not a stream.
     machine.show(&feeder, 1);
     let whole = |found: &Value| assert!(jpeg.expected.contains(found), "{found}");
     let words = edge.state(machine, "stalled", whole);
     assert_eq!(words, "no frame that can be decoded for 1 s");
-    // It is opened anew, but that does not make it one; nor is it told of again and again.
+    // It is opened again, which does not make it a stream; nor is it reported repeatedly.
     machine.play(&feeder, 100);
     machine.show(&feeder, 2);
     machine.play(&feeder, 50);
@@ -495,13 +491,13 @@ fn damaged_jpegs_are_counted_and_left_out() {
     edge.state(machine, "streaming", whole);
     while edge.frame(machine) != jpeg.expected[1] {}
     let words = edge.end(machine, whole);
-    // Half a JPEG file is found out by the decoder, noise before.
+    // The decoder detects half a JPEG file; noise is detected before decoding.
     assert!(count(&words, "corrupt") > 0 && count(&words, "unreadable") > 0, "{words}");
     machine.end(feeder);
 }
 
-/// A JPEG file as cameras make them that leave out the Huffman tables: marked `AVI1`, the usual
-/// tables go without saying.
+/// Returns a JPEG file without Huffman tables, as some cameras send it: the mark `AVI1` implies the
+/// standard tables.
 fn without_tables(jpeg: &[u8]) -> Vec<u8> {
     let mut bytes = [&jpeg[..2], b"\xff\xe0\x00\x10AVI1\0\0\0\0\0\0\0\0\0\0"].concat();
     let mut at = 2;
@@ -509,7 +505,7 @@ fn without_tables(jpeg: &[u8]) -> Vec<u8> {
         let (marker, length) =
             (jpeg[at + 1], usize::from(u16::from_be_bytes([jpeg[at + 2], jpeg[at + 3]])));
         match marker {
-            // Start of scan: the rest is the picture.
+            // Start of scan: the rest is image data.
             0xda => {
                 bytes.extend(&jpeg[at..]);
                 return bytes;

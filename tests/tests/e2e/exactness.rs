@@ -1,4 +1,5 @@
-//! The same file gives the same bits on host and device, on every architecture and kernel.
+//! The same file gives the same bits on host and device, on every architecture and with every
+//! kernel.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -6,8 +7,8 @@ use std::process::Command;
 use image::{DynamicImage, ImageFormat};
 use tests::{Device, cargo, encode, host, ndjson, picture, root, small_head, succeed};
 
-/// Pictures of many sizes and formats: PNG in four color types, BMP, PNM, WebP, and JPEG of every
-/// kind in `fixtures/`.
+/// Images of many sizes and formats: PNG in four color types, BMP, PNM, WebP, and every kind of
+/// JPEG in `fixtures/`.
 fn pictures(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let mut add = |name: String, bytes: Vec<u8>| {
@@ -44,14 +45,14 @@ fn pictures(folder: &Path) -> Vec<PathBuf> {
     let mut jpegs: Vec<PathBuf> =
         std::fs::read_dir(&fixtures).unwrap().map(|entry| entry.unwrap().path()).collect();
     jpegs.retain(|path| path.extension().is_some_and(|e| e == "jpg"));
-    assert!(jpegs.len() >= 20, "{} holds {} pictures", fixtures.display(), jpegs.len());
+    assert!(jpegs.len() >= 20, "{} contains {} images", fixtures.display(), jpegs.len());
     jpegs.sort();
     files.extend(jpegs);
     assert!(files.len() >= 50);
     files
 }
 
-/// What must not differ: the digest of the features, the label, and the scores to the last digit.
+/// The results that must not differ: feature digest, label, and all digits of the scores.
 fn answers(command: &mut Command, options: &[&str], files: &[PathBuf]) -> Vec<String> {
     let out = succeed(
         command
@@ -79,7 +80,7 @@ fn host_and_every_device_agree_to_the_bit() {
     let folder = tempfile::tempdir().unwrap();
     let files = pictures(folder.path());
     let expected = answers(&mut host(), &[], &files);
-    // The digests tell the pictures apart, so that equality means something.
+    // The digests differ between images, so that equality is meaningful.
     let mut distinct: Vec<&str> =
         expected.iter().map(|line| line.split(' ').nth(1).unwrap()).collect();
     distinct.sort_unstable();
@@ -112,7 +113,7 @@ fn every_kernel_and_thread_count_agrees() {
             );
         }
     }
-    // The emulated CPUs have all that they may have.
+    // The emulated CPUs support every instruction set extension.
     for (device, kernel, first, last) in [
         (Device::Aarch64, "portable", "direct", "winograd"),
         (Device::Aarch64, "neon", "direct", "winograd"),
@@ -130,7 +131,7 @@ fn every_kernel_and_thread_count_agrees() {
     }
 }
 
-/// The unit tests of `shared`, with every kernel's suite, and of `edge` run on ARM too.
+/// The unit tests of the library, with every kernel's suite, and of `edge` also pass on ARM.
 #[test]
 fn unit_tests_pass_on_arm() {
     for (target, emulator) in [
@@ -146,7 +147,7 @@ fn unit_tests_pass_on_arm() {
                     "--locked",
                     "--release",
                     "-p",
-                    "shared",
+                    "vgg-edge",
                     "-p",
                     "edge",
                     "--target",

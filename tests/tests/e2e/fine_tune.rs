@@ -1,4 +1,4 @@
-//! Fine-tuning from end to end: one command gives a new int8 base and the head that belongs to it.
+//! Fine-tuning end to end: one command writes a new int8 base and its head.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -9,11 +9,11 @@ use tests::{Device, base, fail, host, ndjson, root, run, succeed};
 use vgg_edge::kernels::Kernel;
 use vgg_edge::{Backbone, Fingerprint};
 
-/// Trains on the samples, then their last layer too. Few pictures and a high rate, so that it is
-/// quick and changes something.
+/// Returns a training on the samples with fine-tuning of the last layer. Few images and a high rate
+/// make it quick and effective.
 fn train(head: &Path, options: &str) -> Command {
     let mut host = host();
-    // A head that has learnt nothing, so that there is much to gain on every machine.
+    // An untrained head, so that fine-tuning improves it on every machine.
     host.args([
         "train", "--json", "--size", "32", "--units", "64", "--epochs", "1", "--lr", "1e-7",
     ]);
@@ -35,7 +35,7 @@ fn load(path: &Path) -> Backbone {
     Backbone::load(path, Kernel::detect().unwrap()).unwrap()
 }
 
-/// What a program says of some samples, less what depends on the clock.
+/// Returns a program's results for some samples, without timings.
 fn answers(program: &mut Command, head: &Path, base: &Path) -> Vec<Value> {
     let pictures = ["brick/000", "grass/001", "gravel/002"]
         .map(|name| format!("samples/surfaces/val/{name}.jpg"));
@@ -65,7 +65,7 @@ fn a_tuned_base_and_its_head_belong_together() {
     );
     assert!(result["val_accuracy"].as_f64().unwrap() > 0.6, "{result}");
 
-    // The layers before are the same, in their integers and in what they give.
+    // The frozen layers are unchanged, in their integers and in their output.
     let (old, new) = (load(&base()), load(&tuned));
     assert_ne!(old.fingerprint(), new.fingerprint());
     assert_eq!(new.metadata()["vgg_edge.fine_tuned_from"], old.fingerprint().to_string());
@@ -83,7 +83,7 @@ fn a_tuned_base_and_its_head_belong_together() {
     assert_eq!(frozen(&old), frozen(&new));
     assert_ne!(whole(&old), whole(&new));
 
-    // Host and device agree on the pair, and neither takes another.
+    // Host and device agree on the model, and neither accepts a mismatched base.
     let found = answers(&mut host(), &head, &tuned);
     assert_eq!(found, answers(&mut Device::Native.edge(), &head, &tuned));
     for program in [&mut host(), &mut Device::Native.edge()] {
@@ -97,7 +97,7 @@ fn a_tuned_base_and_its_head_belong_together() {
         );
     }
 
-    // The same again, whatever the number of threads.
+    // The same bytes with any number of threads.
     let again = folder.path().join("again.postcard");
     succeed(&mut train(&again, "--threads 1"));
     let bytes = |path: &Path| Fingerprint::of(&std::fs::read(path).unwrap());
@@ -109,7 +109,7 @@ fn a_tuned_base_and_its_head_belong_together() {
 }
 
 #[test]
-fn interrupted_fine_tuning_goes_on_to_the_same_bytes() {
+fn interrupted_fine_tuning_continues_to_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let whole = folder.path().join("whole.postcard");
     const OPTIONS: &str = "--fine-tune-epochs 4 --fine-tune-patience 0";
@@ -121,7 +121,7 @@ fn interrupted_fine_tuning_goes_on_to_the_same_bytes() {
     };
 
     // Ctrl-C while the outputs of the frozen part are computed, while the block is trained, and
-    // while it is quantized.
+    // during quantization.
     let tuned =
         |epoch: u64| move |line: &Value| line["fine_tune"] == true && line["epoch"] == epoch;
     type HasCome<'a> = &'a dyn Fn(&Value) -> bool;
@@ -147,7 +147,7 @@ fn interrupted_fine_tuning_goes_on_to_the_same_bytes() {
         for part in ["interrupted while fine-tuning", "is written", "--resume goes on from"] {
             assert!(words.contains(part), "{step}: {words}");
         }
-        // What is there until then is the head of the frozen base.
+        // Until then, the output is the head of the frozen base.
         answers(&mut host(), &head, &base());
         assert!(!head.with_extension("onnx").exists());
 
@@ -172,7 +172,7 @@ fn interrupted_fine_tuning_goes_on_to_the_same_bytes() {
 }
 
 #[test]
-fn what_is_no_better_is_not_written() {
+fn fine_tuning_without_improvement_writes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let (head, tuned) = (folder.path().join("head.postcard"), folder.path().join("head.onnx"));
     std::fs::write(&tuned, "of an earlier training").unwrap();
@@ -187,7 +187,7 @@ fn what_is_no_better_is_not_written() {
 }
 
 #[test]
-fn what_cannot_be_tuned_is_refused_before_the_work() {
+fn invalid_fine_tuning_is_refused_before_the_work() {
     let folder = tempfile::tempdir().unwrap();
     let head = folder.path().join("head.postcard");
     fail(&mut train(&head, "--fine-tune block7"), 2, "block7");

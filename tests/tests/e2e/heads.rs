@@ -1,5 +1,5 @@
-//! Choices of the head, from end to end: each trains on the samples at 32 px, and host and device
-//! agree on the result.
+//! Head options, end to end: each trains on the samples at 32 px, and host and device agree on the
+//! result.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -25,7 +25,7 @@ fn command(data: &Path, head: &Path, options: &str) -> Command {
     host
 }
 
-/// Trains on the samples; the lines of the epochs and the result.
+/// Trains on the samples; returns the lines of the epochs and the result.
 fn train(head: &Path, options: &str) -> (Vec<Value>, Value) {
     let mut lines = ndjson(&succeed(&mut command(&root().join("samples/surfaces"), head, options)));
     let result = lines.pop().unwrap();
@@ -36,7 +36,7 @@ fn inspect(head: &Path) -> Value {
     serde_json::from_str(&succeed(host().args(["inspect", "--json"]).arg(head))).unwrap()
 }
 
-/// What host and edge say of some samples, less what depends on the clock.
+/// Returns the results of `host` or `edge` for some samples, without timings.
 fn answers(program: &mut Command, head: &Path) -> Vec<Value> {
     let pictures = ["brick/000", "grass/001", "gravel/002"]
         .map(|name| format!("samples/surfaces/val/{name}.jpg"));
@@ -51,7 +51,7 @@ fn answers(program: &mut Command, head: &Path) -> Vec<Value> {
 }
 
 #[test]
-fn each_choice_trains_and_says_the_same_on_the_device() {
+fn each_head_option_trains_and_agrees_on_the_device() {
     let folder = tempfile::tempdir().unwrap();
     let head = folder.path().join("head");
     let cases = [
@@ -94,15 +94,15 @@ fn each_choice_trains_and_says_the_same_on_the_device() {
 }
 
 #[test]
-fn a_pooled_head_sees_a_value_a_channel() {
+fn pooled_head_sees_one_value_per_channel() {
     let folder = tempfile::tempdir().unwrap();
     let head = folder.path().join("head");
     for (pool, inputs) in [("avg", "512 -> 16"), ("max", "512 -> 16"), ("flatten", "2048 -> 16")] {
         let options = format!("--size 64 --units 16 --epochs 6 --no-calibration --pool {pool}");
         let (epochs, result) = train(&head, &options);
         assert_eq!(result["pool"], pool);
-        // What the trainer saw is what the device sees: the first is measured by the trainer, the
-        // second by the head's own code.
+        // The trainer and the device see the same values: the first metric is computed by the
+        // trainer, the second by the head's own code.
         let best = &epochs[result["best_epoch"].as_u64().unwrap() as usize - 1];
         assert_eq!(best["val_accuracy"], result["val_accuracy"]);
         let losses = [&best["val_loss"], &result["val_loss"]].map(|loss| loss.as_f64().unwrap());
@@ -114,7 +114,7 @@ fn a_pooled_head_sees_a_value_a_channel() {
 }
 
 #[test]
-fn rates_follow_the_schedule() {
+fn learning_rates_follow_the_schedule() {
     let folder = tempfile::tempdir().unwrap();
     let head = folder.path().join("head");
     let rates = |options: &str| -> Vec<f64> {
@@ -131,7 +131,7 @@ fn rates_follow_the_schedule() {
 }
 
 #[test]
-fn a_head_of_the_format_before_is_still_read() {
+fn head_of_the_previous_format_is_still_read() {
     let head = root().join("shared/src/head/format2.postcard");
     assert_eq!(inspect(&head)["format"], 2);
     let pictures =
@@ -140,7 +140,7 @@ fn a_head_of_the_format_before_is_still_read() {
         let out = ndjson(&succeed(
             program.args(["classify", "--json", "--head"]).arg(&head).args(&pictures),
         ));
-        // As `host classify` of the version that wrote it said.
+        // The output of `host classify` in the version that wrote the head.
         let scores: Vec<f64> = out.iter().map(|line| line["score"].as_f64().unwrap()).collect();
         assert_eq!(scores, [0.9993174, 0.9997278, 0.8948363]);
         assert_eq!(out[2]["scores"]["gravel"], 0.105163656);
@@ -148,7 +148,7 @@ fn a_head_of_the_format_before_is_still_read() {
 }
 
 #[test]
-fn folds_come_before_a_head_of_everything() {
+fn cross_validation_precedes_the_final_head() {
     let folder = tempfile::tempdir().unwrap();
     let head = folder.path().join("head");
     let (lines, result) = train(&head, "--folds 3 --units 32 --epochs 12");
@@ -188,14 +188,14 @@ fn folds_come_before_a_head_of_everything() {
     let data = folder.path().join("few");
     data_folder(&data, &[("many", 6), ("few", 3)]);
     fail(&mut command(&data, &head, "--folds 4"), 1, "class few has 3 different pictures");
-    // A copy is no other picture.
+    // A copy does not count as another image.
     std::fs::copy(data.join("few/0.bmp"), data.join("few/copy.bmp")).unwrap();
     fail(&mut command(&data, &head, "--folds 4"), 1, "class few has 3 different pictures");
     succeed(&mut command(&data, &head, "--folds 3 --epochs 2"));
 }
 
 #[test]
-fn an_interrupted_cross_validation_goes_on_after_the_last_whole_fold() {
+fn interrupted_cross_validation_continues_after_the_last_complete_fold() {
     const OPTIONS: &str = "--folds 3 --units 512,256 --epochs 40 --patience 0";
     let folder = tempfile::tempdir().unwrap();
     let samples = root().join("samples/surfaces");
@@ -237,7 +237,7 @@ fn an_interrupted_cross_validation_goes_on_after_the_last_whole_fold() {
     );
 }
 
-/// Starts training, interrupts it after some epochs, and gives all of its lines.
+/// Starts a training, interrupts it after some epochs, and returns all of its lines.
 fn interrupted(mut train: Command, epochs: usize) -> Vec<Value> {
     let mut child = train.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -255,7 +255,7 @@ fn interrupted(mut train: Command, epochs: usize) -> Vec<Value> {
 }
 
 #[test]
-fn an_interrupted_training_goes_on_to_the_same_bytes() {
+fn interrupted_training_continues_to_the_same_bytes() {
     const OPTIONS: &str =
         "--units 512,256 --batch-norm --lr-schedule cosine --l2 0.0001 --epochs 80 --patience 0";
     let folder = tempfile::tempdir().unwrap();
@@ -269,7 +269,7 @@ fn an_interrupted_training_goes_on_to_the_same_bytes() {
     let partial = lines.pop().unwrap();
     assert!(lines.len() >= 3 && lines.len() < 80, "{}", lines.len());
     assert_eq!((&partial["interrupted"], &partial["epochs"]), (&true.into(), &lines.len().into()));
-    // What is there is a whole head: the best so far.
+    // The output is a complete head: the best so far.
     assert_eq!(answers(&mut host(), &head).len(), 3);
     assert!(
         inspect(&head)["training"]["settings"]
@@ -279,7 +279,7 @@ fn an_interrupted_training_goes_on_to_the_same_bytes() {
     );
     assert!(checkpoint.exists());
 
-    // It belongs to this training only.
+    // The checkpoint belongs to this training only.
     for (options, words) in [
         (OPTIONS.replace("0.0001", "0.001"), "other settings"),
         (format!("{OPTIONS} --pool max"), "other settings"),
@@ -295,7 +295,7 @@ fn an_interrupted_training_goes_on_to_the_same_bytes() {
     fail(&mut command(&samples, &head, &format!("{OPTIONS} --resume")), 1, "damaged");
     std::fs::write(&checkpoint, &good).unwrap();
 
-    // Interrupted once more, then left alone, on another number of threads.
+    // Interrupted once more, then completed, with another number of threads.
     let mut more =
         interrupted(command(&samples, &head, &format!("{OPTIONS} --resume --threads 1")), 2);
     more.pop();
@@ -312,16 +312,16 @@ fn an_interrupted_training_goes_on_to_the_same_bytes() {
 }
 
 #[test]
-fn checkpoints_are_written_on_the_way() {
+fn checkpoints_are_written_during_training() {
     let folder = tempfile::tempdir().unwrap();
     let head = folder.path().join("head");
     let mut train =
         command(&root().join("samples/surfaces"), &head, "--units 64 --epochs 4000 --patience 0");
     let mut child = train.args(["--checkpoint-every", "0"]).stdout(Stdio::piped()).spawn().unwrap();
-    // The third epoch is told of after the checkpoint of the second.
+    // The third epoch is reported after the checkpoint of the second is written.
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     assert_eq!(lines.take(3).map(Result::unwrap).count(), 3);
-    // As when the power fails.
+    // Simulates a power failure.
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(!head.exists() && folder.path().join("head.checkpoint").exists());
@@ -365,8 +365,8 @@ fn background_classes_are_marked() {
         assert_eq!(frame.get("background").is_some(), frame["label"] == "None", "{frame}");
     }
 
-    // Something comes, goes, and comes again: what is collected and told is that it comes; that it
-    // goes is told as background.
+    // An object appears, leaves, and appears again: its appearance is collected and reported; its
+    // absence is reported as background.
     let film = folder.path().join("film");
     std::fs::create_dir(&film).unwrap();
     for (number, name) in
@@ -394,7 +394,7 @@ fn background_classes_are_marked() {
 }
 
 #[test]
-fn flags_that_make_no_sense_are_told() {
+fn invalid_head_flags_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let head = folder.path().join("head");
     let samples = root().join("samples/surfaces");

@@ -1,4 +1,4 @@
-//! `host label`: from frames that edge has collected, by HTTP and by keyboard in Chromium, to a
+//! `host label`: from frames that `edge` collected, over HTTP and by keyboard in Chromium, to a
 //! head.
 
 use std::collections::BTreeSet;
@@ -13,11 +13,11 @@ use serde_json::{Value, json};
 use tests::browser::{Page, browse};
 use tests::{Device, encode, fail, host, ndjson, picture, run, small_head, succeed};
 
-/// `host label`, running.
+/// A running `host label`.
 struct Label {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
-    /// What it said at the start.
+    /// Its first line of output.
     hello: Value,
     token: String,
 }
@@ -49,7 +49,7 @@ impl Label {
         self.url().trim_start_matches("http://").trim_end_matches('/')
     }
 
-    /// Sends a request, by default under the right host; gives the head and the body of the answer.
+    /// Sends a request, by default with the right host; returns head and body of the response.
     fn ask(&self, request: &str, headers: &str, body: &str) -> (String, String) {
         let host = if headers.contains("Host:") {
             String::new()
@@ -76,7 +76,7 @@ impl Label {
         self.ask(&format!("GET {path} HTTP/1.1"), "", "")
     }
 
-    /// Gives an order as the page does.
+    /// Sends a command as the page does.
     fn order(&self, order: Value) -> Value {
         let headers =
             format!("Content-Type: application/json\r\nX-Vgg-Edge-Token: {}\r\n", self.token);
@@ -89,7 +89,7 @@ impl Label {
         serde_json::from_str::<Value>(&self.get("/state").1).unwrap()["state"].take()
     }
 
-    /// Ctrl-C; gives the summary.
+    /// Sends Ctrl-C; returns the summary.
     fn stop(mut self) -> Value {
         succeed(Command::new("kill").args(["-INT", &self.child.id().to_string()]));
         let summary = self.lines.next().expect("a summary").unwrap();
@@ -105,7 +105,7 @@ impl Drop for Label {
     }
 }
 
-/// The names in a folder, none if it is not there.
+/// Returns the names in a directory; empty if it does not exist.
 fn names(folder: &Path) -> BTreeSet<String> {
     let entries = std::fs::read_dir(folder).into_iter().flatten();
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
@@ -115,7 +115,7 @@ fn jpegs(folder: &Path) -> BTreeSet<String> {
     names(folder).into_iter().filter(|name| name.ends_with(".jpg")).collect()
 }
 
-/// A folder with pictures of different content, `0.png` and so on.
+/// Writes distinct images `0.png`, `1.png` and so on.
 fn pictures(folder: &Path, count: u32) {
     std::fs::create_dir_all(folder).unwrap();
     for number in 0..count {
@@ -134,7 +134,7 @@ fn collected_frames_are_sorted_by_keyboard_and_trained_on() {
             .arg(&head),
     );
     let mut edge = Device::Native.edge();
-    // Not live, so that no frame is dropped, however slow the disk.
+    // Not a live source, so that no frame is dropped, however slow the disk.
     edge.args(["run", "--source", "samples/surfaces.y4m", "--collect-below", "1", "--head"])
         .arg(&head);
     succeed(edge.arg("--collect").arg(&dir));
@@ -150,7 +150,7 @@ fn collected_frames_are_sorted_by_keyboard_and_trained_on() {
     assert_eq!(classes, ["brick", "grass", "gravel"], "the labels that edge knew");
     let item = &state["item"];
     assert_eq!(item["suggestion"], item["label"]);
-    // The first is the one of which edge was least sure.
+    // The first image is the least certain one.
     let margin = |scores: &Value| {
         let mut scores: Vec<f64> =
             scores.as_object().unwrap().values().map(|v| v.as_f64().unwrap()).collect();
@@ -164,7 +164,8 @@ fn collected_frames_are_sorted_by_keyboard_and_trained_on() {
     let total = collected.len();
     let left = |count: usize| {
         format!(
-            "until state && state.open + state.skipped === {count} && seen === (state.item?.id ?? null)"
+            "until state && state.open + state.skipped === {count} && seen === (state.item?.id ?? \
+                null)"
         )
     };
     let mut steps = vec![left(total)];
@@ -176,8 +177,8 @@ fn collected_frames_are_sorted_by_keyboard_and_trained_on() {
         }
     }
     let mut add = |new: &[&str]| steps.extend(new.iter().map(|step| (*step).to_owned()));
-    // A class by its digit, the suggestion by space, undone and done again, a new class, one of no
-    // use, one put off.
+    // A class by its digit, the suggestion by the space bar, undone and redone, a new class, a
+    // rejected image, a skipped one.
     add(&["key 1", &left(total - 1), "key 2", &left(total - 2), "key Space", &left(total - 3)]);
     add(&["key u", &left(total - 2), "key Enter", &left(total - 3)]);
     add(&[
@@ -203,7 +204,7 @@ fn collected_frames_are_sorted_by_keyboard_and_trained_on() {
         "click skip",
         "until state.skipped === 2",
     ]);
-    // After a click the space bar is not the button's.
+    // After a click, the space bar does not press the button.
     add(&[
         "eval document.activeElement === document.body",
         "until seen === (state.item?.id ?? null)",
@@ -237,8 +238,8 @@ fn collected_frames_are_sorted_by_keyboard_and_trained_on() {
     for class in names(&sorted) {
         all.extend(jpegs(&sorted.join(class)));
     }
-    assert_eq!((rejected.len(), all), (1, collected), "each picture is somewhere, once");
-    // The log tells the same: what was done, less what was undone.
+    assert_eq!((rejected.len(), all), (1, collected), "each image exists exactly once");
+    // The log agrees: the actions without the undone ones.
     let log = ndjson(&std::fs::read_to_string(dir.join("labels.ndjson")).unwrap());
     assert_eq!(log.iter().filter(|line| line["action"] == "undone").count(), 1);
     assert_eq!(log.len(), total + 2);
@@ -247,7 +248,7 @@ fn collected_frames_are_sorted_by_keyboard_and_trained_on() {
         assert!(line["action"] == "undone" || to.is_file(), "{line}");
     }
 
-    // What was sorted is a data folder, whatever a class is called; `_rejected` is none of it.
+    // The sorted images form a data set, whatever a class is called; `_rejected` is not part of it.
     let again = folder.path().join("again.postcard");
     succeed(host().args(["train", "--size", "32", "--epochs", "1", "-o"]).arg(&again).arg(&sorted));
     let inspected: Value =
@@ -259,24 +260,29 @@ fn collected_frames_are_sorted_by_keyboard_and_trained_on() {
 }
 
 #[test]
-fn other_sites_and_other_files_are_out_of_reach() {
+fn cross_origin_requests_and_other_files_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("in");
     pictures(&dir, 3);
     std::fs::write(folder.path().join("secret.png"), "secret").unwrap();
     symlink(folder.path().join("secret.png"), dir.join("link.png")).unwrap();
     std::fs::create_dir(folder.path().join("elsewhere")).unwrap();
-    let hostile = json!({ "file": "../secret.png", "label": "../../elsewhere", "scores": { "../../elsewhere": 1.0 } });
+    let hostile = json!({
+        "file": "../secret.png", "label": "../../elsewhere", "scores": { "../../elsewhere": 1.0 }
+    });
     let name = "<img src=x onerror=alert(1)>.png";
     std::fs::copy(dir.join("0.png"), dir.join(name)).unwrap();
-    let odd = json!({ "file": name, "label": "<b>\u{202e}", "scores": { "<b>\u{202e}": 0.9, "c": 0.1 }, "time": "never", "source": 5 });
+    let odd = json!({
+        "file": name, "label": "<b>\u{202e}", "scores": { "<b>\u{202e}": 0.9, "c": 0.1 },
+        "time": "never", "source": 5
+    });
     std::fs::write(dir.join("frames.ndjson"), format!("{hostile}\nnot json\n{odd}\n")).unwrap();
     std::fs::create_dir(dir.join("sorted")).unwrap();
     symlink(folder.path().join("elsewhere"), dir.join("sorted/trap")).unwrap();
     let label = Label::start(&["--classes", "a,trap"], &dir);
-    assert_eq!(label.hello["pictures"], 4, "links are no pictures");
+    assert_eq!(label.hello["pictures"], 4, "links are not images");
 
-    // Names and numbers that are none.
+    // Invalid names and numbers.
     for path in [
         "/picture/4",
         "/picture/-1",
@@ -308,11 +314,11 @@ fn other_sites_and_other_files_are_out_of_reach() {
         let answer = label.order(json!({ "new": { "id": 0, "class": class } }));
         assert!(!answer["trouble"].is_null(), "{answer}");
     }
-    // A class folder that is a link.
+    // A class directory that is a symbolic link.
     let answer = label.order(json!({ "sort": { "id": 0, "class": "trap" } }));
     assert!(answer["trouble"].as_str().unwrap().contains("stays where it was"), "{answer}");
 
-    // Other sites, other names, no token.
+    // Cross-origin requests, other host names, no token.
     let json = "Content-Type: application/json\r\n";
     let token = format!("X-Vgg-Edge-Token: {}\r\n", label.token);
     let order = r#"{"reject":{"id":0}}"#;
@@ -350,13 +356,13 @@ fn other_sites_and_other_files_are_out_of_reach() {
     assert!(head.starts_with("HTTP/1.1 405"), "{head}");
     assert_eq!(label.state()["open"], 4, "nothing was moved");
 
-    // Odd names are shown as text, and no browser runs them.
+    // Unusual names are shown as text and never executed.
     let until = "until state && seen === state.item.id".to_owned();
     let shown = "eval [$('file').textContent, document.images.length]".to_owned();
     let found = browse(label.url(), &[until, shown, "calm".to_owned()]);
     assert_eq!(serde_json::from_str::<Value>(&found[1]).unwrap(), json!([name, 1]));
 
-    // Clients that never finish hold up nobody.
+    // Clients that never finish a request do not block others.
     let held: Vec<TcpStream> = (0..20)
         .map(|_| {
             let mut stream = TcpStream::connect(label.address()).unwrap();
@@ -374,7 +380,7 @@ fn other_sites_and_other_files_are_out_of_reach() {
 }
 
 #[test]
-fn what_goes_wrong_is_told_and_nothing_is_lost() {
+fn labeling_errors_are_reported_and_no_image_is_lost() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("in");
     pictures(&dir, 5);
@@ -385,7 +391,7 @@ fn what_goes_wrong_is_told_and_nothing_is_lost() {
     )
     .unwrap();
     let data = folder.path().join("data");
-    // A name that is taken by another picture, and one by the same.
+    // A name that is taken by another image, and one taken by the same image.
     for (number, other) in [(0, 4), (1, 1)] {
         std::fs::create_dir_all(data.join("red")).unwrap();
         std::fs::copy(dir.join(format!("{other}.png")), data.join(format!("red/{number}.png")))
@@ -412,16 +418,17 @@ fn what_goes_wrong_is_told_and_nothing_is_lost() {
     );
     let new = red.iter().find(|name| name.starts_with("0-")).unwrap();
     assert_eq!(std::fs::read(data.join("red").join(new)).unwrap(), before);
-    // The same order again, as by a second window.
+    // The same command again, as from a second window.
     let answer = label.order(json!({ "sort": { "id": 0, "class": "red" } }));
     assert!(answer["trouble"].as_str().unwrap().contains("already"), "{answer}");
 
-    // Formats: what browsers do not know comes as JPEG, what is no picture is said to be none.
+    // Formats that browsers do not support are sent as JPEG; a file that is not an image is
+    // reported as such.
     assert!(label.get("/picture/6").0.contains("content-type: image/jpeg"));
     let (head, words) = label.get("/picture/5");
     assert!(head.starts_with("HTTP/1.1 415") && words.contains("5.png"), "{head} {words}");
 
-    // A picture that has gone.
+    // An image that was deleted.
     std::fs::remove_file(dir.join("2.png")).unwrap();
     let answer = label.order(json!({ "sort": { "id": 2, "class": "green" } }));
     assert!(answer["trouble"].as_str().unwrap().contains("no longer"), "{answer}");
@@ -430,7 +437,7 @@ fn what_goes_wrong_is_told_and_nothing_is_lost() {
         (&json!(1), &json!("3.png"))
     );
 
-    // A class folder that cannot be written to: for root, that is no folder at all.
+    // A class directory that is not writable: for root, one that is not a directory.
     std::fs::write(data.join("green"), "").unwrap();
     let answer = label.order(json!({ "sort": { "id": 3, "class": "green" } }));
     assert!(answer["trouble"].as_str().unwrap().contains("stays where it was"), "{answer}");
@@ -446,11 +453,12 @@ fn what_goes_wrong_is_told_and_nothing_is_lost() {
     );
     std::fs::set_permissions(data.join("green"), PermissionsExt::from_mode(0o700)).unwrap();
 
-    // No `calm` at the end: the browser complains of the picture that is none. The page says so
-    // too, and lets what cannot be shown be rejected.
+    // No `calm` at the end: the browser reports an error for the file that is not an image. The
+    // page reports it too, and lets the user reject it.
     std::fs::remove_file(dir.join("4.png")).unwrap();
     let mut steps = vec![
-        "until state && !$('notice').hidden && $('notice').textContent.includes('4.png is no longer')",
+        "until state && !$('notice').hidden && $('notice').textContent.includes('4.png is no \
+            longer')",
     ];
     if !refused {
         steps.extend(["until seen === 3", "key 1"]);
@@ -461,7 +469,7 @@ fn what_goes_wrong_is_told_and_nothing_is_lost() {
     browse(label.url(), &steps);
     assert_eq!(names(&dir.join("_rejected")), BTreeSet::from(["5.png".to_owned()]));
 
-    // All that can be undone, is; the file of the same content comes back as well.
+    // Everything that can be undone is undone; the file with the same content returns as well.
     while label.state()["steps"] != 0 {
         assert_eq!(label.order(json!({ "undo": {} }))["trouble"], Value::Null);
     }
@@ -476,7 +484,7 @@ fn what_goes_wrong_is_told_and_nothing_is_lost() {
 }
 
 #[test]
-fn the_page_says_when_the_program_has_ended() {
+fn labeling_page_reports_the_end_of_the_program() {
     let folder = tempfile::tempdir().unwrap();
     pictures(folder.path(), 2);
     let label = Label::start(&["--classes", "a,b"], folder.path());
@@ -490,12 +498,12 @@ fn the_page_says_when_the_program_has_ended() {
     assert_eq!(
         names(folder.path()),
         BTreeSet::from(["0.png".to_owned(), "1.png".to_owned()]),
-        "no folder is left"
+        "no directory is left"
     );
 }
 
 #[test]
-fn command_lines_that_make_no_sense() {
+fn invalid_label_command_lines_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let dir: PathBuf = folder.path().join("in");
     let label = |args: &[&str]| {
@@ -506,7 +514,7 @@ fn command_lines_that_make_no_sense() {
     fail(&mut label(&[]), 1, "cannot open the folder");
     std::fs::create_dir(&dir).unwrap();
     fail(&mut label(&[]), 1, "no pictures to sort");
-    assert_eq!(names(&dir).len(), 0, "no folder is left");
+    assert_eq!(names(&dir).len(), 0, "no directory is left");
     pictures(&dir, 1);
     for address in ["0.0.0.0:0", "192.168.1.2:80", "[::]:0"] {
         fail(&mut label(&["--http", address]), 2, "other machines");

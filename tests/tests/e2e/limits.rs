@@ -1,5 +1,5 @@
-//! Files made to exhaust: with a gigabyte of address space and a minute of time, each gets its one
-//! clear line and exit code 1.
+//! Files that declare excessive sizes: with a gigabyte of address space and a minute of time, each
+//! gets its one clear error line and exit code 1.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -8,25 +8,25 @@ use std::process::{Command, Stdio};
 use sha2::{Digest, Sha256};
 use tests::{Device, fail, host, root, small_head, succeed, wrapped};
 
-/// Address space, in KiB: what the programs need for good files, and not what bad files declare.
+/// Address space in KiB: enough for good files, but not for the sizes that bad files declare.
 const MEMORY: &str = "1048576";
 
-/// Seconds: far more than any of these takes on a machine that does something else as well.
+/// Seconds: far more than any of these takes on a busy machine.
 const TIME: &str = "60";
 
-/// The command with limits.
+/// Returns a command with limits.
 fn limited(command: &Command) -> Command {
     let mut limited = Command::new("bash");
     limited.args(["-c", "ulimit -v \"$0\" && exec timeout \"$@\"", MEMORY, TIME]);
     wrapped(limited, command)
 }
 
-/// A folder, and a picture that is good.
+/// Creates a directory with a valid image.
 fn folder() -> (tempfile::TempDir, PathBuf) {
     (tempfile::tempdir().unwrap(), root().join("samples/surfaces/val/brick/000.jpg"))
 }
 
-/// Writes a file and gives its path.
+/// Writes a file and returns its path.
 fn file(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {
     let path = folder.join(name);
     std::fs::write(&path, bytes).unwrap();
@@ -34,7 +34,7 @@ fn file(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {
 }
 
 #[test]
-fn within_these_limits_good_files_are_read() {
+fn good_files_are_read_within_the_limits() {
     let (_folder, picture) = folder();
     succeed(&mut limited(
         Device::Native.edge().args(["classify", "--head"]).arg(small_head()).arg(&picture),
@@ -58,8 +58,8 @@ fn heads_that_declare_too_much() {
     let mut length = good.clone();
     length[12..20].copy_from_slice(&(1u64 << 62).to_le_bytes());
     check(&file(folder.path(), "length", &length), "limit");
-    // The weights of the first layer, 512 x 16 after a ReLU's mark, become 2^62; length and
-    // checksum are right.
+    // The length of the first layer's weights (512 x 16, after the mark of ReLU) becomes 2^62;
+    // length and checksum of the file are right.
     let mark = [0x80, 0x04, 0x10, 0x01, 0x80, 0x40];
     let at = 4 + good.windows(6).position(|window| window == mark).expect("the first layer");
     let payload = [
@@ -75,12 +75,12 @@ fn heads_that_declare_too_much() {
     check(Path::new("/dev/zero"), "limit");
 }
 
-/// A field of a protocol buffer that holds bytes.
+/// Encodes a protocol buffer field of bytes.
 fn field(number: u64, bytes: &[u8]) -> Vec<u8> {
     [varint(number << 3 | 2), varint(bytes.len() as u64), bytes.to_vec()].concat()
 }
 
-/// A field of a protocol buffer that holds a number.
+/// Encodes a protocol buffer field of a number.
 fn number(number: u64, value: u64) -> Vec<u8> {
     [varint(number << 3), varint(value)].concat()
 }
@@ -95,7 +95,7 @@ fn varint(mut value: u64) -> Vec<u8> {
     bytes
 }
 
-/// An ONNX model with these parts of a graph.
+/// Encodes an ONNX model with these parts of a graph.
 fn onnx(graph: &[u8]) -> Vec<u8> {
     [number(1, 8), field(7, graph), field(8, &number(2, 13))].concat()
 }
@@ -120,7 +120,7 @@ fn onnx_tensor(name: &str, dims: &[u64], kind: u64, data: &[u8]) -> Vec<u8> {
     field(5, &[dims, number(2, kind), field(8, name.as_bytes()), field(9, data)].concat())
 }
 
-/// `x`, u8 `[1, 3, size, size]`, as input and the named tensor as output.
+/// Encodes `x`, u8 `[1, 3, size, size]`, as input and the named tensor as output.
 fn onnx_ends(size: u64, output: &str) -> Vec<u8> {
     let value = |name: &str, kind: u64| {
         let dims: Vec<u8> =
@@ -200,8 +200,9 @@ fn onnx_files_that_declare_too_much() {
 #[test]
 fn weights_that_declare_too_much() {
     let (folder, _) = folder();
-    let corpus =
-        |name: &str| std::fs::read(root().join("tests/fuzz-targets/corpus/import").join(name)).unwrap();
+    let corpus = |name: &str| {
+        std::fs::read(root().join("tests/fuzz-targets/corpus/import").join(name)).unwrap()
+    };
     let patched = |bytes: &[u8], from: &[u8], to: &[u8]| {
         let at = bytes
             .windows(from.len())
@@ -211,7 +212,7 @@ fn weights_that_declare_too_much() {
     };
     let torch = corpus("torch.safetensors");
     let keras = corpus("keras.h5");
-    // A kernel of HDF5 is 3 x 3 x 3 x 4 in 64-bit numbers.
+    // The shape of an HDF5 kernel, 3 x 3 x 3 x 4, in 64-bit numbers.
     let sides = |sides: [u64; 4]| sides.map(u64::to_le_bytes).concat();
     for (name, bytes) in [
         ("header.safetensors", [&(1u64 << 40).to_le_bytes(), &torch[8..]].concat()),
@@ -234,7 +235,7 @@ fn weights_that_declare_too_much() {
 }
 
 #[test]
-fn pictures_that_declare_too_much() {
+fn images_that_declare_too_much() {
     let (folder, _) = folder();
     let png = |width: u32, height: u32, depth: u8, color: u8| {
         let mut header =
@@ -280,7 +281,9 @@ fn pictures_that_declare_too_much() {
         ("within.pbm", b"P1 32768 4096\n".to_vec(), ""),
         (
             "max.pam",
-            b"P7\nWIDTH 4294967295\nHEIGHT 4294967295\nDEPTH 4\nMAXVAL 65535\nTUPLTYPE RGB_ALPHA\nENDHDR\n".to_vec(),
+            b"P7\nWIDTH 4294967295\nHEIGHT 4294967295\nDEPTH 4\nMAXVAL 65535\nTUPLTYPE RGB_ALPHA\n\
+                ENDHDR\n"
+                .to_vec(),
             "",
         ),
         ("max.webp", webp(1 << 24, 1 << 8), ""),
@@ -288,7 +291,9 @@ fn pictures_that_declare_too_much() {
     ] {
         let path = file(folder.path(), name, &bytes);
         let errors = fail(
-            &mut limited(Device::Native.edge().args(["classify", "--head"]).arg(small_head()).arg(&path)),
+            &mut limited(
+                Device::Native.edge().args(["classify", "--head"]).arg(small_head()).arg(&path),
+            ),
             1,
             words,
         );
@@ -296,7 +301,7 @@ fn pictures_that_declare_too_much() {
     }
 }
 
-/// CRC-32 (ISO 3309), as PNG has it.
+/// Computes CRC-32 (ISO 3309), as in PNG.
 fn crc(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |crc, &byte| {
         (0..8).fold(crc ^ u32::from(byte), |crc, _| {
@@ -326,7 +331,7 @@ fn streams_and_settings_that_do_not_end() {
     let header = [&b"YUV4MPEG2 "[..], &vec![b'X'; 1 << 20]].concat();
     fail(&mut limited(&run_on(&file(folder.path(), "header.y4m", &header))), 1, "header.y4m");
 
-    // One JPEG that never ends.
+    // A single JPEG that never ends.
     let mut edge = run_on(Path::new("-"));
     let mut child = limited(edge.args(["--raw", "mjpeg"]))
         .stdin(Stdio::piped())
@@ -351,7 +356,7 @@ fn streams_and_settings_that_do_not_end() {
             code,
             words,
         );
-        assert!(errors.len() < 1000, "{} bytes of words", errors.len());
+        assert!(errors.len() < 1000, "{} bytes of messages", errors.len());
     };
     config(Path::new("/dev/zero"), 1, "over the limit");
     config(

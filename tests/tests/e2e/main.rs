@@ -1,7 +1,13 @@
-//! All end-to-end tests, in one program: one is linked, what they share is made once, and while one
-//! waits another runs.
+//! All end-to-end tests in one program: it is linked once, shared fixtures are made once, and tests
+//! run while others wait.
 //!
-//! `cargo test --workspace --test e2e MODULE` runs those of one module.
+//! `cargo test --workspace --test e2e MODULE` runs the tests of one module.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking, and this crate serves tests only"
+)]
 
 mod augment;
 mod bad_input;
@@ -10,6 +16,7 @@ mod build;
 mod camera;
 mod exactness;
 mod fine_tune;
+mod golden;
 mod heads;
 mod label;
 mod limits;

@@ -26,7 +26,7 @@ fn samples_are_learnt_and_recognized_on_the_device() {
         }
     }
 
-    // The evaluation agrees with what training said of the kept epoch.
+    // The evaluation agrees with the metrics of the kept epoch.
     let out = succeed(
         host()
             .args(["evaluate", "--json", "--head"])
@@ -72,7 +72,7 @@ fn samples_are_learnt_and_recognized_on_the_device() {
         assert!(ndjson(&out).iter().all(|line| line["label"] == surface), "{out}");
     }
 
-    // A second run takes every picture from the cache and writes the same file, on any number of
+    // A second run takes every image from the cache and writes the same file, on any number of
     // threads.
     let first = std::fs::read(&head).unwrap();
     let again = train(&head, &["--cache", cache.to_str().unwrap(), "--threads", "1"]);
@@ -110,7 +110,8 @@ fn features_are_readable_by_numpy() {
     );
     let script = "import numpy as np, sys\n\
                   f = np.load(sys.argv[1])\n\
-                  assert f['features'].shape == (42, 1, 1, 512) and f['features'].dtype == np.float32, f['features'].shape\n\
+                  assert f['features'].shape == (42, 1, 1, 512) and f['features'].dtype == \
+                  np.float32, f['features'].shape\n\
                   assert list(f['class_names']) == ['brick', 'grass', 'gravel'], f['class_names']\n\
                   assert f['labels'].tolist() == [0] * 14 + [1] * 14 + [2] * 14\n\
                   assert f['file_names'][0] == 'brick/000.jpg', f['file_names'][0]\n\
@@ -119,7 +120,7 @@ fn features_are_readable_by_numpy() {
 }
 
 #[test]
-fn summary_is_that_of_keras() {
+fn summary_matches_keras() {
     let out = succeed(host().arg("summary"));
     for line in [
         "block1_conv1 (Conv2D)        (None, 64, 64, 64)              1,792",
@@ -136,7 +137,7 @@ fn summary_is_that_of_keras() {
 }
 
 #[test]
-fn bench_measures_what_it_says() {
+fn bench_measures_the_requested_input() {
     let out = succeed(Device::Native.edge().args([
         "bench",
         "--json",
@@ -156,7 +157,7 @@ fn bench_measures_what_it_says() {
 }
 
 #[test]
-fn a_reader_that_has_seen_enough_is_no_error() {
+fn closed_pipe_of_a_reader_is_not_an_error() {
     let mut child = Device::Native
         .edge()
         .args(["run", "--loop", "--source", "samples/surfaces.y4m", "--head"])
@@ -176,9 +177,9 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     assert!(child.wait().unwrap().success());
 }
 
-/// A training is worth more than its words.
+/// A training continues if the reader of its output exits.
 #[test]
-fn a_training_outlives_its_reader() {
+fn training_continues_without_a_reader() {
     let dir = tempfile::tempdir().unwrap();
     let head = |name: &str| dir.path().join(name);
     let train = |name: &str| {
@@ -203,9 +204,9 @@ fn a_training_outlives_its_reader() {
     let mut words = String::new();
     std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut words).unwrap();
     assert!(child.wait().unwrap().success(), "{words}");
-    assert!(words.contains("fine-tun"), "the steps that follow are done too: {words}");
+    assert!(words.contains("fine-tun"), "the following steps run too: {words}");
     assert_eq!(std::fs::read(head("left")).unwrap(), std::fs::read(head("whole")).unwrap());
-    // A full disk at the other end is told, after the work is done.
+    // A full disk behind stdout is reported after the work is done.
     let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
     let output = train("full").stdout(full).output().unwrap();
     let words = String::from_utf8(output.stderr).unwrap();
@@ -214,7 +215,7 @@ fn a_training_outlives_its_reader() {
 }
 
 #[test]
-fn pictures_that_were_trained_on_are_told() {
+fn evaluation_on_training_images_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let (head, data) = (dir.path().join("head"), dir.path().join("data"));
     tests::data_folder(&data, &[("red", 6), ("green", 6)]);
@@ -227,7 +228,7 @@ fn pictures_that_were_trained_on_are_told() {
     assert!(evaluate().contains("trained on these pictures"));
     std::fs::remove_file(data.join("red/0.bmp")).unwrap();
     assert!(!evaluate().contains("trained on these pictures"));
-    // Copies on both sides of a folder that is split.
+    // Copies on both sides of a directory that is split.
     let split = dir.path().join("split");
     for part in ["train", "val"] {
         std::fs::create_dir_all(split.join(part)).unwrap();
@@ -247,7 +248,7 @@ fn pictures_that_were_trained_on_are_told() {
     );
 }
 
-/// Starts a command, waits for the first line of stdout or stderr, sends a signal, and gives the
+/// Starts a command, waits for the first line of stdout or stderr, sends a signal, and returns the
 /// exit code.
 fn interrupt(command: &mut std::process::Command, signal: &str, on_stdout: bool) -> Option<i32> {
     use std::io::{BufRead, BufReader, Read};
@@ -258,7 +259,7 @@ fn interrupt(command: &mut std::process::Command, signal: &str, on_stdout: bool)
     } else {
         (Box::new(stderr), Box::new(stdout))
     };
-    // Both are read to their ends, so that the program never waits for a full pipe.
+    // Both are read to the end, so that the program never blocks on a full pipe.
     let drain =
         std::thread::spawn(move || std::io::copy(&mut BufReader::new(other), &mut std::io::sink()));
     let mut first = BufReader::new(first);
@@ -270,12 +271,12 @@ fn interrupt(command: &mut std::process::Command, signal: &str, on_stdout: bool)
 }
 
 #[test]
-fn interrupts_are_clean() {
+fn interrupted_programs_exit_cleanly() {
     for signal in ["-INT", "-TERM"] {
         let mut edge = Device::Native.edge();
         edge.args(["run", "--loop", "--source", "samples/surfaces.y4m", "--head"])
             .arg(tests::small_head());
-        assert_eq!(interrupt(&mut edge, signal, true), Some(0), "edge run ends when it is told to");
+        assert_eq!(interrupt(&mut edge, signal, true), Some(0), "edge run exits on a signal");
     }
     let dir = tempfile::tempdir().unwrap();
     let head = dir.path().join("head.postcard");
@@ -286,7 +287,7 @@ fn interrupts_are_clean() {
 }
 
 #[test]
-fn usage_errors_end_with_two() {
+fn usage_errors_exit_with_code_2() {
     for args in [
         &["train"][..],
         &["train", "samples/surfaces", "-o", "x", "--optimizer", "magic"],

@@ -1,8 +1,8 @@
 //! The Debian packages: built twice, installed, upgraded, removed and purged by Debian's own dpkg
 //! in a small ARM system under qemu-user, and the program run from there.
 //!
-//! The systems are furnished by `scripts/package-root.sh` and entered with proot, which needs
-//! neither root nor binfmt_misc.
+//! `scripts/package-root.sh` prepares the systems; proot enters them, which needs neither root nor
+//! binfmt_misc.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt;
@@ -12,16 +12,16 @@ use std::process::{Command, Stdio};
 
 use tests::{Device, ndjson, root, run, small_head, succeed};
 
-/// Where dpkg puts the settings.
+/// The installed settings file.
 const SETTINGS: &str = "etc/vgg-edge/edge.toml";
 
-/// What `systemctl enable` makes.
+/// The link that `systemctl enable` creates.
 const ENABLED: &str = "etc/systemd/system/multi-user.target.wants/vgg-edge.service";
 
-/// Makes a package of the program for `arch` in `folder` and gives its path.
+/// Builds a package for `arch` in `folder` and returns its path.
 fn package(arch: &str, revision: u32, folder: &Path) -> PathBuf {
     let device = if arch == "arm64" { Device::Aarch64 } else { Device::Armv7 };
-    // Built here by the rules of all tests, so that a test run builds each program once.
+    // Built as in all other tests, so that a test run builds each program once.
     let program = device.edge_path();
     let mut make = Command::new(root().join("scripts/package.sh"));
     make.arg(arch).args(["--revision", &revision.to_string()]).arg("--program").arg(program);
@@ -33,14 +33,14 @@ fn package(arch: &str, revision: u32, folder: &Path) -> PathBuf {
     PathBuf::from(succeed(&mut make).trim())
 }
 
-/// A Debian system of another architecture, in a folder that goes with it.
+/// A Debian system of another architecture, in a temporary directory.
 struct System {
     folder: tempfile::TempDir,
     emulator: &'static str,
 }
 
 impl System {
-    /// A copy of the system that `scripts/package-root.sh` made.
+    /// Copies the system that `scripts/package-root.sh` made.
     fn new(arch: &str) -> Self {
         let made = root().join("target/package").join(format!("root-{arch}"));
         assert!(made.exists(), "{} is missing; run ./test, which furnishes it", made.display());
@@ -52,19 +52,20 @@ impl System {
         }
     }
 
-    /// A file of the system, by its path without the first slash.
+    /// Returns the path of a file of the system, given without the leading slash.
     fn path(&self, path: &str) -> PathBuf {
         self.folder.path().join(path)
     }
 
-    /// A command in the system, as its root, with nothing of this machine but /dev and /proc.
+    /// Returns a command that runs in the system as its root, with nothing of this machine but /dev
+    /// and /proc.
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new("proot");
         command.args(["-0", "-w", "/", "-b", "/dev", "-b", "/proc", "-q", self.emulator, "-r"]);
         command.arg(self.folder.path()).arg(program).current_dir("/").stdin(Stdio::null());
         let path = std::env::var_os("PATH").unwrap_or_default();
-        // proot looks for the emulator along the path of this machine, for the program along the
-        // same in the system.
+        // proot searches the emulator in the `PATH` of this machine, and the program in the same
+        // `PATH` inside the system.
         command
             .env_clear()
             .env("PATH", path)
@@ -76,14 +77,13 @@ impl System {
         command
     }
 
-    /// Runs dpkg, which must succeed without a word of an error or of a script that failed, and
-    /// gives what it printed.
+    /// Runs dpkg, which must succeed and report no error and no failed script; returns its output.
     fn dpkg(&self, args: &[&str]) -> String {
         let output = run(self.command("dpkg").args(args));
         let errors = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.success(), "dpkg {args:?} ended with {}: {errors}", output.status);
         for line in errors.lines() {
-            // Folders of other packages, which a real system has a record of, stay.
+            // Directories of other packages, which a real system has in its database, stay.
             assert!(line.ends_with("not empty so not removed"), "dpkg {args:?}: {errors}");
         }
         String::from_utf8(output.stdout).unwrap()
@@ -96,7 +96,7 @@ impl System {
         self.dpkg(&["--force-confdef", "--force-confold", "--install", &format!("/tmp/{name}")])
     }
 
-    /// What dpkg's database says of the package; `None` if it knows nothing.
+    /// Returns the package's status in dpkg's database, if it has one.
     fn status(&self) -> Option<String> {
         let mut query = self.command("dpkg-query");
         let output = run(query.args([
@@ -108,7 +108,7 @@ impl System {
         output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
     }
 
-    /// Lets the maintainer scripts believe that systemd runs, and records what they ask of it.
+    /// Simulates a running systemd for the maintainer scripts, and records their requests.
     fn with_systemd(&self) {
         std::fs::create_dir_all(self.path("run/systemd/system")).unwrap();
         let systemctl = self.path("usr/bin/systemctl");
@@ -116,7 +116,7 @@ impl System {
         std::fs::set_permissions(&systemctl, PermissionsExt::from_mode(0o755)).unwrap();
     }
 
-    /// What the scripts asked of systemd since the last call.
+    /// Returns the scripts' requests to systemd since the last call.
     fn asked(&self) -> Vec<String> {
         let path = self.path("tmp/asked");
         let text = std::fs::read_to_string(&path).unwrap_or_default();
@@ -125,14 +125,14 @@ impl System {
     }
 }
 
-/// Denies this process and its children the calls with paths that are newer than Debian's proot: it
-/// would let them by untranslated, to files of this machine. Everybody knows older calls to use
-/// instead.
+/// Denies this process and its children the path-based system calls that are newer than Debian's
+/// proot: it would pass them untranslated, to files of this machine. Every program falls back to
+/// older calls.
 fn without_new_calls() -> std::io::Result<()> {
-    /// One instruction of the filter, `struct sock_filter`.
+    /// An instruction of the filter, `struct sock_filter`.
     #[repr(C)]
     struct Filter(u16, u8, u8, u32);
-    /// `struct sock_fprog`.
+    /// The filter, `struct sock_fprog`.
     #[repr(C)]
     struct Program(u16, *const Filter);
     unsafe extern "C" {
@@ -148,7 +148,7 @@ fn without_new_calls() -> std::io::Result<()> {
     const ENOSYS: u32 = 38;
     let [a, b, c, d, e] = CALLS;
     let filter = [
-        // Load the number of the call; on a match jump to the end.
+        // Load the number of the call; jump to the end on a match.
         Filter(0x20, 0, 0, 0),
         Filter(0x15, 5, 0, a),
         Filter(0x15, 4, 0, b),
@@ -169,14 +169,14 @@ fn without_new_calls() -> std::io::Result<()> {
     if denied { Err(std::io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// The life of a package, from installation to purge.
+/// Tests the life cycle of a package, from installation to purge.
 fn lives(arch: &str) {
     let device = if arch == "arm64" { Device::Aarch64 } else { Device::Armv7 };
     let made = tempfile::tempdir().unwrap();
     let (first, second) = (package(arch, 1, made.path()), package(arch, 2, made.path()));
     let system = System::new(arch);
 
-    // Where no systemd runs, as when an image is made.
+    // Without systemd, as when an image is built.
     let words = system.install(&first);
     assert!(
         words.contains("there is no head yet. Copy one to /etc/vgg-edge/head.postcard"),
@@ -184,7 +184,7 @@ fn lives(arch: &str) {
     );
     assert!(system.status().unwrap().starts_with("ii "), "{:?}", system.status());
     assert_eq!(system.dpkg(&["--print-architecture"]).trim(), arch);
-    // Against its md5sums.
+    // Check the files against their md5sums.
     assert_eq!(system.dpkg(&["--verify", "vgg-edge"]), "");
     let mut expected = BTreeMap::from([
         ("usr/bin/edge", 0o755),
@@ -215,7 +215,7 @@ fn lives(arch: &str) {
         "a service without a head must not be enabled"
     );
 
-    // The program, from its place.
+    // Run the installed program.
     let version = format!("edge {}\n", env!("CARGO_PKG_VERSION"));
     assert_eq!(succeed(system.command("edge").arg("--version")), version);
     let info = succeed(system.command("edge").args([
@@ -232,7 +232,7 @@ fn lives(arch: &str) {
             .arg(root().join(samples))
             .arg(system.path("tmp/pictures")),
     );
-    // Names relative to the folder of pictures, which each side has elsewhere.
+    // Names relative to the image directory, whose path differs between the two sides.
     let pictures = system.path("tmp/pictures");
     let found = succeed(
         Command::new("find").current_dir(&pictures).args(["-name", "*.jpg", "-printf", "%P\\n"]),
@@ -245,7 +245,7 @@ fn lives(arch: &str) {
         let options = ["classify", "--json", "--base", base, "--head", head].map(str::to_owned);
         options.into_iter().chain(names.iter().map(|name| format!("{folder}/{name}"))).collect()
     };
-    // Time and latency are each run's own.
+    // Time and latency differ between runs.
     let results =
         |mut command: Command, folder: &str, arguments: Vec<String>| -> Vec<[String; 3]> {
             let lines = ndjson(&succeed(command.args(arguments)).replace(folder, ""));
@@ -267,7 +267,7 @@ fn lives(arch: &str) {
     assert!(native.iter().flatten().all(|value| value != "null"), "{native:?}");
     assert_eq!(native, installed, "{device:?}");
 
-    // An upgrade keeps the settings that somebody wrote, and restarts what runs.
+    // An upgrade keeps changed settings, and restarts a running service.
     system.with_systemd();
     let mut settings = std::fs::read_to_string(system.path(SETTINGS)).unwrap();
     settings.push_str("threads = 3\n");
@@ -279,7 +279,7 @@ fn lives(arch: &str) {
     let asked = system.asked();
     assert_eq!(asked, ["--system daemon-reload", "try-restart vgg-edge.service"]);
 
-    // A policy that forbids services to run, as image builders set it, is heeded.
+    // A policy that forbids starting services, as image builders set it, is respected.
     let policy = system.path("usr/sbin/policy-rc.d");
     std::fs::write(&policy, "#!/bin/sh\nexit 101\n").unwrap();
     std::fs::set_permissions(&policy, PermissionsExt::from_mode(0o755)).unwrap();
@@ -291,7 +291,7 @@ fn lives(arch: &str) {
     assert_eq!(system.asked(), ["--system daemon-reload"]);
     std::fs::remove_file(policy).unwrap();
 
-    // Removal stops the service, and keeps settings and what it wrote.
+    // Removal stops the service, and keeps settings and state.
     for link in [ENABLED, "var/lib/vgg-edge"] {
         std::fs::create_dir_all(system.path(link).parent().unwrap()).unwrap();
         std::os::unix::fs::symlink("/nowhere", system.path(link)).unwrap();
@@ -305,7 +305,7 @@ fn lives(arch: &str) {
     }
     assert!(system.path("var/lib/private/vgg-edge/collected").exists());
 
-    // A purge takes all but the head, which is not the package's.
+    // A purge deletes everything but the head, which does not belong to the package.
     system.dpkg(&["--purge", "vgg-edge"]);
     assert_eq!(system.status(), None);
     let left = succeed(Command::new("find").arg(system.folder.path()).args([
@@ -321,12 +321,12 @@ fn lives(arch: &str) {
 }
 
 #[test]
-fn the_arm64_package_installs_upgrades_and_goes() {
+fn arm64_package_installs_upgrades_and_purges() {
     lives("arm64");
 }
 
 #[test]
-fn the_armhf_package_installs_upgrades_and_goes() {
+fn armhf_package_installs_upgrades_and_purges() {
     lives("armhf");
 }
 
@@ -347,14 +347,14 @@ fn a_package_of_a_wrong_program_is_refused() {
         .arg(Device::Armv7.edge_path())
         .env("SOURCE_DATE_EPOCH", "1700000000"));
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("is no program for arm64"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is not a program for arm64"));
 }
 
 #[test]
-fn systemd_understands_the_unit_and_finds_it_well_shut() {
+fn systemd_unit_is_valid_and_confined() {
     let units = tempfile::tempdir().unwrap();
     let (packaging, unit) = (root().join("packaging"), units.path().join("vgg-edge.service"));
-    // Verification wants to see the program.
+    // Verification requires that the program exists.
     let text = std::fs::read_to_string(packaging.join("vgg-edge.service")).unwrap();
     let program = Device::Native.edge_path();
     std::fs::write(&unit, text.replace("/usr/bin/edge", program.to_str().unwrap())).unwrap();
@@ -367,10 +367,10 @@ fn systemd_understands_the_unit_and_finds_it_well_shut() {
         .args(["verify", "--recursive-errors=no", "--man=no"])
         .arg(&unit));
     let errors = String::from_utf8(verify.stderr).unwrap();
-    // What it does not know it ignores, with a word and exit code 0. Words on other units of this
-    // machine are not ours.
+    // systemd-analyze ignores unknown settings with a warning and exit code 0. Warnings about other
+    // units of this machine do not count.
     assert!(verify.status.success() && !errors.contains("vgg-edge"), "{errors}");
-    // Exposure in tenths, from 0 (shut) to 100.
+    // Exposure in tenths, from 0 (closed) to 100.
     let mut security = Command::new("systemd-analyze");
     succeed(
         security

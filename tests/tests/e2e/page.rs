@@ -7,15 +7,15 @@ use std::process::{Child, Stdio};
 use tests::browser::Page;
 use tests::{Device, host, succeed};
 
-/// `edge run` with its page.
+/// A running `edge run` with its page.
 struct Edge {
     child: Child,
-    /// Where the page is, as it said.
+    /// The logged address of the page.
     url: String,
 }
 
 impl Edge {
-    /// Shows one photograph over and over.
+    /// Starts `edge` on one photograph in a loop.
     fn start(head: &Path, photo: &str, address: &str) -> Self {
         let mut edge = Device::Native.edge();
         edge.args([
@@ -33,12 +33,12 @@ impl Edge {
             }
             said.push(line);
         };
-        // The rest is read so that it never waits for a full pipe.
+        // The rest is read so that the program never blocks on a full pipe.
         std::thread::spawn(move || lines.count());
         Self { child, url }
     }
 
-    /// The address, for another one at the same place.
+    /// Returns the address, for another instance on the same port.
     fn address(&self) -> String {
         self.url.trim_start_matches("http://").trim_end_matches('/').to_owned()
     }
@@ -46,14 +46,14 @@ impl Edge {
 
 impl Drop for Edge {
     fn drop(&mut self) {
-        // As a device that loses power: no farewell.
+        // Like a device that loses power: connections are not closed properly.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
 #[test]
-fn the_page_shows_what_is_seen_and_comes_back_by_itself() {
+fn page_shows_the_label_and_reconnects() {
     let folder = tempfile::tempdir().unwrap();
     let head = folder.path().join("head.postcard");
     succeed(host().args(["train", "samples/surfaces", "-o"]).arg(&head));
@@ -80,7 +80,8 @@ fn the_page_shows_what_is_seen_and_comes_back_by_itself() {
     page.step("lost");
     page.screenshot("desktop-lost");
 
-    // Another one at the same place, with another photograph, so that nothing old can pass for new.
+    // Another instance on the same port, with another photograph, so that stale content is
+    // detected.
     let edge = Edge::start(&head, "samples/surfaces/val/brick/001.jpg", &address);
     assert_eq!(edge.address(), address);
     page.step("live");

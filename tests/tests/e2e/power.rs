@@ -1,9 +1,9 @@
-//! Power loss: whatever was on its way to the disk, a file is the old one or the new one, nothing
-//! else is lost, and the program goes on.
+//! Power loss: whatever was being written, a file is the old one or the new one, nothing else is
+//! lost, and the program continues.
 //!
-//! Programs run under strace; `tests::disk` says what the disk may hold if the power goes after any
-//! of their calls. `VGG_EDGE_LOSSES` is how many such disks are looked at in each test;
-//! `RELIABILITY.md` has the long run.
+//! Programs run under strace; `tests::disk` computes what the disk may contain if the power fails
+//! after any of their calls. `VGG_EDGE_LOSSES` is the number of such disks that each test checks;
+//! `RELIABILITY.md` lists the long run.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -15,12 +15,12 @@ use serde_json::{Value, json};
 use tests::disk::{Disk, Recording, Tree, plant, traced, tree};
 use tests::{Device, data_folder, host, run, small_head, succeed, wrapped};
 
-/// Disks that are looked at in each test.
+/// Returns the number of disks that each test checks.
 fn losses() -> usize {
     std::env::var("VGG_EDGE_LOSSES").map_or(60, |count| count.parse().unwrap())
 }
 
-/// A folder that is watched, in one that is not.
+/// A watched directory, inside one that is not watched.
 struct Scene {
     _folder: tempfile::TempDir,
     aside: PathBuf,
@@ -37,7 +37,7 @@ impl Scene {
         Self { _folder: folder, aside, root }
     }
 
-    /// Runs a command under strace; `drive` has its process while it runs.
+    /// Runs a command under strace; `drive` gets its process while it runs.
     fn record(
         &self,
         command: &Command,
@@ -57,7 +57,7 @@ impl Scene {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let recording = Recording::read(&log, &self.root, &before);
         assert!(!recording.is_empty());
-        // The model knows what really happened.
+        // Without a power loss, the model agrees with the real disk.
         assert_eq!(
             recording.after(recording.len(), Disk::Eager),
             tree(&self.root),
@@ -67,8 +67,8 @@ impl Scene {
     }
 
     /// Calls `check` with the disks that power losses leave, and the number of each: at every call
-    /// the laziest and the most eager, then random ones. With `again`, some of them are put on the
-    /// real disk and `again` runs there.
+    /// the laziest and the most eager, then random ones. If `again` is given, some of them are
+    /// written to the real disk and `again` runs there.
     fn lose_power(&self, recording: &Recording, check: &dyn Fn(&Tree), again: &dyn Fn(&Path)) {
         let calls = recording.len() + 1;
         let count = losses().max(2 * calls);
@@ -82,14 +82,14 @@ impl Scene {
             let found = recording.after(call, disk);
             let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 check(&found);
-                // Programs take their time: a spread of a few.
+                // Programs are slow: an evenly spaced selection.
                 if number % count.div_ceil(8) == calls % 5 {
                     std::fs::remove_dir_all(&self.root).unwrap();
                     std::fs::create_dir(&self.root).unwrap();
                     plant(&found, &self.root);
                     again(&self.root);
                     let litter: Vec<PathBuf> =
-                        tree(&self.root).into_keys().filter(|path| is_litter(path)).collect();
+                        tree(&self.root).into_keys().filter(|path| is_temporary(path)).collect();
                     assert!(litter.is_empty(), "{litter:?}");
                     runs += 1;
                 }
@@ -106,7 +106,7 @@ impl Scene {
     }
 }
 
-fn is_litter(path: &Path) -> bool {
+fn is_temporary(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".vgg-edge-"))
 }
 
@@ -114,7 +114,7 @@ fn bytes<'a>(tree: &'a Tree, name: &str) -> Option<&'a Vec<u8>> {
     tree.get(Path::new(name)).and_then(Option::as_ref)
 }
 
-/// All that was there before and is not at stake is there and the same.
+/// Everything that existed before and is not being written is unchanged.
 fn untouched(before: &Tree, found: &Tree, at_stake: &[&str]) {
     for (name, content) in
         before.iter().filter(|(name, _)| !at_stake.contains(&name.to_str().unwrap()))
@@ -123,10 +123,9 @@ fn untouched(before: &Tree, found: &Tree, at_stake: &[&str]) {
     }
 }
 
-/// The model itself: it finds what a program without syncs would lose, and nothing wrong with one
-/// that has them.
+/// The model detects the losses of a program without syncs, and none for a program with them.
 #[test]
-fn the_model_tells_who_syncs() {
+fn disk_model_detects_missing_syncs() {
     let kinds = |script: &str| {
         let scene = Scene::new();
         std::fs::write(scene.root.join("head"), "old").unwrap();
@@ -144,7 +143,8 @@ fn the_model_tells_who_syncs() {
     let old_or_new: BTreeSet<Option<String>> = [Some("old".into()), Some("new!".into())].into();
     let write = "file = os.open('t', os.O_CREAT | os.O_WRONLY); os.write(file, b'new!');";
     let whole: BTreeSet<_> = kinds(&format!(
-        "{write} os.fsync(file); os.rename('t', 'head', src_dir_fd=folder, dst_dir_fd=folder); os.fsync(folder)"
+        "{write} os.fsync(file); os.rename('t', 'head', src_dir_fd=folder, dst_dir_fd=folder); \
+            os.fsync(folder)"
     ));
     assert_eq!(whole, old_or_new);
     let torn: BTreeSet<_> = kinds(&format!(
@@ -157,7 +157,7 @@ fn the_model_tells_who_syncs() {
     assert!(in_place.contains(&Some(String::new())), "{in_place:?}");
 }
 
-/// A small training that writes a checkpoint after each epoch.
+/// Returns a small training that writes a checkpoint after each epoch.
 fn training(epochs: &str) -> Command {
     let mut train = host();
     train.args([
@@ -197,18 +197,18 @@ fn training_leaves_the_old_head_or_the_new_one() {
         let head = bytes(found, "head").expect("there is a head");
         assert!(head == old || head == new, "neither head");
         for (name, content) in found {
-            // Each file of the report is whole or not there; the cache says itself what in it is
-            // whole.
-            let name_in_report = name.starts_with("report") && !is_litter(name);
+            // Each file of the report is complete or missing; the cache detects incomplete entries
+            // itself.
+            let name_in_report = name.starts_with("report") && !is_temporary(name);
             assert!(!name_in_report || after.get(name) == Some(content), "{}", name.display());
         }
     };
     let again = |root: &Path| {
-        // What is left of a checkpoint is whole; a training goes on from it, or begins anew, to the
-        // same head.
+        // A remaining checkpoint is complete; the next training continues from it, or starts again,
+        // and writes the same head.
         let resumes = root.join("head.checkpoint").exists();
         succeed(train(root).args(resumes.then_some("--resume")));
-        assert!(std::fs::read(root.join("head")).unwrap() == *new, "another head");
+        assert!(std::fs::read(root.join("head")).unwrap() == *new, "the head differs");
         assert_eq!(std::fs::read(root.join("notes")).unwrap(), b"mine");
     };
     scene.lose_power(&recording, &check, &again);
@@ -245,7 +245,9 @@ fn collected_frames_keep_their_lines_and_lines_their_frames() {
                 assert!(bytes(found, &name).is_some(), "{name} is named and not there");
             }
         }
-        for (name, content) in found.iter().filter(|(name, _)| *name != index && !is_litter(name)) {
+        for (name, content) in
+            found.iter().filter(|(name, _)| *name != index && !is_temporary(name))
+        {
             assert!(after.get(name) == Some(content), "{} is not whole", name.display());
         }
     };
@@ -292,11 +294,11 @@ fn other_outputs_are_the_old_ones_or_the_new_ones() {
 }
 
 #[test]
-fn labelled_pictures_are_in_one_place_or_the_other() {
+fn labeled_images_are_in_one_directory_or_the_other() {
     let scene = Scene::new();
     let inbox = scene.root.join("inbox");
     data_folder(&scene.root, &[("inbox", 6)]);
-    // One that is there already, and one of the same name with other content.
+    // An image that is there already, and one with the same name but other content.
     std::fs::create_dir_all(scene.root.join("photos/a")).unwrap();
     std::fs::copy(inbox.join("1.bmp"), scene.root.join("photos/a/1.bmp")).unwrap();
     std::fs::write(scene.root.join("photos/a/2.bmp"), "another").unwrap();
@@ -324,8 +326,12 @@ fn labelled_pictures_are_in_one_place_or_the_other() {
         let ask = |request: &str, headers: &str, body: &str| {
             let mut stream = TcpStream::connect(&address).unwrap();
             let length = body.len();
-            write!(stream, "{request} HTTP/1.1\r\nHost: {address}\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}")
-                .unwrap();
+            write!(
+                stream,
+                "{request} HTTP/1.1\r\nHost: {address}\r\n{headers}Content-Length: \
+                {length}\r\nConnection: close\r\n\r\n{body}"
+            )
+            .unwrap();
             let mut answer = String::new();
             stream.read_to_string(&mut answer).unwrap();
             answer
@@ -356,7 +362,7 @@ fn labelled_pictures_are_in_one_place_or_the_other() {
                 "{order}: {answer}"
             );
         }
-        // strace passes the signal on to nobody, so its child is told.
+        // strace does not forward the signal, so its child is signaled.
         let host =
             std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).unwrap();
         succeed(Command::new("kill").args(["-INT", host.trim()]));
@@ -373,7 +379,7 @@ fn labelled_pictures_are_in_one_place_or_the_other() {
     let wanted = pictures(&before);
     assert_eq!(pictures(&tree(&scene.root)), wanted);
     let check = |found: &Tree| {
-        assert!(pictures(found) == wanted, "a picture is lost or changed");
+        assert!(pictures(found) == wanted, "an image is lost or changed");
         let log = bytes(found, "inbox/labels.ndjson").map_or(&[][..], |log| log);
         let lines: Vec<&[u8]> = log.split(|&byte| byte == b'\n').collect();
         assert!(
@@ -384,7 +390,7 @@ fn labelled_pictures_are_in_one_place_or_the_other() {
         );
     };
     let again = |root: &Path| {
-        // It opens, and knows what is left.
+        // The session opens, and lists the remaining images.
         let mut label = host();
         label.args(["label", "--json", "--to"]).arg(root.join("photos")).arg(root.join("inbox"));
         let mut child = label.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
@@ -395,16 +401,16 @@ fn labelled_pictures_are_in_one_place_or_the_other() {
             "it says where it is"
         );
         succeed(Command::new("kill").args(["-INT", &child.id().to_string()]));
-        // Without a picture left it has nothing to open.
+        // Without remaining images there is no session to open.
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{output:?}");
     };
     scene.lose_power(&recording, &check, &again);
 }
 
-/// Not the power but the process: killed for good at one call after the other.
+/// The process is killed at one call after another, without a power loss.
 #[test]
-fn a_killed_training_leaves_a_whole_head_and_no_litter_that_grows() {
+fn killed_training_leaves_a_complete_head_and_few_temporary_files() {
     let scene = Scene::new();
     let data = scene.aside.join("data");
     data_folder(&data, &[("red", 3), ("green", 3)]);
@@ -428,7 +434,7 @@ fn a_killed_training_leaves_a_whole_head_and_no_litter_that_grows() {
             let output = run(&mut wrapped(strace, &train()));
             let found = std::fs::read(&head).unwrap();
             assert!(found == old || found == new, "neither head: {call} {number}");
-            let left = tree(&scene.root).into_keys().filter(|path| is_litter(path)).count();
+            let left = tree(&scene.root).into_keys().filter(|path| is_temporary(path)).count();
             assert!(left <= 1, "{left} files are left behind: {call} {number}");
             if output.status.success() || kills >= losses() / 3 {
                 break;

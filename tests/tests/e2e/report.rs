@@ -1,13 +1,12 @@
-//! The reports of `host train` and `host evaluate`: their files, what they tell, and the page in
-//! Chromium.
+//! The reports of `host train` and `host evaluate`: files, content, and the page in Chromium.
 
 use std::path::Path;
 
 use tests::browser::browse;
 use tests::{base, data_folder, encode, fail, host, ndjson, picture, run, succeed, weights};
 
-/// Looks at the page on a phone and on a desk, light and dark; a step `screenshot` fails if the
-/// page is wider than the window.
+/// Opens the page in phone and desktop sizes, light and dark; a step `screenshot` fails if the page
+/// is wider than the window.
 fn looks_well(page: &Path, name: &str, then: &[&str]) -> Vec<String> {
     let mut steps = Vec::new();
     for scheme in ["light", "dark"] {
@@ -27,7 +26,7 @@ fn looks_well(page: &Path, name: &str, then: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn a_training_leaves_page_figures_and_history() {
+fn training_report_has_page_charts_and_history() {
     let folder = tempfile::tempdir().unwrap();
     let (head, report) = (folder.path().join("head.postcard"), folder.path().join("made/by/train"));
     let out = succeed(
@@ -40,7 +39,7 @@ fn a_training_leaves_page_figures_and_history() {
     let lines = ndjson(&out);
     let (result, epochs) = lines.split_last().unwrap();
 
-    // The history is what was printed.
+    // The history equals the printed lines.
     let csv = std::fs::read_to_string(report.join("history.csv")).unwrap();
     let mut rows = csv.lines();
     assert_eq!(rows.next(), Some("epoch,loss,accuracy,val_loss,val_accuracy"));
@@ -51,7 +50,7 @@ fn a_training_leaves_page_figures_and_history() {
         for (value, field) in
             row.iter().zip(["epoch", "loss", "accuracy", "val_loss", "val_accuracy"])
         {
-            // serde_json reads numbers to within a unit in the last place.
+            // serde_json parses numbers to within one unit in the last place.
             let printed = epoch[field].as_f64().unwrap();
             assert!(
                 (value - printed).abs() <= 1e-15 * printed.abs(),
@@ -102,13 +101,14 @@ fn a_training_leaves_page_figures_and_history() {
         &[
             "eval document.querySelectorAll('svg[role=img]').length",
             "eval document.querySelectorAll('script, link, [style]').length",
-            "eval performance.getEntriesByType('resource').filter(r => !r.name.startsWith('data:')).length",
+            "eval performance.getEntriesByType('resource').filter(r => \
+                !r.name.startsWith('data:')).length",
             "eval getComputedStyle(document.querySelector('nav')).display",
         ],
     );
     assert_eq!(found[..4], ["4", "0", "0", "\"flex\""], "charts, scripts, resources, style sheet");
 
-    // The same pictures evaluated: no history, the same figures.
+    // Evaluation of the same images: no history, the same metrics.
     let report = folder.path().join("evaluated");
     succeed(
         host()
@@ -132,10 +132,10 @@ fn sha256(file: &Path) -> String {
 }
 
 #[test]
-fn hostile_names_are_shown_and_odd_data_is_named() {
+fn report_escapes_names_and_lists_unusual_data() {
     let folder = tempfile::tempdir().unwrap();
     let (data, report) = (folder.path().join("data"), folder.path().join("report"));
-    // A label that would be markup, one that would turn the text around.
+    // A label that contains markup, and one that reverses the text direction.
     let classes = ["<img src=x onerror=alert(1)>", "b\u{202e}\" onclick='alert(2)", "plain"];
     let bmp = |seed| {
         encode(&image::DynamicImage::ImageRgb8(picture(40, 30, seed)), image::ImageFormat::Bmp)
@@ -145,7 +145,7 @@ fn hostile_names_are_shown_and_odd_data_is_named() {
             let class = data.join(part).join(class);
             std::fs::create_dir_all(&class).unwrap();
             for number in 0..6 {
-                // Noise: nothing can be learnt, so pictures are answered wrongly.
+                // Noise: nothing can be learnt, so some images are misclassified.
                 let seed = 1000 * u32::from(part == "val") + 100 * index as u32 + number;
                 std::fs::write(
                     class.join(format!("{number}<script>alert(3)<%2Fscript>.bmp")),
@@ -177,7 +177,8 @@ fn hostile_names_are_shown_and_odd_data_is_named() {
         &page,
         "report-hostile",
         &[
-            "eval document.querySelectorAll('.cards img').length > 0 && [...document.images].every(i => i.naturalWidth === 160)",
+            "eval document.querySelectorAll('.cards img').length > 0 && \
+                [...document.images].every(i => i.naturalWidth === 160)",
             "eval document.querySelectorAll('script, [onclick], [onerror]').length",
             "eval document.body.textContent.includes('<img src=x onerror=alert(1)>')",
             "eval document.querySelector('.twins').textContent",
@@ -198,7 +199,7 @@ fn hostile_names_are_shown_and_odd_data_is_named() {
     );
     assert!(found[5].contains("train/plain/broken&.jpg"), "{}", found[5]);
 
-    // A folder that cannot be written to is told before the work.
+    // An output directory that is not writable is reported before the work.
     let file = folder.path().join("file");
     std::fs::write(&file, b"mine").unwrap();
     let errors = fail(&mut train(&file.join("report")), 1, "file/report");
@@ -210,7 +211,7 @@ fn hostile_names_are_shown_and_odd_data_is_named() {
 }
 
 #[test]
-fn int8_is_held_against_f32_if_its_weights_are_given() {
+fn report_compares_int8_with_f32_weights() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     weights(&at("vgg16.safetensors"));
@@ -264,11 +265,11 @@ fn int8_is_held_against_f32_if_its_weights_are_given() {
         result["val_accuracy"].as_f64().unwrap()
     );
     assert_eq!(f32 + won, int8 + lost);
-    // Two classes: who differs is right on one side.
+    // Two classes: if int8 and f32 differ, one of them is right.
     assert_eq!(differ, lost + won);
     assert!(!html.contains("--float FILE"));
 
-    // They are not the weights of a fine-tuned base.
+    // These are not the weights of the fine-tuned base.
     let mut tune = train(&at("int8.onnx"));
     let output = run(tune.args(["--fine-tune", "block5_conv3", "--fine-tune-epochs", "1"]));
     let words = String::from_utf8(output.stderr).unwrap();

@@ -1,5 +1,5 @@
-//! Many pictures: features in a file instead of in memory are the same to the bit, and leave
-//! nothing behind.
+//! Large data sets: features in a file instead of in memory are the same to the bit, and no
+//! temporary file remains.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use tests::{data_folder, fail, host, ndjson, root, succeed};
 
-/// A bound that 150 pictures of 512 bytes of features exceed.
+/// A limit that 150 images with 512 bytes of features exceed.
 const BOUND: &str = "1000";
 const VARIABLE: &str = "VGG_EDGE_FEATURES_IN_MEMORY";
 
-/// Pictures in three classes, one of them twice, and a file that is none.
+/// Returns images in three classes, one of them a duplicate, and a file that is not an image.
 fn data() -> &'static Path {
     static DATA: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
     let (_, path) = DATA.get_or_init(|| {
@@ -56,12 +56,12 @@ fn features_in_a_file_give_the_same_bytes() {
         dir.path().join("temporary"),
     );
     fs::create_dir(&temporary).unwrap();
-    // The host as it is, or with features in a file.
+    // `host` with features in memory, or in a file.
     let bounded = |mut program: Command| {
         program.env(VARIABLE, BOUND).env("TMPDIR", &temporary);
         program
     };
-    // How many pictures came from the cache, and what was written.
+    // The number of images from the cache, and the written files.
     let outcome = |mut program: Command, output: &Path| {
         let result = ndjson(&succeed(&mut program)).pop().unwrap();
         (result["cached"].as_u64().unwrap(), fs::read(output).unwrap())
@@ -77,7 +77,7 @@ fn features_in_a_file_give_the_same_bytes() {
         outcome(bounded(train(&head)), &head) == (0, bytes.clone()),
         "a temporary file: other bytes"
     );
-    // The first run fills the cache, the second takes all of it.
+    // The first run fills the cache, the second reads everything from it.
     assert!(outcome(bounded(cached(train(&head))), &head).1 == bytes, "a new cache: other bytes");
     let mut program = bounded(cached(train(&head)));
     program.args(["--threads", "1"]);
@@ -89,7 +89,7 @@ fn features_in_a_file_give_the_same_bytes() {
         outcome(cached(train(&head)), &head) == (150, bytes),
         "out of the cache into memory: other bytes"
     );
-    // Features are stored once: 151 records at most, of the feature map, a key of 32 bytes and a
+    // Features are stored once: at most 151 records of the feature map, a key of 32 bytes and a
     // checksum of 8.
     let file = fs::read_dir(&cache).unwrap().next().unwrap().unwrap().path();
     assert!(count(&cache) == 1 && fs::metadata(file).unwrap().len() <= 52 + 151 * (512 + 40));
@@ -141,7 +141,7 @@ fn fine_tuning_from_a_file_gives_the_same_bytes() {
             .arg(&head);
         program.env("TMPDIR", dir.path()).envs(bound.map(|bound| (VARIABLE, bound)));
         let words = succeed(&mut program);
-        // The new base, if it was any better, or the head that stayed.
+        // The new base if it was better, or else the unchanged head.
         (words, fs::read(&head).unwrap(), fs::read(dir.path().join("head.onnx")).ok())
     };
     assert!(tuned(None) == tuned(Some(BOUND)));
@@ -179,7 +179,7 @@ fn a_full_disk_is_one_line_and_leaves_nothing() {
         (dir.path().join("temporary"), dir.path().join("cache"), dir.path().join("out"));
     fs::create_dir(&temporary).unwrap();
     fs::create_dir(&output).unwrap();
-    // A limit on the size of files stands in for the full disk, as in bad_input.rs: 32 KiB of 75.
+    // A file size limit simulates the full disk, as in bad_input.rs: 32 KiB of 75.
     let limited = |command: Command| {
         let mut limited = Command::new("bash");
         limited
@@ -199,7 +199,7 @@ fn a_full_disk_is_one_line_and_leaves_nothing() {
     program.arg("--cache").arg(&cache);
     fail(&mut limited(program), 1, ".features: cannot write");
     assert_eq!((count(&temporary), count(&output)), (0, 0));
-    // What is in the cache is whole.
+    // The entries of the cache are complete.
     let mut program = train(&head);
     program.arg("--cache").arg(&cache).env(VARIABLE, BOUND);
     succeed(&mut program);
@@ -217,7 +217,7 @@ fn a_full_disk_is_one_line_and_leaves_nothing() {
 }
 
 #[test]
-fn the_temporary_file_goes_with_a_killed_process() {
+fn temporary_file_of_a_killed_process_is_deleted() {
     let dir = tempfile::tempdir().unwrap();
     let temporary = dir.path().join("temporary");
     fs::create_dir(&temporary).unwrap();
