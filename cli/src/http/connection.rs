@@ -100,8 +100,7 @@ impl ConnectionSlot {
         let mut entries = table.lock();
         let id = entries.next;
         entries.next += 1;
-        let entry =
-            Entry { allowed: false, last_used: Instant::now(), streams: false, task: None };
+        let entry = Entry { allowed: false, last_used: Instant::now(), streams: false, task: None };
         entries.connections.insert(id, entry);
         Self { connection: Connection { table: table.clone(), id }, _permit: permit }
     }

@@ -14,5 +14,5 @@ pub mod token;
 
 pub use connection::{Connection, StreamGuard};
 pub use response::{Body, Response, content, insert_security_headers, text};
-pub use server::{READ_TIMEOUT, serve, serve_stream};
 pub use server::{Limits, Service, SocketBuffers, WhenFull};
+pub use server::{READ_TIMEOUT, serve, serve_stream};
