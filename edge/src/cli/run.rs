@@ -352,7 +352,7 @@ impl Args {
 
     /// What must go on working in the sandbox: what is read again at SIGHUP, the source, the folder
     /// for collected frames, the page.
-    fn needs(&self) -> Result<Needs> {
+    fn needs(&self) -> Needs {
         let mut needs = Needs::default();
         needs.service();
         // A base that is not found is told of when it is loaded.
@@ -364,19 +364,26 @@ impl Args {
         }
         match (&self.device, &self.source) {
             (Some(device), _) => needs.camera(device),
-            (None, Some(source)) if source.is_dir() => needs.folder(source),
+            (None, Some(source)) if source.is_dir() => needs.directory(source),
             (None, Some(source)) => needs.file(source),
             (None, None) => {}
         }
         if let Some(folder) = &self.collect {
-            collect::make_directory(folder)?;
             needs.writable(folder);
         }
-        self.trust.needs(&mut needs)?;
+        self.trust.needs(&mut needs);
         if let Some(address) = self.http {
             needs.listen(address.port());
         }
-        Ok(needs)
+        needs
+    }
+
+    /// Creates the directories that the run writes to, which the sandbox requires to exist.
+    fn create_directories(&self) -> Result<()> {
+        if let Some(directory) = &self.collect {
+            collect::make_directory(directory)?;
+        }
+        self.trust.create_state()
     }
 
     /// Opens the source; [`FrameSource::start`] is still to come.
@@ -583,7 +590,8 @@ impl Output {
 pub fn run(mut args: Args, again: &dyn Fn() -> Result<Args>) -> Result<()> {
     args.check()?;
     // Before the first thread and the first byte of a head or a frame.
-    let sandbox = args.sandbox.enter(&args.needs()?)?;
+    args.create_directories()?;
+    let sandbox = args.sandbox.enter(&args.needs())?;
     note(PROGRAM, format_args!("sandbox {sandbox}"));
     let status = Arc::new(Status::new());
     status.set_sandbox(&sandbox);
