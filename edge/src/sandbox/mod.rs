@@ -28,7 +28,7 @@ pub enum Mode {
 /// The flag of the sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, clap::Args)]
 pub struct SandboxOptions {
-    /// Sandbox: deny access to files, ports and system calls that edge does not need
+    /// Deny access to files, ports and system calls that edge does not need
     ///
     /// Uses landlock for files and ports and seccomp for system calls.
     #[arg(long = "sandbox", value_name = "MODE", value_enum, default_value_t = Mode::Auto)]

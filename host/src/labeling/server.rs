@@ -303,7 +303,7 @@ mod tests {
     /// Images move within the two directories or not at all, and only for a client that has the
     /// token of the page.
     #[test]
-    fn requests_without_the_token_move_nothing() {
+    fn requests_of_others_move_nothing_without_the_token() {
         const SECRET: &str = "0123456789abcdef";
         let request = |line: &str, headers: &str, body: &str| {
             let length = body.len();
