@@ -5,6 +5,7 @@
 //! [`classify`] the command that both programs have.
 
 pub mod classify;
+pub mod http;
 pub mod logging;
 pub mod options;
 pub mod record;

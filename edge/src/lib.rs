@@ -3,11 +3,11 @@
 mod cli;
 mod collect;
 mod config;
+mod frame;
 pub mod fuzzing;
 mod jpeg;
 mod model;
 mod motion;
-mod picture;
 mod sandbox;
 mod service;
 mod smoothing;

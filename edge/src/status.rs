@@ -14,8 +14,8 @@ use tokio::sync::watch;
 use vgg_edge_cli::record::time;
 
 use crate::cli::options::memory;
+use crate::frame::Frame;
 use crate::model::manager::Origin;
-use crate::picture::Picture;
 use crate::sandbox::Sandbox;
 use crate::source::{Lost, SourceState};
 
@@ -164,7 +164,7 @@ pub struct Shown {
     /// Counts from 1.
     pub number: u64,
     /// The picture.
-    pub picture: Arc<Picture>,
+    pub picture: Arc<Frame>,
     /// When it was put up.
     pub at: Instant,
 }
@@ -302,7 +302,7 @@ impl Status {
     }
 
     /// Puts up a picture, and gives the one before.
-    pub fn show(&self, picture: Arc<Picture>) -> Option<Arc<Picture>> {
+    pub fn show(&self, picture: Arc<Frame>) -> Option<Arc<Frame>> {
         let mut inner = self.lock();
         inner.pictures += 1;
         let number = inner.pictures;

@@ -37,7 +37,8 @@ pub fn run(Args { options, trust, threads, sandbox }: Args) -> Result<()> {
     for path in options.base.path().iter().chain([&options.head]) {
         if trust.trust.is_empty() { needs.file(path) } else { needs.replaceable(path) }
     }
-    trust.needs(&mut needs)?;
+    trust.create_state()?;
+    trust.needs(&mut needs);
     let sandbox = sandbox.enter(&needs)?;
     if matches!(sandbox.state, SandboxState::Partial | SandboxState::None) {
         note(PROGRAM, format_args!("sandbox {sandbox}"));

@@ -18,17 +18,18 @@ use vgg_edge_cli::terminal::{UsageError, hung_up, interrupted, note, print_line}
 use crate::PROGRAM;
 use crate::cli::options::Threads;
 use crate::collect::{self, CollectOptions, Collected, Collector, Reason};
+use crate::frame::Frame;
 use crate::model::loader::{Model, ModelLoader, TrustOptions, smoke_test};
 use crate::model::manager::{ModelEvent, ModelManager, ModelSpec, Origin, Swap};
 use crate::motion::MotionGate;
-use crate::picture::Picture;
 use crate::sandbox::{Needs, SandboxOptions};
 use crate::service::Service;
 use crate::smoothing::{Decision, LabelFilter, Smoothing, label};
 use crate::source::camera::{self, CameraOptions, is_jpeg_name, parse_format};
 use crate::source::files::Source;
+use crate::source::stream::{self, StreamFormat};
 use crate::source::{
-    FrameSource, LatestFrame, Lost, Next, Report, SourceState, SourceThread, TimedFrame, pipe,
+    FrameSource, LatestFrame, Lost, Next, Report, SourceState, SourceThread, TimedFrame,
 };
 use crate::status::{RunInfo, Status};
 use crate::web::{Access, Server, check_token};
@@ -99,7 +100,7 @@ pub struct Args {
     /// What comes on stdin: FORMAT:WIDTHxHEIGHT, with :STRIDE if rows are padded, such as
     /// yuv420:640x480; or mjpeg
     #[arg(long, value_name = "LAYOUT", value_parser = parse_raw)]
-    raw: Option<pipe::Kind>,
+    raw: Option<StreamFormat>,
 
     /// Starts again at the end (files)
     #[arg(long = "loop")]
@@ -212,7 +213,7 @@ pub struct Args {
 struct CameraFormat(Option<[u8; 4]>);
 
 fn parse_format_name(text: &str) -> Result<CameraFormat, String> {
-    parse_format(text).map(CameraFormat)
+    parse_format(text).map(CameraFormat).map_err(|e| e.to_string())
 }
 
 fn parse_capture(text: &str) -> Result<(u32, u32), String> {
@@ -287,7 +288,9 @@ impl Args {
             }
             None => self.http_token.clone(),
         };
-        Access::new(address, token.as_deref()).map(Some).map_err(|words| UsageError(words).into())
+        Access::new(address, token.as_deref())
+            .map(Some)
+            .map_err(|e| UsageError(e.to_string()).into())
     }
 
     fn source_name(&self) -> String {
@@ -300,9 +303,9 @@ impl Args {
         let folder = self.collect.clone()?;
         let every = Duration::from_secs_f32(self.collect_every);
         Some(CollectOptions {
-            folder,
-            most: self.collect_max,
-            most_bytes: self.collect_megabytes.saturating_mul(1_000_000),
+            directory: folder,
+            max_images: self.collect_max,
+            max_bytes: self.collect_megabytes.saturating_mul(1_000_000),
             every,
         })
     }
@@ -348,7 +351,7 @@ impl Args {
 
     /// What must go on working in the sandbox: what is read again at SIGHUP, the source, the folder
     /// for collected frames, the page.
-    fn needs(&self) -> Result<Needs> {
+    fn needs(&self) -> Needs {
         let mut needs = Needs::default();
         needs.service();
         // A base that is not found is told of when it is loaded.
@@ -360,19 +363,26 @@ impl Args {
         }
         match (&self.device, &self.source) {
             (Some(device), _) => needs.camera(device),
-            (None, Some(source)) if source.is_dir() => needs.folder(source),
+            (None, Some(source)) if source.is_dir() => needs.directory(source),
             (None, Some(source)) => needs.file(source),
             (None, None) => {}
         }
         if let Some(folder) = &self.collect {
-            collect::make_folder(folder)?;
             needs.writable(folder);
         }
-        self.trust.needs(&mut needs)?;
+        self.trust.needs(&mut needs);
         if let Some(address) = self.http {
             needs.listen(address.port());
         }
-        Ok(needs)
+        needs
+    }
+
+    /// Creates the directories that the run writes to, which the sandbox requires to exist.
+    fn create_directories(&self) -> Result<()> {
+        if let Some(directory) = &self.collect {
+            collect::make_directory(directory)?;
+        }
+        self.trust.create_state()
     }
 
     /// Opens the source; [`FrameSource::start`] is still to come.
@@ -400,10 +410,10 @@ impl Args {
         };
         if let Some(raw) = self.raw {
             let kind = match raw {
-                pipe::Kind::Raw(layout) => pipe::Kind::Raw(self.view.color(layout)),
-                pipe::Kind::Jpeg => pipe::Kind::Jpeg,
+                StreamFormat::Raw(layout) => StreamFormat::Raw(self.view.color(layout)),
+                StreamFormat::Jpeg => StreamFormat::Jpeg,
             };
-            let run = move |slot: &LatestFrame| pipe::run(std::io::stdin(), kind, slot);
+            let run = move |slot: &LatestFrame| stream::run(std::io::stdin(), kind, slot);
             return Ok(FrameSource::Live(SourceThread::new("pipe", self.every_frame, true, run)));
         }
         let color = self.view.color;
@@ -422,7 +432,7 @@ impl Args {
                 let run = move |slot: &LatestFrame| play(source, Some(every), slot);
                 Ok(FrameSource::Live(SourceThread::new("player", self.every_frame, false, run)))
             }
-            None => Ok(FrameSource::ModelLoader(source, Lost::default())),
+            None => Ok(FrameSource::Files(source, Lost::default())),
         }
     }
 }
@@ -441,7 +451,7 @@ fn play(mut source: Source, every: Option<Duration>, slot: &LatestFrame) -> Resu
                     slot.sleep(due.saturating_duration_since(Instant::now()));
                     due = (due + every).max(Instant::now());
                 }
-                slot.put(stamped.name, stamped.picture);
+                slot.put(stamped.name, stamped.frame);
             }
             Next::Unreadable(words) => slot.unreadable(words),
             _ => return Ok(()),
@@ -517,7 +527,7 @@ enum Outcome {
 }
 
 impl Engine {
-    fn classify_frame(&mut self, picture: &Picture) -> Result<Outcome> {
+    fn classify_frame(&mut self, picture: &Frame) -> Result<Outcome> {
         let start = Instant::now();
         let input = match picture.with_pixels(|pixels| self.classifier.quantize(pixels)) {
             Ok(Ok(input)) => input,
@@ -579,7 +589,8 @@ impl Output {
 pub fn run(mut args: Args, again: &dyn Fn() -> Result<Args>) -> Result<()> {
     args.check()?;
     // Before the first thread and the first byte of a head or a frame.
-    let sandbox = args.sandbox.enter(&args.needs()?)?;
+    args.create_directories()?;
+    let sandbox = args.sandbox.enter(&args.needs())?;
     note(PROGRAM, format_args!("sandbox {sandbox}"));
     let status = Arc::new(Status::new());
     status.set_sandbox(&sandbox);
@@ -984,7 +995,7 @@ impl FrameJob<'_> {
         args: &Args,
         output: &Output,
     ) -> Result<Option<String>> {
-        let TimedFrame { name, picture, at } = stamped;
+        let TimedFrame { name, frame: picture, at } = stamped;
         let picture = picture.decoded();
         self.source.judge(picture.is_ok());
         let picture = match picture {
@@ -1036,7 +1047,7 @@ impl FrameJob<'_> {
         let picture = Arc::new(picture);
         if let Some((collector, reason)) = keep {
             collector.keep(Collected {
-                picture: picture.clone(),
+                frame: picture.clone(),
                 at,
                 time: time(),
                 source: name,

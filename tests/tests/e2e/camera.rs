@@ -395,7 +395,7 @@ fn camera_failures_are_survived() {
     let mut edge = Edge::run(machine, CAMERA, &[&options[..], &["--frozen", "1"]].concat());
     for seconds in ["1", "2"] {
         let words = edge.state(machine, "frozen", same);
-        assert_eq!(words, format!("the same picture, byte for byte, for {seconds} s"));
+        assert_eq!(words, format!("the same image, byte for byte, for {seconds} s"));
         edge.state(machine, "streaming", same);
     }
     edge.end(machine, same);
@@ -479,7 +479,7 @@ fn damaged_jpegs_are_counted_and_skipped() {
     machine.show(&feeder, 1);
     let whole = |found: &Value| assert!(jpeg.expected.contains(found), "{found}");
     let words = edge.state(machine, "stalled", whole);
-    assert_eq!(words, "no frame that can be decoded for 1 s");
+    assert_eq!(words, "no decodable frame for 1 s");
     // It is opened again, which does not make it a stream; nor is it reported repeatedly.
     machine.play(&feeder, 100);
     machine.show(&feeder, 2);

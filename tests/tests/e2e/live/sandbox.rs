@@ -82,7 +82,7 @@ fn sandbox_hides_a_head_in_a_new_directory_until_a_restart() {
         if landlock {
             let line = live.log("kept the old settings");
             assert!(
-                line.contains("the sandbox holds edge to the folders") && line.contains("restart"),
+                line.contains("the sandbox limits edge to the directories") && line.contains("restart"),
                 "{line}"
             );
             // Paths known at the start can still be read.
@@ -110,14 +110,14 @@ fn required_sandbox_is_complete_or_an_error() {
             edge.arg("--source").arg(folder.path());
         }
         edge.args(["--sandbox", "require"]);
-        if full { drop(succeed(&mut edge)) } else { drop(fail(&mut edge, 1, "not to be had here")) }
+        if full { drop(succeed(&mut edge)) } else { drop(fail(&mut edge, 1, "not available on this system")) }
     }
     // qemu-user supports neither landlock nor seccomp, and `edge` reports that.
     let mut edge = Device::Aarch64.edge();
     edge.args(["classify", "--head"]).arg(small_head()).arg(folder.path().join("0.bmp"));
     let words = String::from_utf8(run(&mut edge).stderr).unwrap();
     assert!(words.contains("sandbox none; missing: landlock: "), "{words}");
-    fail(edge.args(["--sandbox", "require"]), 1, "not to be had here");
+    fail(edge.args(["--sandbox", "require"]), 1, "not available on this system");
 }
 
 /// Unnamed pipes, and links that lead out of the directory.

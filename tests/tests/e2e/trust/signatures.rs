@@ -274,7 +274,7 @@ fn a_replayed_head_is_refused_after_a_restart_and_the_last_good_one_runs() {
     assert_eq!(labels(&edge.frame()), ["cat", "dog", "fox"]);
     let words = edge.stop();
     assert!(
-        words.contains("runs the last good head")
+        words.contains("running the last good head")
             && words.contains("version 1 is older than version 2"),
         "{words}"
     );
@@ -318,7 +318,7 @@ fn settings_name_keys_and_a_state_directory() {
     fail(
         Device::Native.edge().args(["rollback", "--config"]).arg(&config),
         1,
-        "no pair to go back to",
+        "no earlier model to roll back to",
     );
     std::fs::write(&config, text.replace(&format!(", {:?}]", place.path("b.pub")), "]")).unwrap();
     // Neither the files in place nor the kept ones are signed with the remaining key.

@@ -202,7 +202,7 @@ fn rollback_persists_until_another_head_is_installed() {
     let flags = ["--watch", "--http", &address];
     let mut edge = Edge::start(&mut place.edge(&flags));
     edge.frame();
-    fail(&mut rollback(), 1, "no pair to go back to");
+    fail(&mut rollback(), 1, "no earlier model to roll back to");
     place.put("head", &bytes(&scene.heads[1]));
     edge.expect("swapped", "");
     let answer = &ndjson(&succeed(&mut rollback()))[0];
@@ -350,7 +350,7 @@ fn full_disk_is_reported_when_a_new_head_is_installed() {
         event = edge.model();
     }
     assert!(
-        event["state"] == "refused" && event.to_string().contains("state folder cannot take it"),
+        event["state"] == "refused" && event.to_string().contains("cannot record it in the state directory"),
         "{event}"
     );
     assert_eq!(labels(&edge.frame()), ["green", "red"]);
