@@ -2,7 +2,7 @@
 //! `host`.
 //!
 //! [`dataset`] lists labeled images, [`features`] runs them through the backbone, [`trainer`] fits
-//! dense layers to the feature maps, and the command `train` puts these together into a head file.
+//! dense layers to the feature maps, and [`train`] puts these together into a head file.
 //! [`augment`] makes random variants of images, [`metrics`] measures heads, and [`cli`] is the
 //! command line. Work takes settings objects and a cancellation token, never flags or signals.
 
@@ -15,6 +15,7 @@ mod labeling;
 pub mod metrics;
 pub mod progress;
 mod report;
+pub mod train;
 pub mod trainer;
 
 /// Name of the program, in messages and in the files it writes.

@@ -5,12 +5,11 @@ mod base;
 mod classify;
 mod evaluate;
 mod extract;
-mod head_options;
 mod inspect;
 mod keygen;
 mod label;
 mod merge;
-pub(crate) mod options;
+mod options;
 mod password;
 mod sign;
 mod summary;
@@ -59,13 +58,13 @@ enum Command {
 }
 
 impl Command {
-    fn run(self, _cancel: &CancelToken) -> anyhow::Result<()> {
+    fn run(self, cancel: &CancelToken) -> anyhow::Result<()> {
         match self {
-            Self::Train(args) => train::run(*args),
+            Self::Train(args) => train::run(*args, cancel),
             Self::Augment(args) => augment::run(args),
-            Self::Extract(args) => extract::run(args),
-            Self::Merge(args) => merge::run(args),
-            Self::Evaluate(args) => evaluate::run(args),
+            Self::Extract(args) => extract::run(args, cancel),
+            Self::Merge(args) => merge::run(args, cancel),
+            Self::Evaluate(args) => evaluate::run(args, cancel),
             Self::Classify(args) => classify::run(args),
             Self::Label(args) => label::run(args),
             Self::Summary(args) => summary::run(args),
@@ -73,7 +72,7 @@ impl Command {
             Self::Keygen(args) => keygen::run(args),
             Self::Sign(args) => sign::run(args),
             Self::Verify(args) => verify::run(args),
-            Self::Base(args) => base::run(args),
+            Self::Base(args) => base::run(args, cancel),
         }
     }
 }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use vgg_edge::preprocess::Preprocess;
 use vgg_edge::{Error, Fingerprint, Result};
 
-use crate::features::table::Table;
+use crate::features::table::FeatureTable;
 
 const MAGIC: &[u8; 8] = b"VGGEFEAT";
 /// Raised whenever decoding, pre-processing or the arithmetic changes on purpose.
@@ -176,12 +176,14 @@ impl Cache {
     ///
     /// # Errors
     /// [`Error::Io`] for what is pending; a picture that was neither found nor put.
-    pub fn table(mut self, pictures: &[Fingerprint]) -> Result<Table> {
+    pub fn table(mut self, pictures: &[Fingerprint]) -> Result<FeatureTable> {
         self.flush()?;
         let offsets: Option<Vec<u64>> =
             pictures.iter().map(|picture| self.index.get(picture).copied()).collect();
         match offsets {
-            Some(offsets) => Ok(Table::in_file(self.feature_len, self.file, self.path, offsets)),
+            Some(offsets) => {
+                Ok(FeatureTable::in_file(self.feature_len, self.file, self.path, offsets))
+            }
             None => {
                 Err(Error::io("find a picture in", &self.path)(std::io::ErrorKind::NotFound.into()))
             }
