@@ -27,7 +27,7 @@
 //!    f32 and truncated again, as Pillow's `ImageEnhance.Brightness` does on Keras's
 //!    `array_to_img`.
 //!
-//! The generator is not NumPy's, so a seed gives other variants than there.
+//! The generator is not NumPy's, so the same seed yields other variants there.
 //!
 //! **Rounding.** Keras continues in f32. The backbone takes u8, so a variant is rounded to the
 //! nearest integer (ties to even) and clamped to 0 to 255, at most half a level away, then

@@ -94,9 +94,12 @@ fn rounded(transform: Transform, rgb: &[u8], width: usize, fill: Fill) -> Vec<u8
 
 proptest! {
     #[test]
-    fn no_range_returns_the_image((width, rgb) in images(), seed: u64, epoch: u64, fill in fills()) {
+    fn no_range_returns_the_image(
+        (width, rgb) in images(), seed: u64, epoch: u64, fill in fills(),
+    ) {
         let none = Augmentation { fill, ..Augmentation::NONE };
-        prop_assert_eq!(none.variant(seed, epoch, &Fingerprint::of(&rgb), &rgb, width), rgb.clone());
+        let variant = none.variant(seed, epoch, &Fingerprint::of(&rgb), &rgb, width);
+        prop_assert_eq!(variant, rgb.clone());
         // So does a matrix that turns once around.
         let turn = Transform { theta: 720.0, ..IDENTITY };
         if let Fill::Nearest | Fill::Reflect = fill {
@@ -105,31 +108,39 @@ proptest! {
     }
 
     #[test]
-    fn flips_are_involutions((width, rgb) in images(), horizontal: bool, vertical: bool, fill in fills()) {
+    fn flips_are_involutions(
+        (width, rgb) in images(), horizontal: bool, vertical: bool, fill in fills(),
+    ) {
         let flip = Transform { flip_horizontal: horizontal, flip_vertical: vertical, ..IDENTITY };
         let once = rounded(flip, &rgb, width, fill);
         prop_assert_eq!(rounded(flip, &once, width, fill), rgb.clone());
         let height = rgb.len() / 3 / width;
-        let (x, y) = (if horizontal { width - 1 } else { 0 }, if vertical { height - 1 } else { 0 });
+        let x = if horizontal { width - 1 } else { 0 };
+        let y = if vertical { height - 1 } else { 0 };
         prop_assert_eq!(&once[..3], &rgb[3 * (y * width + x)..][..3]);
     }
 
     #[test]
     fn threads_and_order_make_no_difference((width, rgb) in images(), seed: u64, fill in fills()) {
-        let all = Augmentation { vertical_flip: true, brightness: Some((0.5, 1.5)), fill, ..Augmentation::TUTORIAL };
+        let brightness = Some((0.5, 1.5));
+        let all =
+            Augmentation { vertical_flip: true, brightness, fill, ..Augmentation::TUTORIAL };
         let make = |epoch: u64| all.variant(seed, epoch, &Fingerprint::of(&rgb), &rgb, width);
         let serial: Vec<_> = (0..16).map(make).collect();
-        let parallel: Vec<_> = (0..16u32).into_par_iter().rev().map(|epoch| make(epoch.into())).collect();
+        let epochs = (0..16u32).into_par_iter().rev();
+        let parallel: Vec<_> = epochs.map(|epoch| make(epoch.into())).collect();
         prop_assert!(serial.iter().rev().eq(&parallel));
     }
 
     /// At any distance, each value lies between those of the image, or is the fill.
     #[test]
     fn nothing_reaches_outside(
-        (width, rgb) in images(), theta in -180.0..180.0, tx in -1e4..1e4, ty in -1e4..1e4, zx in 0.01..2.0, fill in fills(),
+        (width, rgb) in images(), theta in -180.0..180.0, tx in -1e4..1e4, ty in -1e4..1e4,
+        zx in 0.01..2.0, fill in fills(),
     ) {
         let transform = Transform { theta, tx, ty, zx, shear: 80.0, ..IDENTITY };
-        let (low, high) = (f32::from(*rgb.iter().min().unwrap()), f32::from(*rgb.iter().max().unwrap()));
+        let low = f32::from(*rgb.iter().min().unwrap());
+        let high = f32::from(*rgb.iter().max().unwrap());
         for value in transform.apply(&rgb, width, fill) {
             let filled = matches!(fill, Fill::Constant(v) if value == v as f32);
             prop_assert!(filled || (low - 1e-3..=high + 1e-3).contains(&value), "{}", value);

@@ -30,7 +30,8 @@ use crate::PROGRAM;
     name = PROGRAM,
     version,
     after_help = "Exit codes: 0 success, 1 failure, 2 wrong usage.\n\
-                  Results go to stdout, messages to stderr. Try: host train samples/surfaces -o head.postcard"
+                  Results go to stdout, messages to stderr.\n\
+                  Try: host train samples/surfaces -o head.postcard"
 )]
 struct Cli {
     #[command(flatten)]
@@ -91,5 +92,42 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::from(terminal::DONE),
         Err(error) => terminal::report(PROGRAM, error.chain()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn train_flags_are_grouped_under_headings() {
+        let command = Cli::command();
+        let train = command.find_subcommand("train").unwrap();
+        let heading = |id: &str| {
+            let arg = train.get_arguments().find(|arg| arg.get_id() == id).unwrap();
+            arg.get_help_heading().unwrap_or_default()
+        };
+        for (id, expected) in [
+            ("data", "Data"),
+            ("size", "Data"),
+            ("threads", "Data"),
+            ("base", "Backbone"),
+            ("dropout", "Head"),
+            ("lr", "Optimizer"),
+            ("rotation", "Augmentation"),
+            ("variants", "Augmentation"),
+            ("tuned_base", "Fine-tuning"),
+            ("output", "Output"),
+            ("report", "Output"),
+        ] {
+            assert_eq!(heading(id), expected, "{id}");
+        }
     }
 }

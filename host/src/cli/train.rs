@@ -25,13 +25,15 @@ use crate::train::settings::ClassWeights;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  host train photos -o head.postcard\n  \
     host train photos -o head.postcard --size 128 --units 512 --cache ~/.cache/vgg-edge\n  \
-    host train photos -o head.postcard --size 224 --pool avg --units 256,128 --batch-norm --lr-schedule cosine\n  \
+    host train photos -o head.postcard --size 224 --pool avg --units 256,128 --batch-norm \
+    --lr-schedule cosine\n  \
     host train photos -o head.postcard --augment   # random variants; host augment draws some\n  \
     host train photos -o head.postcard --folds 5 --class-weights balanced\n  \
     host train photos -o head.postcard --resume   # after Ctrl-C\n  \
     host train photos -o head.postcard --report report   # then open report/report.html\n  \
     host train cats_and_dogs -o head.postcard --recipe seed   # the Keras tutorial's values\n  \
-    host train --features photos.features -o head.postcard   # made by host extract --shard and host merge")]
+    host train --features photos.features -o head.postcard   \
+    # made by host extract --shard and host merge")]
 pub struct Args {
     #[command(flatten, next_help_heading = "Data")]
     data: DataArgs,
@@ -71,7 +73,7 @@ pub struct Args {
     report: ReportOptions,
 }
 
-/// What is trained and validated on.
+/// Flags of the data.
 #[derive(clap::Args)]
 struct DataArgs {
     /// Directory of images
@@ -97,7 +99,7 @@ struct DataArgs {
     folds: Option<u32>,
 }
 
-/// The dense layers and their decision.
+/// Flags of the dense layers and their decision.
 #[derive(clap::Args)]
 struct HeadArgs {
     /// Pooling of the feature map before the dense layers
@@ -142,7 +144,7 @@ struct HeadArgs {
     threshold: f32,
 }
 
-/// How the head is trained.
+/// Flags of the optimizer.
 #[derive(clap::Args)]
 struct OptimizerArgs {
     /// Set of defaults for the flags of the head and the optimizer
@@ -191,7 +193,7 @@ struct OptimizerArgs {
     seed: u64,
 }
 
-/// Training of the last layers of the backbone.
+/// Flags of fine-tuning.
 #[derive(clap::Args)]
 struct FineTuneArgs {
     /// Fine-tune the backbone from this block or layer on (block5, block5_conv3)
@@ -224,7 +226,7 @@ struct FineTuneArgs {
     fine_tune_patience: u32,
 }
 
-/// What is written.
+/// Flags of the output files.
 #[derive(clap::Args)]
 struct OutputArgs {
     /// Output file of the head

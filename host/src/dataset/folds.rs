@@ -8,7 +8,8 @@ use super::split::{group, shuffle};
 /// A class has too few images to be in every fold.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "class {label} has {found} different images, too few for --folds {folds}; add some or use fewer folds"
+    "class {label} has {found} different images, too few for --folds {folds}; \
+     add some or use fewer folds"
 )]
 pub struct TooFew {
     /// The class.
@@ -158,10 +159,11 @@ mod tests {
                 }
             }
             for (class, &n) in counts.iter().enumerate() {
-                let of_fold = |fold: usize| {
-                    (0..classes.len()).filter(|&r| classes[r] == class && fold_of[r] == fold)
+                let in_class = |fold: usize| {
+                    let rows = classes.iter().zip(&fold_of);
+                    rows.filter(|&(&c, &f)| c == class && f == fold).count()
                 };
-                let parts: Vec<usize> = (0..folds).map(|fold| of_fold(fold).count()).collect();
+                let parts: Vec<usize> = (0..folds).map(in_class).collect();
                 let (least, most) = (parts.iter().min().unwrap(), parts.iter().max().unwrap());
                 prop_assert!(*least >= 1 && most - least <= 1 + twins, "{parts:?} of {n}");
             }

@@ -248,15 +248,19 @@ mod tests {
     proptest! {
         #[test]
         fn memory_and_file_give_what_was_set(
-            dim in 1usize..20, present in prop::collection::vec(any::<bool>(), 1..40), turn in 0usize..40,
+            dim in 1usize..20, present in prop::collection::vec(any::<bool>(), 1..40),
+            turn in 0usize..40,
         ) {
             let directory = tempfile::tempdir().unwrap();
             let rows = present.len();
             let kept: Vec<usize> = (0..rows).filter(|&row| present[row]).collect();
-            let content = |row: usize| -> Vec<u8> { (0..dim).map(|i| (row * 31 + i * 7) as u8).collect() };
+            let content =
+                |row: usize| -> Vec<u8> { (0..dim).map(|i| (row * 31 + i * 7) as u8).collect() };
             // The bound is exact.
-            for (limit, in_memory) in [((dim * rows) as u64, true), ((dim * rows) as u64 - 1, false)] {
-                let mut builder = TableBuilder::new_in(directory.path().into(), dim, rows, limit).unwrap();
+            let size = (dim * rows) as u64;
+            for (limit, in_memory) in [(size, true), (size - 1, false)] {
+                let directory = directory.path().to_owned();
+                let mut builder = TableBuilder::new_in(directory, dim, rows, limit).unwrap();
                 prop_assert_eq!(matches!(builder.storage, BuilderStorage::Memory(_)), in_memory);
                 let mut order = kept.clone();
                 order.rotate_left(turn % kept.len().max(1));

@@ -105,8 +105,7 @@ impl<'a> FeatureWorkers<'a> {
                 });
             }
             drop(sender);
-            let outcome =
-                (&receiver).into_iter().try_for_each(|(index, output)| receive(index, output?));
+            let outcome = receiver.iter().try_for_each(|(index, output)| receive(index, output?));
             // Releases workers that wait for room in the channel or would take another item.
             queue.stop.store(true, Ordering::Relaxed);
             drop(receiver);

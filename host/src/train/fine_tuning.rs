@@ -40,7 +40,7 @@ pub(super) fn model_bytes(base: &Backbone) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What fine-tuning starts from.
+/// Starting point of fine-tuning.
 pub(super) enum Start<'a> {
     /// Layers of the head that was just trained on the frozen backbone.
     Head(&'a [DenseWeights]),
@@ -48,7 +48,7 @@ pub(super) enum Start<'a> {
     State(Box<FineTuneState>),
 }
 
-/// What the layers are trained on: the file of the backbone, its last layers, and the feature maps
+/// Inputs of fine-tuning: the file of the backbone, its last layers, and the feature maps
 /// that go into them.
 struct Frozen<'a> {
     settings: &'a FineTuneSettings,

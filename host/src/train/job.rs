@@ -1,4 +1,4 @@
-//! The training of a head with a validation set, and what all trainings of a run share.
+//! Training of a head with a validation set, and the state shared by all trainings of a run.
 
 use std::ops::ControlFlow;
 
@@ -43,7 +43,7 @@ pub(super) struct SplitRows<'a> {
     pub val: &'a [usize],
 }
 
-/// What all trainings of a run share.
+/// State shared by all trainings of a run.
 pub(super) struct Job<'a> {
     pub settings: &'a TrainSettings,
     pub cancel: &'a CancelToken,

@@ -1,4 +1,4 @@
-//! What a training writes: the measured head, the report, and the result on stdout.
+//! Output of a training: the measured head, the report, and the result on stdout.
 
 use anyhow::Result;
 use serde_json::json;

@@ -8,7 +8,7 @@ use vgg_edge_cli::terminal::Printer;
 use crate::progress::Progress;
 use crate::trainer::{EpochStats, Moment};
 
-/// What is being trained.
+/// Subject of a training.
 #[derive(Clone, Copy)]
 pub(super) enum Stage {
     /// The head.

@@ -1,7 +1,7 @@
 //! The training record in a head: its settings, as text.
 //!
 //! The text is a format: it is read by people, but it must not change, so that the same training
-//! gives the same bytes.
+//! produces the same bytes.
 
 use vgg_edge::head::Pool;
 
@@ -26,7 +26,8 @@ fn basics(config: &TrainConfig) -> String {
     };
     let lr = config.optimizer.lr();
     format!(
-        "{units} units, dropout {dropout}, {optimizer} at {lr}, {epochs} epochs, batches of {batch_size}"
+        "{units} units, dropout {dropout}, {optimizer} at {lr}, {epochs} epochs, \
+         batches of {batch_size}"
     )
 }
 
@@ -75,7 +76,8 @@ pub(super) fn augmentation(settings: &TrainSettings) -> String {
 pub(super) fn folds(folds: &FoldResults) -> String {
     let summary = &folds.summary;
     format!(
-        ", {} folds with accuracy {:.4} +- {:.4}, then trained on all pictures for {} epochs without a validation set",
+        ", {} folds with accuracy {:.4} +- {:.4}, then trained on all pictures for {} epochs \
+         without a validation set",
         folds.results.len(),
         summary.accuracy,
         summary.deviation,

@@ -18,7 +18,7 @@ use crate::trainer::{Optimizer, Schedule, TrainConfig};
 
 /// Settings of a training.
 pub struct TrainSettings {
-    /// What is trained and validated on.
+    /// Data to train and validate on.
     pub data: DataSettings,
     /// The backbone.
     pub base: BaseOptions,
@@ -32,11 +32,11 @@ pub struct TrainSettings {
     pub fine_tune: Option<FineTuneSettings>,
     /// Checkpoints.
     pub checkpoint: CheckpointSettings,
-    /// What is written.
+    /// Output files.
     pub output: OutputSettings,
 }
 
-/// What is trained and validated on.
+/// Data to train and validate on.
 pub struct DataSettings {
     /// Images or features.
     pub source: DataSource,
@@ -142,7 +142,7 @@ pub struct CheckpointSettings {
     pub every: Duration,
 }
 
-/// What a training writes.
+/// Output files of a training.
 pub struct OutputSettings {
     /// Output file of the head.
     pub head: PathBuf,

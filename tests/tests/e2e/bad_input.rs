@@ -27,11 +27,11 @@ fn folders_that_are_no_data_set() {
     let (data, head) = (dir.path().join("data"), dir.path().join("head"));
     fail(&mut train(&data, &head), 1, "cannot list");
     fs::create_dir(&data).unwrap();
-    fail(&mut train(&data, &head), 1, "no class folders");
+    fail(&mut train(&data, &head), 1, "no class directories");
     data_folder(&data, &[("a", 2)]);
     fail(&mut train(&data, &head), 1, "only one class (a)");
     fs::create_dir(data.join("b")).unwrap();
-    fail(&mut train(&data, &head), 1, "b: no pictures");
+    fail(&mut train(&data, &head), 1, "b: no images");
     assert_eq!(names(dir.path()), ["data"]);
 }
 
@@ -77,7 +77,7 @@ fn a_class_of_which_nothing_can_be_read() {
     data_folder(&data, &[("a", 3), ("b", 3)]);
     fs::create_dir(data.join("c")).unwrap();
     fs::write(data.join("c/1.png"), "junk").unwrap();
-    fail(&mut train(&data, &head), 1, "no picture of class c could be read");
+    fail(&mut train(&data, &head), 1, "no image of class c could be read");
     assert!(!head.exists());
 }
 

@@ -202,10 +202,10 @@ fn hostile_names_are_shown_and_odd_data_is_named() {
     let file = folder.path().join("file");
     std::fs::write(&file, b"mine").unwrap();
     let errors = fail(&mut train(&file.join("report")), 1, "file/report");
-    assert!(!errors.contains("pictures in"), "{errors}");
+    assert!(!errors.contains("images in"), "{errors}");
     std::fs::create_dir_all(folder.path().join("odd/report.html")).unwrap();
     let errors = fail(&mut train(&folder.path().join("odd")), 1, "it is a folder");
-    assert!(!errors.contains("pictures in"), "{errors}");
+    assert!(!errors.contains("images in"), "{errors}");
     fail(host().args(["train", "x", "-o", "y", "--float", "z"]), 2, "--report");
 }
 
@@ -243,7 +243,7 @@ fn int8_is_held_against_f32_if_its_weights_are_given() {
     };
     // Weights of another base are refused before the work.
     let errors = fail(&mut train(&base()), 1, "pre-process pictures differently");
-    assert!(!errors.contains("pictures in"), "{errors}");
+    assert!(!errors.contains("images in"), "{errors}");
 
     let result = ndjson(&succeed(&mut train(&at("int8.onnx")))).pop().unwrap();
     let html = std::fs::read_to_string(at("report").join("report.html")).unwrap();
@@ -272,5 +272,5 @@ fn int8_is_held_against_f32_if_its_weights_are_given() {
     let mut tune = train(&at("int8.onnx"));
     let output = run(tune.args(["--fine-tune", "block5_conv3", "--fine-tune-epochs", "1"]));
     let words = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success() && words.contains("--float is of the frozen base"), "{words}");
+    assert!(output.status.success() && words.contains("--float belongs to the frozen backbone"), "{words}");
 }

@@ -199,8 +199,8 @@ fn split_folders_and_what_needs_the_pictures() {
         program.arg("--features").arg(&parts).args(options);
         program
     };
-    fail(&mut with(&["--augment"]), 2, "augmentation needs the pictures themselves");
-    fail(&mut with(&["--fine-tune", "block5"]), 2, "--fine-tune needs the pictures themselves");
+    fail(&mut with(&["--augment"]), 2, "augmentation needs the images themselves");
+    fail(&mut with(&["--fine-tune", "block5"]), 2, "--fine-tune needs the images themselves");
     for conflict in ["--size=64", "--fit=cover", "--resize=nearest", "--cache=x", "--strict"] {
         fail(&mut with(&[conflict]), 2, "cannot be used with");
     }
@@ -208,7 +208,7 @@ fn split_folders_and_what_needs_the_pictures() {
     fail(
         &mut with(&["--fine-tune=block5", dir.path().to_str().unwrap()]),
         1,
-        "pictures have changed",
+        "images changed since",
     );
     // Another base: the same one with a word of documentation more (field 6 of ONNX's ModelProto).
     let base = dir.path().join("base.onnx");
@@ -273,7 +273,7 @@ fn what_is_there_is_kept_and_what_has_changed_is_refused() {
     fail(
         &mut extract(&data, &shard, &parts),
         1,
-        "red/1.bmp has changed since the part was made; remove it to make it anew",
+        "red/1.bmp has changed since the part was made; remove it to make it again",
     );
     fs::write(data.join("red/1.bmp"), &original).unwrap();
     again(true);
@@ -312,7 +312,7 @@ fn what_is_there_is_kept_and_what_has_changed_is_refused() {
     fail(
         train(&merged).arg("--features").arg(dir.path().join("alone")),
         1,
-        &format!("part {index} of 2; name the folder"),
+        &format!("part {index} of 2; name the directory"),
     );
     fail(train(&merged).arg("--features").arg(data.join("red/1.bmp")), 1, "not a file of features");
     assert!(!merged.exists());
@@ -550,7 +550,7 @@ fn a_slurm_cluster_with_killed_tasks_and_drained_nodes() {
     let others: Vec<String> =
         (0..4).filter(|&other| other != part).map(|other| extract_log(&array, other)).collect();
     assert!(
-        others.iter().all(|words| words.contains("it is there, of the same pictures")),
+        others.iter().all(|words| words.contains("exists, with the same images")),
         "{others:?}"
     );
     assert!(

@@ -34,7 +34,8 @@ pub enum PartSetError {
     },
     /// Parts are missing or damaged.
     #[error(
-        "{path}: {problems}; make them with host extract DATA --shard I/{count} -o {path} (on Slurm: --array={array})"
+        "{path}: {problems}; make them with host extract DATA --shard I/{count} -o {path} \
+         (on Slurm: --array={array})"
     )]
     Incomplete {
         /// The directory.
@@ -48,7 +49,8 @@ pub enum PartSetError {
     },
     /// Parts of different runs.
     #[error(
-        "{path}: parts do not belong together: {differences}; remove those that are not wanted, and make them again"
+        "{path}: parts do not belong together: {differences}; remove those that are not wanted, \
+         and make them again"
     )]
     Foreign {
         /// The directory.

@@ -161,7 +161,8 @@ fn check_neighbors(directory: &Path, shard: Shard, run: &Run) -> Result<()> {
     let found = find(directory)?;
     if let Some((count, indices)) = found.iter().find(|(count, _)| **count != shard.count) {
         bail!(
-            "{}: there are parts of {count} ({}), not of {}; name another directory, or remove them",
+            "{}: there are parts of {count} ({}), not of {}; name another directory, or remove \
+             them",
             directory.display(),
             ranges(indices, ", "),
             shard.count

@@ -35,7 +35,7 @@ pub struct DataSet {
     /// Number of images, readable or not.
     pub pictures: u64,
     /// Hash over the classes, the split, and class and relative path of each image in order: the
-    /// same directory gives the same list everywhere.
+    /// same directory has the same list everywhere.
     pub list: Fingerprint,
 }
 
@@ -105,24 +105,24 @@ mod tests {
     proptest! {
         #[test]
         fn lists_differ_when_anything_does(
-            pictures in prop::collection::vec(
+            images in prop::collection::vec(
                 (0usize..3, prop::collection::vec(any::<u8>(), 0..4)), 1..8,
             ),
             train in prop::option::of(0u64..8), at: prop::sample::Index,
         ) {
-            let list = |pictures: &[(usize, Vec<u8>)], classes: &[&str], train| {
+            let list = |images: &[(usize, Vec<u8>)], classes: &[&str], train| {
                 let mut list = ListBuilder::default();
-                pictures.iter().for_each(|(class, name)| list.add(*class, name));
+                images.iter().for_each(|(class, name)| list.add(*class, name));
                 list.finish(classes.iter().map(|&name| name.to_owned()).collect(), train).list
             };
-            let same = list(&pictures, &["a", "bc"], train);
-            prop_assert_eq!(same, list(&pictures, &["a", "bc"], train));
-            prop_assert_ne!(same, list(&pictures, &["ab", "c"], train));
-            prop_assert_ne!(same, list(&pictures, &["a", "bc"], Some(9)));
-            let mut other = pictures.clone();
-            other[at.index(pictures.len())].1.push(7);
+            let same = list(&images, &["a", "bc"], train);
+            prop_assert_eq!(same, list(&images, &["a", "bc"], train));
+            prop_assert_ne!(same, list(&images, &["ab", "c"], train));
+            prop_assert_ne!(same, list(&images, &["a", "bc"], Some(9)));
+            let mut other = images.clone();
+            other[at.index(images.len())].1.push(7);
             prop_assert_ne!(same, list(&other, &["a", "bc"], train));
-            other = pictures.clone();
+            other = images.clone();
             other.pop();
             prop_assert_ne!(same, list(&other, &["a", "bc"], train));
         }

@@ -2,17 +2,22 @@ use std::cell::Cell;
 use std::fs;
 
 use proptest::prelude::*;
+use vgg_edge::Fingerprint;
 use vgg_edge::image::resize::Filter;
 use vgg_edge::preprocess::{ChannelOrder, Fit, InputSpec, Preprocess};
+use vgg_edge_cli::terminal::CancelToken;
 
 use super::*;
+use crate::dataset::Item;
+use crate::features::parts::file::Writer;
+use crate::features::parts::{Entry, ListBuilder, Outcome};
 
 const CHANNELS: u32 = 4;
 
-/// Pictures in the order of their list: class, path, and a row if they can be read.
-type Pictures = Vec<(u32, String, Option<[u8; CHANNELS as usize]>)>;
+/// Images in the order of their list: class, path, and a row if they can be read.
+type Images = Vec<(u32, String, Option<[u8; CHANNELS as usize]>)>;
 
-fn run(pictures: &Pictures) -> Run {
+fn run(images: &Images) -> Run {
     let base = InputSpec {
         channel_order: ChannelOrder::Bgr,
         mean: [0.0; 3],
@@ -27,7 +32,7 @@ fn run(pictures: &Pictures) -> Run {
         size_max: 64,
     };
     let mut list = ListBuilder::default();
-    pictures.iter().for_each(|(class, name, _)| list.add(*class as usize, name.as_bytes()));
+    images.iter().for_each(|(class, name, _)| list.add(*class as usize, name.as_bytes()));
     Run {
         program: "host 0".into(),
         arithmetic: ARITHMETIC,
@@ -38,11 +43,10 @@ fn run(pictures: &Pictures) -> Run {
     }
 }
 
-/// Writes those pictures that `of` says are in the part, in the plainest way.
-fn write(path: &Path, run: &Run, pictures: &Pictures, shard: Shard, of: impl Fn(&str) -> bool) {
+/// Writes a part with the images that `of` selects, in the simplest way.
+fn write(path: &Path, run: &Run, images: &Images, shard: Shard, of: impl Fn(&str) -> bool) {
     let (mut index, mut rows, mut entries) = (Vec::new(), Vec::new(), 0);
-    for (item, (class, name, row)) in
-        pictures.iter().enumerate().filter(|(_, (_, name, _))| of(name))
+    for (item, (class, name, row)) in images.iter().enumerate().filter(|(_, (_, name, _))| of(name))
     {
         let outcome = match row {
             Some(row) => Outcome::Row(Fingerprint::of(row)),
@@ -65,26 +69,26 @@ fn write(path: &Path, run: &Run, pictures: &Pictures, shard: Shard, of: impl Fn(
     fs::write(path, file).unwrap();
 }
 
-fn write_all(folder: &Path, run: &Run, pictures: &Pictures, count: u32) {
+fn write_all(directory: &Path, run: &Run, images: &Images, count: u32) {
     for index in 0..count {
         let shard = Shard { index, count };
-        write(&folder.join(shard.file_name()), run, pictures, shard, |name| {
+        write(&directory.join(shard.file_name()), run, images, shard, |name| {
             Shard::of(name.as_bytes(), count) == index
         });
     }
 }
 
-fn merged(folder: &Path) -> Result<Vec<u8>, PartSetError> {
-    let output = folder.join("merged");
-    PartSet::open(folder)?.merge(&output)?;
+fn merged(directory: &Path) -> Result<Vec<u8>, PartSetError> {
+    let output = directory.join("merged");
+    PartSet::open(directory)?.merge(&output, &CancelToken::default())?;
     Ok(fs::read(output).unwrap())
 }
 
-fn some(count: u32) -> Pictures {
+fn some(count: u32) -> Images {
     (0..count).map(|n| (n % 2, format!("{n}.png"), (n % 5 > 0).then_some([n as u8; 4]))).collect()
 }
 
-fn pictures() -> impl Strategy<Value = Pictures> {
+fn images() -> impl Strategy<Value = Images> {
     prop::collection::btree_map(
         "[a-c]{1,2}(/[a-c]{1,2})?",
         (0u32..2, prop::option::of(any::<[u8; 4]>())),
@@ -95,23 +99,30 @@ fn pictures() -> impl Strategy<Value = Pictures> {
 
 proptest! {
     #[test]
-    fn parts_are_the_whole(pictures in pictures(), count in 1u32..50) {
-        let folder = tempfile::tempdir().unwrap();
-        let run = run(&pictures);
-        write_all(folder.path(), &run, &pictures, count);
-        let whole = folder.path().join("whole");
-        write(&whole, &run, &pictures, Shard::WHOLE, |_| true);
-        prop_assert_eq!(merged(folder.path()).unwrap(), fs::read(&whole).unwrap());
-        // Read as parts and as a whole, they are what was put in.
-        for path in [folder.path(), &whole] {
-            let (pool, features) = PartSet::open(path).unwrap().features(Path::new("data"), true).unwrap();
-            let expected: Vec<Item> = pictures.iter().map(|(class, name, _)| Item { path: Path::new("data").join(name), class: *class as usize }).collect();
-            prop_assert_eq!((&pool.classes, &pool.items, pool.train), (&run.data.classes, &expected, Some(1)));
-            let readable: Vec<usize> = (0..pictures.len()).filter(|&item| pictures[item].2.is_some()).collect();
+    fn parts_are_the_whole(images in images(), count in 1u32..50) {
+        let directory = tempfile::tempdir().unwrap();
+        let run = run(&images);
+        write_all(directory.path(), &run, &images, count);
+        let whole = directory.path().join("whole");
+        write(&whole, &run, &images, Shard::WHOLE, |_| true);
+        prop_assert_eq!(merged(directory.path()).unwrap(), fs::read(&whole).unwrap());
+        // Read as parts and as a whole, they are the images that were written.
+        for path in [directory.path(), &whole] {
+            let set = PartSet::open(path).unwrap();
+            let cancel = CancelToken::default();
+            let (pool, features) = set.features(Path::new("data"), true, &cancel).unwrap();
+            let item = |(class, name, _): &(u32, String, _)| {
+                Item { path: Path::new("data").join(name), class: *class as usize }
+            };
+            let expected: Vec<Item> = images.iter().map(item).collect();
+            prop_assert_eq!(&pool.classes, &run.data.classes);
+            prop_assert_eq!((&pool.items, pool.train), (&expected, Some(1)));
+            let readable: Vec<usize> =
+                (0..images.len()).filter(|&item| images[item].2.is_some()).collect();
             prop_assert_eq!(&features.items, &readable);
-            prop_assert_eq!(features.skipped.len(), pictures.len() - readable.len());
+            prop_assert_eq!(features.skipped.len(), images.len() - readable.len());
             for (row, &item) in readable.iter().enumerate() {
-                let wanted = pictures[item].2.unwrap();
+                let wanted = images[item].2.unwrap();
                 prop_assert_eq!(&*features.row(row).unwrap(), &wanted);
                 prop_assert_eq!(features.hashes[row], Fingerprint::of(&wanted));
             }
@@ -119,31 +130,39 @@ proptest! {
     }
 
     #[test]
-    fn no_changed_byte_goes_unseen(part in 0u32..4, at: prop::sample::Index, change in 1u8.., cut: bool) {
-        let folder = tempfile::tempdir().unwrap();
-        let pictures = some(24);
-        write_all(folder.path(), &run(&pictures), &pictures, 4);
-        let path = folder.path().join(Shard { index: part, count: 4 }.file_name());
+    fn every_changed_byte_of_a_part_is_detected(
+        part in 0u32..4, at: prop::sample::Index, change in 1u8.., cut: bool,
+    ) {
+        let directory = tempfile::tempdir().unwrap();
+        let images = some(24);
+        write_all(directory.path(), &run(&images), &images, 4);
+        let path = directory.path().join(Shard { index: part, count: 4 }.file_name());
         let mut bytes = fs::read(&path).unwrap();
         let at = at.index(bytes.len());
         if cut { bytes.truncate(at) } else { bytes[at] ^= change }
         fs::write(&path, bytes).unwrap();
-        let error = merged(folder.path()).unwrap_err().to_string();
-        // Named as damaged; if the manifest was hit, perhaps as one of another run, or of
+        let error = merged(directory.path()).unwrap_err().to_string();
+        // Reported as damaged; if the manifest was changed, perhaps as one of another run, or of
         // another name.
         let name = format!("part-0000{part}-of");
-        prop_assert!(error.contains(&format!("part {part} ")) || error.contains(&name) || (error.contains("parts do not belong") || error.contains(&format!("missing: {part}"))), "{}", error);
-        prop_assert!(!folder.path().join("merged").exists());
-        prop_assert!(PartSet::open(folder.path()).and_then(|set| set.features(Path::new(""), false)).is_err());
+        let named = [
+            format!("part {part} "), name, "parts do not belong".into(), format!("missing: {part}"),
+        ];
+        prop_assert!(named.iter().any(|text| error.contains(text)), "{}", error);
+        prop_assert!(!directory.path().join("merged").exists());
+        let cancel = CancelToken::default();
+        let read = PartSet::open(directory.path())
+            .and_then(|set| set.features(Path::new(""), false, &cancel));
+        prop_assert!(read.is_err());
     }
 }
 
 #[test]
-fn what_is_missing_or_damaged_is_named_all_at_once() {
-    let folder = tempfile::tempdir().unwrap();
-    let pictures = some(60);
-    write_all(folder.path(), &run(&pictures), &pictures, 12);
-    let file = |index| folder.path().join(Shard { index, count: 12 }.file_name());
+fn all_missing_and_damaged_parts_are_named_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let images = some(60);
+    write_all(directory.path(), &run(&images), &images, 12);
+    let file = |index| directory.path().join(Shard { index, count: 12 }.file_name());
     // The last byte is of the checksum of the rows.
     let hurt = |index| {
         let mut bytes = fs::read(file(index)).unwrap();
@@ -151,15 +170,15 @@ fn what_is_missing_or_damaged_is_named_all_at_once() {
         fs::write(file(index), bytes).unwrap();
     };
     [4, 9].into_iter().for_each(hurt);
-    let error = merged(folder.path()).unwrap_err().to_string();
+    let error = merged(directory.path()).unwrap_err().to_string();
     assert!(
         error.contains("part 4 is damaged (its checksum does not match); part 9 is damaged"),
         "{error}"
     );
     assert!(error.contains("--array=4,9"), "{error}");
-    let read = PartSet::open(folder.path())
+    let read = PartSet::open(directory.path())
         .unwrap()
-        .features(Path::new(""), false)
+        .features(Path::new(""), false, &CancelToken::default())
         .err()
         .unwrap()
         .to_string();
@@ -168,33 +187,33 @@ fn what_is_missing_or_damaged_is_named_all_at_once() {
         fs::remove_file(file(index)).unwrap();
     }
     fs::write(file(3), b"VGGEROWS").unwrap();
-    let error = merged(folder.path()).unwrap_err().to_string();
+    let error = merged(directory.path()).unwrap_err().to_string();
     assert!(
         error.contains("of 12 parts 4 missing: 0, 6-8; part 3 is damaged (it is cut)"),
         "{error}"
     );
     assert!(error.contains("--array=0,3,6-8"), "{error}");
-    assert!(!folder.path().join("merged").exists());
+    assert!(!directory.path().join("merged").exists());
 }
 
 #[test]
-fn what_does_not_belong_together_is_named() {
-    let folder = tempfile::tempdir().unwrap();
-    assert!(matches!(PartSet::open(folder.path()), Err(PartSetError::Empty(_))));
-    let pictures = some(30);
-    let ours = run(&pictures);
-    let file = |index| folder.path().join(Shard { index, count: 4 }.file_name());
+fn parts_of_different_runs_are_named() {
+    let directory = tempfile::tempdir().unwrap();
+    assert!(matches!(PartSet::open(directory.path()), Err(PartSetError::Empty(_))));
+    let images = some(30);
+    let ours = run(&images);
+    let file = |index| directory.path().join(Shard { index, count: 4 }.file_name());
     let other = |run: &Run, index: u32| {
         let shard = Shard { index, count: 4 };
-        write(&file(index), run, &pictures, shard, |name| Shard::of(name.as_bytes(), 4) == index);
+        write(&file(index), run, &images, shard, |name| Shard::of(name.as_bytes(), 4) == index);
     };
     let fails = |change: &dyn Fn(&mut Run), words: &str| {
-        write_all(folder.path(), &ours, &pictures, 4);
+        write_all(directory.path(), &ours, &images, 4);
         let mut theirs = ours.clone();
         change(&mut theirs);
         [0, 2].into_iter().for_each(|index| other(&theirs, index));
-        // With as many of each, the first run is held to be the right one.
-        let error = merged(folder.path()).unwrap_err().to_string();
+        // With as many of each, the first run counts as the right one.
+        let error = merged(directory.path()).unwrap_err().to_string();
         assert!(
             error.contains(words)
                 && error.contains("parts 1, 3 ")
@@ -202,7 +221,7 @@ fn what_does_not_belong_together_is_named() {
             "{error}"
         );
         other(&ours, 2);
-        let error = merged(folder.path()).unwrap_err().to_string();
+        let error = merged(directory.path()).unwrap_err().to_string();
         assert!(error.contains("part 0 "), "{error}");
     };
     fails(
@@ -215,52 +234,52 @@ fn what_does_not_belong_together_is_named() {
     fails(&|run| run.data.classes[1] = "c".into(), "of classes a, b, not of a, c");
     fails(&|run| run.data.list = Fingerprint::of(b"other"), "of 30 pictures (list ");
 
-    write_all(folder.path(), &ours, &pictures, 4);
-    write_all(folder.path(), &ours, &pictures, 2);
-    let error = merged(folder.path()).unwrap_err().to_string();
+    write_all(directory.path(), &ours, &images, 4);
+    write_all(directory.path(), &ours, &images, 2);
+    let error = merged(directory.path()).unwrap_err().to_string();
     assert!(error.contains("parts of different runs: 2 of 2 (0, 1); 4 of 4 (0-3)"), "{error}");
     for index in 0..2 {
-        fs::remove_file(folder.path().join(Shard { index, count: 2 }.file_name())).unwrap();
+        fs::remove_file(directory.path().join(Shard { index, count: 2 }.file_name())).unwrap();
     }
     fs::copy(file(1), file(3)).unwrap();
-    let error = merged(folder.path()).unwrap_err().to_string();
+    let error = merged(directory.path()).unwrap_err().to_string();
     assert!(
         error.contains(
-            "part-00003-of-00004.features: its name is not that of what it is, part 1 of 4"
+            "part-00003-of-00004.features: its name does not match its content, part 1 of 4"
         ),
         "{error}"
     );
     let alone = PartSet::open(&file(1)).err().unwrap().to_string();
-    assert!(alone.contains("part 1 of 4; name the folder"), "{alone}");
+    assert!(alone.contains("part 1 of 4; name the directory"), "{alone}");
 }
 
 #[test]
-fn pictures_that_are_in_no_part_or_in_two_are_told() {
-    let folder = tempfile::tempdir().unwrap();
-    let pictures = some(30);
-    let run = run(&pictures);
+fn images_in_no_part_or_in_two_are_errors() {
+    let directory = tempfile::tempdir().unwrap();
+    let images = some(30);
+    let run = run(&images);
     let part = |index, of: &dyn Fn(&str) -> bool| {
         let shard = Shard { index, count: 2 };
-        write(&folder.path().join(shard.file_name()), &run, &pictures, shard, of);
+        write(&directory.path().join(shard.file_name()), &run, &images, shard, of);
     };
     let first = |name: &str| Shard::of(name.as_bytes(), 2) == 0;
     part(1, &|name| !first(name));
-    let lost = pictures.iter().map(|(_, name, _)| name).find(|name| first(name)).unwrap();
+    let lost = images.iter().map(|(_, name, _)| name).find(|name| first(name)).unwrap();
     part(0, &|name| first(name) && name != lost);
-    let error = merged(folder.path()).unwrap_err().to_string();
+    let error = merged(directory.path()).unwrap_err().to_string();
     assert!(error.contains("comes next"), "{error}");
     part(0, &|_| true);
-    assert!(merged(folder.path()).unwrap_err().to_string().contains("belongs to another part"));
+    assert!(merged(directory.path()).unwrap_err().to_string().contains("belongs to another part"));
     part(0, &first);
     part(1, &|_| true);
-    let error = merged(folder.path()).unwrap_err().to_string();
+    let error = merged(directory.path()).unwrap_err().to_string();
     assert!(error.contains("comes next") || error.contains("belongs to another part"), "{error}");
     part(1, &|name| !first(name));
-    merged(folder.path()).unwrap();
+    merged(directory.path()).unwrap();
 }
 
-/// The same bytes with lengths and checksums that hold, which lets damage through to what is
-/// behind them; `None` without a manifest.
+/// Returns the same bytes with correct lengths and checksums, so that damage passes them; `None`
+/// without a manifest.
 fn sealed(bytes: &[u8]) -> Option<Vec<u8>> {
     let (header, rest) = bytes.split_at_checked(20)?;
     let len = u64::from_le_bytes(*header.last_chunk()?);
@@ -279,19 +298,20 @@ fn sealed(bytes: &[u8]) -> Option<Vec<u8>> {
 }
 
 #[test]
-fn files_that_somebody_made() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("features");
+fn forged_feature_files_are_read_or_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("features");
     let good = [1, 7, 40].map(|count| {
-        let pictures = some(count);
-        write(&path, &run(&pictures), &pictures, Shard::WHOLE, |_| true);
+        let images = some(count);
+        write(&path, &run(&images), &images, Shard::WHOLE, |_| true);
         assert_eq!(sealed(&fs::read(&path).unwrap()), Some(fs::read(&path).unwrap()));
-        (format!("{count} pictures").into(), fs::read(&path).unwrap())
+        (format!("{count} images").into(), fs::read(&path).unwrap())
     });
+    let cancel = CancelToken::default();
     let read = |bytes: &[u8]| {
         fs::write(&path, bytes).unwrap();
         let Ok((pool, features)) =
-            PartSet::open(&path).and_then(|set| set.features(Path::new("data"), true))
+            PartSet::open(&path).and_then(|set| set.features(Path::new("data"), true, &cancel))
         else {
             return false;
         };
@@ -314,24 +334,23 @@ fn files_that_somebody_made() {
             taken.set(taken.get() + u32::from(read(&bytes)));
         }
     });
-    // Most reach what is behind the checksums, and some are as good as what `host extract`
-    // could have made.
+    // Most pass the checksums, and some could have been made by `host extract`.
     assert!(seen.get() > 300 && taken.get() > 30, "{seen:?} {taken:?}");
 }
 
 #[test]
-fn names_that_lead_out_of_the_data_folder_are_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("features");
+fn names_outside_of_the_data_directory_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("features");
     for name in ["/etc/passwd", "../a.png", "a/../../b.png"] {
-        let pictures = vec![(0, name.to_owned(), Some([1; 4]))];
-        write(&path, &run(&pictures), &pictures, Shard::WHOLE, |_| true);
+        let images = vec![(0, name.to_owned(), Some([1; 4]))];
+        write(&path, &run(&images), &images, Shard::WHOLE, |_| true);
         let error = PartSet::open(&path)
             .unwrap()
-            .features(Path::new("data"), true)
+            .features(Path::new("data"), true, &CancelToken::default())
             .err()
             .unwrap()
             .to_string();
-        assert!(error.contains("no path within the data folder"), "{error}");
+        assert!(error.contains("not a path within the data directory"), "{error}");
     }
 }
