@@ -250,14 +250,14 @@ struct OutputArgs {
     json: bool,
 }
 
-/// Names of [`Recipe`] on the command line.
+/// Names of the recipes on the command line.
 #[derive(Clone, Copy, ValueEnum)]
 enum RecipeName {
     Fast,
     Seed,
 }
 
-/// Names of [`Optimizer`] on the command line.
+/// Names of the optimizers on the command line.
 #[derive(Clone, Copy, ValueEnum)]
 enum OptimizerName {
     Rmsprop,
@@ -265,7 +265,7 @@ enum OptimizerName {
     Sgd,
 }
 
-/// Names of [`Schedule`] on the command line.
+/// Names of the learning rate schedules on the command line.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum ScheduleName {
     Constant,
@@ -274,7 +274,7 @@ enum ScheduleName {
     Plateau,
 }
 
-/// Names of [`Pool`] on the command line.
+/// Names of the poolings on the command line.
 #[derive(Clone, Copy, ValueEnum)]
 enum PoolName {
     /// All values (Keras Flatten)

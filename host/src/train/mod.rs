@@ -16,12 +16,14 @@ pub mod settings;
 use std::collections::HashSet;
 
 use anyhow::{Context, Result, bail};
+use vgg_edge::Backbone;
 use vgg_edge::head::{Decision, Head, Output, TrainingRecord, is_background_name};
+use vgg_edge::preprocess::Preprocess;
 use vgg_edge_cli::terminal::{CancelToken, Printer, UsageError};
 
 use self::data::{Loaded, Source};
 use self::job::{Job, SplitRows};
-use self::settings::TrainSettings;
+use self::settings::{HeadSettings, TrainSettings};
 use crate::checkpoint::Checkpoint;
 use crate::features::extraction::Features;
 
@@ -67,19 +69,6 @@ pub fn run(settings: &TrainSettings, cancel: &CancelToken) -> Result<()> {
     };
     let rows = SplitRows { train: &train_rows, val: &val_rows };
     warn_of_copies(&features, rows);
-    let background = (0..labels.len()).filter(|&label| is_background_name(&labels[label]));
-    let head = Head {
-        base: base.fingerprint(),
-        preprocess,
-        feature_scales: base.feature_scales().to_vec(),
-        labels: labels.clone(),
-        layers: Vec::new(),
-        output: if labels.len() == 2 { Output::Sigmoid } else { Output::Softmax },
-        decision: Decision { threshold: settings.head.threshold, ..Decision::default() },
-        training: TrainingRecord::default(),
-        pool: settings.head.pool,
-        background: background.map(|label| label as u32).collect(),
-    };
     let printer = Printer::default();
     let job = Job {
         settings,
@@ -91,7 +80,7 @@ pub fn run(settings: &TrainSettings, cancel: &CancelToken) -> Result<()> {
         items: &pool.items,
         features: &features,
         classes: &classes,
-        head,
+        head: empty_head(&settings.head, &base, preprocess, &labels),
         order: order.as_ref(),
         record: record::augmentation(settings),
     };
@@ -110,6 +99,28 @@ pub fn run(settings: &TrainSettings, cancel: &CancelToken) -> Result<()> {
         None => job.train_validated(rows),
     })?;
     printer.end().context("standard output")
+}
+
+/// Returns a head without layers, temperature and training record.
+fn empty_head(
+    settings: &HeadSettings,
+    base: &Backbone,
+    preprocess: Preprocess,
+    labels: &[String],
+) -> Head {
+    let background = (0..labels.len()).filter(|&label| is_background_name(&labels[label]));
+    Head {
+        base: base.fingerprint(),
+        preprocess,
+        feature_scales: base.feature_scales().to_vec(),
+        labels: labels.to_vec(),
+        layers: Vec::new(),
+        output: if labels.len() == 2 { Output::Sigmoid } else { Output::Softmax },
+        decision: Decision { threshold: settings.threshold, ..Decision::default() },
+        training: TrainingRecord::default(),
+        pool: settings.pool,
+        background: background.map(|label| label as u32).collect(),
+    }
 }
 
 /// Warns of validation images that are also training images: the data are split that way, or an

@@ -20,7 +20,7 @@ use vgg_edge::Fingerprint;
 
 pub use error::PartSetError;
 pub use extract::{ExtractedPart, PartSettings, extract_part};
-pub use file::{Entry, Manifest, Outcome, Part, Run, is_features_file};
+pub use file::{Entry, FileError, Manifest, Outcome, Part, Run, is_features_file};
 pub use merge::Merged;
 pub use set::PartSet;
 pub use shard::{MAX_PARTS, Shard, ShardError, ShardOption};
