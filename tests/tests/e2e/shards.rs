@@ -282,7 +282,7 @@ fn what_is_there_is_kept_and_what_has_changed_is_refused() {
     fail(&mut extract(&data, &junk, &parts), 1, "green/5.bmp has changed");
     fs::write(data.join("green/5.bmp"), "junk").unwrap();
     fs::write(data.join("red/new.bmp"), &original).unwrap();
-    fail(&mut extract(&data, &shard, &parts), 1, "of 23 pictures (list ");
+    fail(&mut extract(&data, &shard, &parts), 1, "of 23 images (list ");
     fs::remove_file(data.join("red/new.bmp")).unwrap();
     fail(
         extract(&data, &shard, &parts).args(["--fit", "cover"]),

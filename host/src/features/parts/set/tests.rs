@@ -232,7 +232,7 @@ fn parts_of_different_runs_are_named() {
     fails(&|run| run.base = Fingerprint::of(b"other"), "of base ");
     fails(&|run| run.preprocess.fit = Fit::Cover, "stretch, bilinear");
     fails(&|run| run.data.classes[1] = "c".into(), "of classes a, b, not of a, c");
-    fails(&|run| run.data.list = Fingerprint::of(b"other"), "of 30 pictures (list ");
+    fails(&|run| run.data.list = Fingerprint::of(b"other"), "of 30 images (list ");
 
     write_all(directory.path(), &ours, &images, 4);
     write_all(directory.path(), &ours, &images, 2);
