@@ -21,7 +21,7 @@ const FORMAT: u32 = 1;
 /// Magic, version, length of the manifest.
 const HEADER: usize = 8 + 4 + 8;
 const CHECKSUM: usize = 32;
-/// Maximum length of a manifest: enough for thousands of classes with long names.
+/// Thousands of classes with long names.
 const MAX_MANIFEST: u64 = 64 << 20;
 /// Maximum size of the input in pixels, above that of any backbone; keeps lengths from overflowing.
 const MAX_SIZE: u32 = 1 << 14;
