@@ -1,42 +1,41 @@
-//! Accuracy, loss, confusion matrix, and precision, recall and F1 a class.
+//! Metrics of a head: accuracy, loss, confusion matrix, and precision, recall and F1 per class.
 
 use vgg_edge::Head;
 use vgg_edge::head::Output;
 
 use crate::features::extraction::Features;
 
-/// The smallest probability that a loss is computed of: Keras clips at 1e-7
-/// (`keras.config.epsilon`).
+/// Minimum probability for the loss: Keras clips at 1e-7 (`keras.config.epsilon`).
 const EPSILON: f64 = 1e-7;
 
-/// How a head does on labeled pictures.
+/// Metrics of a head on labeled images.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
-    /// Share classified correctly (the best score counts, whatever the threshold), 0 to 1.
+    /// Fraction classified correctly (the best score counts, whatever the threshold), 0 to 1.
     pub accuracy: f64,
     /// Mean cross-entropy in nats, probabilities clipped at 1e-7 as in Keras.
     pub loss: f64,
-    /// `confusion[truth][answer]`, counts.
+    /// Counts `confusion[truth][answer]`.
     pub confusion: Vec<Vec<u64>>,
 }
 
-/// Figures of one class.
+/// Metrics of one class.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ClassFigures {
-    /// Of the answers that named it, the share that was right; 0 if none did.
+pub struct ClassMetrics {
+    /// Fraction of the answers for this class that are correct; 0 without such answers.
     pub precision: f64,
-    /// Of its pictures, the share that was found; 0 if there are none.
+    /// Fraction of the images of this class that are found; 0 without images.
     pub recall: f64,
-    /// Harmonic mean of both.
+    /// Harmonic mean of precision and recall.
     pub f1: f64,
-    /// Its pictures.
+    /// Number of images.
     pub support: u64,
 }
 
-/// Evaluates `head` on rows of `features`; `truth` gives the class of each.
+/// Evaluates `head` on rows of `features`, whose classes are `truth`.
 ///
 /// # Errors
-/// Features that cannot be read.
+/// [`vgg_edge::Error::Io`] for features that cannot be read.
 pub fn evaluate(
     head: &Head,
     features: &Features,
@@ -65,10 +64,10 @@ pub fn evaluate(
     Ok(Evaluation { accuracy: right as f64 / count, loss: loss / count, confusion })
 }
 
-/// The logits of `rows` as a softmax has them, one a class.
+/// Returns the logits of `rows` as those of a softmax, one per class.
 ///
 /// # Errors
-/// Features that cannot be read.
+/// [`vgg_edge::Error::Io`] for features that cannot be read.
 pub fn logits(head: &Head, features: &Features, rows: &[usize]) -> vgg_edge::Result<Vec<Vec<f32>>> {
     use rayon::prelude::*;
     rows.par_iter()
@@ -83,9 +82,9 @@ pub fn logits(head: &Head, features: &Features, rows: &[usize]) -> vgg_edge::Res
         .collect()
 }
 
-/// The temperature that makes scores mean what they say: it minimizes the cross-entropy with the
-/// `logits` divided by it (Guo and others 2017, arXiv:1706.04599). A prior of the weight of one
-/// picture holds it near 1 where there are few pictures, or none that is wrong.
+/// Returns the temperature that calibrates the scores: it minimizes the cross-entropy with the
+/// `logits` divided by it (Guo and others 2017, arXiv:1706.04599). A prior with the weight of one
+/// image keeps it near 1 if there are few images, or no misclassified one.
 pub fn temperature(logits: &[Vec<f32>], truth: &[usize]) -> f32 {
     let objective = |log_temperature: f64| -> f64 {
         let scale = libm::exp(-log_temperature);
@@ -107,14 +106,15 @@ pub fn temperature(logits: &[Vec<f32>], truth: &[usize]) -> f32 {
     libm::exp(f64::midpoint(low, high)) as f32
 }
 
-/// Metrics are written into the head, so they must not depend on the machine's C library.
+/// Logarithm of libm: metrics are written into the head, so that they must not depend on the
+/// machine's C library.
 fn libm_log(x: f64) -> f64 {
     libm::log(x)
 }
 
 impl Evaluation {
-    /// The figures of each class.
-    pub fn per_class(&self) -> Vec<ClassFigures> {
+    /// Returns the metrics of each class.
+    pub fn per_class(&self) -> Vec<ClassMetrics> {
         (0..self.confusion.len())
             .map(|class| {
                 let right = self.confusion[class][class] as f64;
@@ -124,21 +124,21 @@ impl Evaluation {
                 let (precision, recall) = (ratio(answers as f64), ratio(support as f64));
                 let sum = precision + recall;
                 let f1 = if sum > 0.0 { 2.0 * precision * recall / sum } else { 0.0 };
-                ClassFigures { precision, recall, f1, support }
+                ClassMetrics { precision, recall, f1, support }
             })
             .collect()
     }
 
-    /// One object: `accuracy`, `loss`, `count`, `labels`, `confusion`, `per_class`.
+    /// Returns one JSON object: `accuracy`, `loss`, `count`, `labels`, `confusion`, `per_class`.
     pub fn to_json(&self, labels: &[String]) -> serde_json::Value {
         let per_class: serde_json::Map<String, serde_json::Value> = labels
             .iter()
             .zip(self.per_class())
             .map(|(label, f)| {
-                let figures = serde_json::json!({
+                let metrics = serde_json::json!({
                     "precision": f.precision, "recall": f.recall, "f1": f.f1, "support": f.support
                 });
-                (label.clone(), figures)
+                (label.clone(), metrics)
             })
             .collect();
         serde_json::json!({
@@ -151,12 +151,12 @@ impl Evaluation {
         })
     }
 
-    /// A table for people.
+    /// Formats a table for people.
     pub fn to_table(&self, labels: &[String]) -> String {
         use std::fmt::Write;
         let width = labels.iter().map(|l| l.chars().count()).max().unwrap_or(0).max(5);
         let mut out = format!("accuracy {:.4}  loss {:.4}\n\n", self.accuracy, self.loss);
-        let _ = writeln!(out, "{:width$}  precision  recall      f1  pictures", "class");
+        let _ = writeln!(out, "{:width$}  precision  recall      f1    images", "class");
         for (label, f) in labels.iter().zip(self.per_class()) {
             let _ = writeln!(
                 out,
@@ -186,17 +186,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_of_a_known_matrix() {
+    fn metrics_of_a_known_confusion_matrix() {
         let evaluation = Evaluation {
             accuracy: 0.7,
             loss: 0.5,
             confusion: vec![vec![5, 1, 0], vec![2, 2, 0], vec![0, 0, 0]],
         };
-        let figures = evaluation.per_class();
-        assert!((figures[0].precision - 5.0 / 7.0).abs() < 1e-12);
-        assert!((figures[0].recall - 5.0 / 6.0).abs() < 1e-12);
-        assert!((figures[1].f1 - 2.0 * (2.0 / 3.0) * 0.5 / (2.0 / 3.0 + 0.5)).abs() < 1e-12);
-        assert_eq!(figures[2], ClassFigures { precision: 0.0, recall: 0.0, f1: 0.0, support: 0 });
+        let metrics = evaluation.per_class();
+        assert!((metrics[0].precision - 5.0 / 7.0).abs() < 1e-12);
+        assert!((metrics[0].recall - 5.0 / 6.0).abs() < 1e-12);
+        assert!((metrics[1].f1 - 2.0 * (2.0 / 3.0) * 0.5 / (2.0 / 3.0 + 0.5)).abs() < 1e-12);
+        assert_eq!(metrics[2], ClassMetrics { precision: 0.0, recall: 0.0, f1: 0.0, support: 0 });
         let labels = ["a", "b", "c"].map(String::from);
         let json = evaluation.to_json(&labels);
         assert_eq!(json["confusion"][1][0], 2);

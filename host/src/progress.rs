@@ -1,22 +1,19 @@
-//! How far a piece of work has come: a bar on a terminal, elsewhere a line from time to time.
+//! Progress of long work: a bar on a terminal, otherwise a line from time to time.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressStyle};
-use vgg_edge_cli::terminal::note;
-
-use crate::PROGRAM;
 
 /// Time between two lines.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// How far a piece of work has come. Any thread may count; the bar goes when this is dropped.
-pub struct Meter {
+/// Progress of some work. Any thread may advance it; dropping it removes the bar.
+pub struct Progress {
     bar: ProgressBar,
-    /// What is counted, in the plural.
+    /// Unit that is counted, in the plural.
     unit: &'static str,
-    /// For lines; `None` if there is a bar.
+    /// State of the lines; `None` if there is a bar.
     lines: Option<Mutex<Lines>>,
 }
 
@@ -24,12 +21,12 @@ pub struct Meter {
 struct Lines {
     start: Instant,
     last: Instant,
-    /// Steps that were behind it at the start.
+    /// Steps that were complete at the start.
     from: u64,
 }
 
-impl Meter {
-    /// Of `len` steps, which are `unit` (pictures, batches).
+impl Progress {
+    /// Shows the progress of `len` steps, counted in `unit` (images, batches).
     pub fn new(len: u64, unit: &'static str) -> Self {
         let template = format!(
             "{{bar:30}} {{human_pos}}/{{human_len}} {unit}  {{per_sec}}  {{eta}} left  {{wide_msg}}"
@@ -43,26 +40,26 @@ impl Meter {
     /// Counts steps that an earlier run has done.
     pub fn resume_at(&self, done: u64) {
         self.bar.set_position(done);
-        // They say nothing of the rate.
+        // They do not count towards the rate.
         self.bar.reset_eta();
         if let Some(lines) = &self.lines {
             lines.lock().unwrap_or_else(PoisonError::into_inner).from = done;
         }
     }
 
-    /// So many more are done.
+    /// Advances by some steps.
     pub fn inc(&self, steps: u64) {
         self.bar.inc(steps);
-        self.tell();
+        self.log();
     }
 
-    /// So many are done in all.
+    /// Sets the number of completed steps.
     pub fn set(&self, done: u64) {
         self.bar.set_position(done);
-        self.tell();
+        self.log();
     }
 
-    /// Begins a step of this name; the one before is done.
+    /// Completes the step in progress and starts one of this name.
     pub fn next(&self, name: &str) {
         if !self.bar.message().is_empty() {
             self.inc(1);
@@ -70,35 +67,35 @@ impl Meter {
         self.message(name);
     }
 
-    /// What is being worked on.
-    pub fn message(&self, words: impl Into<String>) {
-        self.bar.set_message(words.into());
+    /// Shows a message beside the bar.
+    pub fn message(&self, message: impl Into<String>) {
+        self.bar.set_message(message.into());
     }
 
-    /// Writes something else to the terminal.
+    /// Hides the bar while `write` writes something else to the terminal.
     pub fn suspend<T>(&self, write: impl FnOnce() -> T) -> T {
         self.bar.suspend(write)
     }
 
-    fn tell(&self) {
+    fn log(&self) {
         let Some(lines) = &self.lines else { return };
-        // Who finds it locked need not wait: somebody else is looking at the clock.
+        // If it is locked, another thread is checking the time.
         let Ok(mut lines) = lines.try_lock() else { return };
         let len = self.bar.length().unwrap_or_default();
         if let Some(line) = lines.line(Instant::now(), self.bar.position(), len, self.unit) {
-            note(PROGRAM, line);
+            log::info!("{line}");
         }
     }
 }
 
-impl Drop for Meter {
+impl Drop for Progress {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }
 }
 
 impl Lines {
-    /// The line that is due, if one is.
+    /// Returns the line that is due, if any.
     fn line(&mut self, now: Instant, done: u64, len: u64, unit: &str) -> Option<String> {
         if now.duration_since(self.last) < EVERY || done >= len {
             return None;
@@ -115,14 +112,14 @@ impl Lines {
         };
         let digits = if rate < 10.0 { 2 } else { 0 };
         Some(format!(
-            "{} of {} {unit} ({rate:.digits$} a second{left})",
+            "{} of {} {unit} ({rate:.digits$} per second{left})",
             HumanCount(done),
             HumanCount(len)
         ))
     }
 }
 
-/// A bar of `len` steps in the form of an indicatif template; hidden unless a person watches.
+/// Creates a bar of `len` steps from an indicatif template; hidden unless stderr is a terminal.
 pub fn bar(len: u64, template: &str) -> ProgressBar {
     if !vgg_edge_cli::terminal::shows_progress() {
         let bar = ProgressBar::hidden();
@@ -139,27 +136,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_due_every_ten_seconds() {
+    fn a_progress_line_is_due_every_ten_seconds() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut lines = Lines { start, last: start, from: 0 };
-        let mut line = |seconds, done| lines.line(at(seconds), done, 100_000, "pictures");
+        let mut line = |seconds, done| lines.line(at(seconds), done, 100_000, "images");
         assert_eq!(line(9, 2000), None);
         assert_eq!(
             line(10, 2500).unwrap(),
-            "2,500 of 100,000 pictures (250 a second, 7 minutes left)"
+            "2,500 of 100,000 images (250 per second, 7 minutes left)"
         );
         assert_eq!(line(19, 5000), None);
         assert_eq!(
             line(25, 5000).unwrap(),
-            "5,000 of 100,000 pictures (200 a second, 8 minutes left)"
+            "5,000 of 100,000 images (200 per second, 8 minutes left)"
         );
-        assert_eq!(line(40, 100_000), None, "what is done is told by its result");
-        // What an earlier run has done is not of this one's speed.
+        assert_eq!(line(40, 100_000), None, "the result follows when all is done");
+        // Steps of an earlier run do not count towards the rate.
         let mut lines = Lines { start, last: start, from: 90 };
         let line = lines.line(at(20), 100, 110, "batches").unwrap();
-        assert_eq!(line, "100 of 110 batches (0.50 a second, 20 seconds left)");
+        assert_eq!(line, "100 of 110 batches (0.50 per second, 20 seconds left)");
         let mut lines = Lines { start, last: start, from: 0 };
-        assert_eq!(lines.line(at(20), 0, 13, "layers").unwrap(), "0 of 13 layers (0.00 a second)");
+        assert_eq!(
+            lines.line(at(20), 0, 13, "layers").unwrap(),
+            "0 of 13 layers (0.00 per second)"
+        );
     }
 }

@@ -1,47 +1,47 @@
-//! Random variants of pictures for training, with the semantics of Keras's `ImageDataGenerator`
+//! Random variants of images for training, with the semantics of Keras's `ImageDataGenerator`
 //! (`keras.src.legacy.preprocessing.image`, 3.15).
 //!
 //! [`Augmentation`] holds the ranges, [`Augmentation::draw`] is `get_random_transform`,
 //! [`Transform::apply`] is `apply_transform`:
 //!
-//! 1. Affine: the place (x, y) of the variant, column and row, shows the place `C R S H Z C^-1 (x,
-//!    y)` of the picture. The center C is `(width / 2 - 0.5, height / 2 - 0.5)`.
+//! 1. Affine: the point (x, y) of the variant, column and row, shows the point `C R S H Z C^-1 (x,
+//!    y)` of the image. The center C is `(width / 2 - 0.5, height / 2 - 0.5)`.
 //!    - R rotates by theta, uniform in +-rotation degrees.
 //!    - S shifts by tx, uniform in +-width-shift times the width, and ty, uniform in +-height-shift
 //!      times the height.
 //!    - H shears by an angle uniform in +-shear **degrees**: `[[1, -sin], [0, cos]]`.
-//!    - Z scales the axes by zx and zy, each uniform in `[1 - zoom, 1 + zoom]`; above 1 the picture
+//!    - Z scales the axes by zx and zy, each uniform in `[1 - zoom, 1 + zoom]`; above 1 the image
 //!      gets smaller.
 //!
-//! Keras 3 swaps the axes of the matrix once more than of what goes into it, so that
-//! `height_shift_range` there moves a picture sideways, `width_shift_range` up and down, and
-//! pictures that are not square turn about `(height / 2 - 0.5, width / 2 - 0.5)`. Here flags do
-//! what they say. For square pictures and equal shifts, as in the tutorial, there is no difference.
+//! Keras 3 swaps the axes of the matrix once more than those of its inputs, so that
+//! `height_shift_range` there moves an image sideways, `width_shift_range` up and down, and images
+//! that are not square turn about `(height / 2 - 0.5, width / 2 - 0.5)`. Here each flag does what
+//! its name says. For square images and equal shifts, as in the tutorial, there is no difference.
 //!
-//! Values between pixels are linear (`order=1` of `scipy.ndimage.affine_transform`); what lies
-//! outside is filled as [`Fill`] says. The picture has been resized to the size of the base's input
-//! before. With `--fit contain` the part within its borders is the picture; the borders stay.
+//! Values between pixels are interpolated linearly (`order=1` of `scipy.ndimage.affine_transform`);
+//! points outside are filled according to [`Fill`]. The image has been resized to the input size of
+//! the backbone before. With `--fit contain` only the part within the borders is transformed; the
+//! borders stay.
 //! 2. Horizontal, then vertical flip, each with probability 1/2.
-//! 3. Brightness, uniform in a range of factors: values are cut to whole numbers, multiplied in f32
-//!    and cut again, as Pillow's `ImageEnhance.Brightness` does on Keras's `array_to_img`.
+//! 3. Brightness, uniform in a range of factors: values are truncated to integers, multiplied in
+//!    f32 and truncated again, as Pillow's `ImageEnhance.Brightness` does on Keras's
+//!    `array_to_img`.
 //!
-//! The generator is not NumPy's, so a seed gives other variants than there.
+//! The generator is not NumPy's, so the same seed yields other variants there.
 //!
-//! **Rounding.** Keras goes on in f32. The base takes u8, so a variant is rounded to the nearest
-//! whole number (ties to even) and clamped to 0 to 255, at most half a level away, then quantized
-//! as any resized picture.
+//! **Rounding.** Keras continues in f32. The backbone takes u8, so a variant is rounded to the
+//! nearest integer (ties to even) and clamped to 0 to 255, at most half a level away, then
+//! quantized like any resized image.
 //!
-//! **Reproducibility.** Coordinates are f64 by `+`, `-`, `*` and one division by a whole number,
-//! sine and cosine come of `libm`, so a variant has the same bits on every machine. Its generator
-//! is seeded with the seed, the epoch and the SHA-256 of the picture's file: neither threads nor
-//! the order of the pictures matter.
+//! **Reproducibility.** Coordinates are computed in f64 by `+`, `-`, `*` and one division by an
+//! integer, sine and cosine by `libm`, so a variant has the same bits on every machine. Its
+//! generator is seeded with the seed, the epoch and the SHA-256 of the image file: neither threads
+//! nor the order of the images matter.
 
-mod options;
 mod variants;
 mod warp;
 
-pub use options::AugmentOptions;
-pub use variants::{Variants, VariantsOptions};
+pub use variants::{AugmentSettings, VariantError, Variants};
 
 use std::fmt;
 
@@ -49,53 +49,53 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 use vgg_edge::Fingerprint;
 
-/// What shows where a variant reaches beyond the picture, as in `scipy.ndimage` (a, b, c, d are the
-/// pixels of a row).
+/// Fill of the points outside the image, as in `scipy.ndimage` (a, b, c, d are the pixels of a
+/// row).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Fill {
     /// `a a a | a b c d | d d d`
     Nearest,
-    /// `c b a | a b c d | d c b`, about the edges of the outer pixels.
+    /// `c b a | a b c d | d c b`, mirrored at the edges of the outer pixels.
     Reflect,
-    /// `b c d | a b c d | b c d`: scipy's `wrap` has a period of one pixel less than the picture,
-    /// so that the last pixel is taken for the first.
+    /// `b c d | a b c d | b c d`: scipy's `wrap` has a period of one pixel less than the image, so
+    /// that the last pixel coincides with the first.
     Wrap,
-    /// This value, 0 to 255, in each channel; from the centers of the outer pixels on, without a
-    /// transition.
+    /// This value, 0 to 255, in each channel, starting at the centers of the outer pixels, without
+    /// a transition.
     Constant(f64),
 }
 
-/// The ranges that variants are drawn from.
+/// Ranges that variants are drawn from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Augmentation {
-    /// Degrees, 0 to 180.
+    /// Maximum rotation in degrees, 0 to 180.
     pub rotation: f64,
-    /// Share of the width, from 0 to below 1.
+    /// Maximum shift as a fraction of the width, from 0 to below 1.
     pub width_shift: f64,
-    /// Share of the height, from 0 to below 1.
+    /// Maximum shift as a fraction of the height, from 0 to below 1.
     pub height_shift: f64,
-    /// Degrees, from 0 to below 90.
+    /// Maximum shear in degrees, from 0 to below 90.
     pub shear: f64,
-    /// From 0 to below 1.
+    /// Maximum deviation of the scale from 1, from 0 to below 1.
     pub zoom: f64,
     /// Whether half of the variants are mirrored left to right.
     pub horizontal_flip: bool,
-    /// Whether half of the variants stand on their heads.
+    /// Whether half of the variants are turned upside down.
     pub vertical_flip: bool,
-    /// Lowest and highest factor.
+    /// Minimum and maximum factor of the brightness.
     pub brightness: Option<(f64, f64)>,
-    /// What shows outside.
+    /// Fill of the points outside.
     pub fill: Fill,
 }
 
-/// One variant's parameters, in the names of Keras.
+/// Parameters of one variant, under the names of Keras.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Transform {
     /// Rotation in degrees.
     pub theta: f64,
-    /// Shift along x, in pixels; above 0 the picture moves to the left.
+    /// Shift along x, in pixels; above 0 the image moves to the left.
     pub tx: f64,
-    /// Shift along y, in pixels; above 0 the picture moves up.
+    /// Shift along y, in pixels; above 0 the image moves up.
     pub ty: f64,
     /// Shear in degrees.
     pub shear: f64,
@@ -112,7 +112,7 @@ pub struct Transform {
 }
 
 impl Augmentation {
-    /// Nothing but the picture itself.
+    /// No augmentation: the image itself.
     pub const NONE: Self = Self {
         rotation: 0.0,
         width_shift: 0.0,
@@ -125,7 +125,7 @@ impl Augmentation {
         fill: Fill::Nearest,
     };
 
-    /// The set of the Keras tutorial ("Building powerful image classification models using very
+    /// Ranges of the Keras tutorial ("Building powerful image classification models using very
     /// little data").
     pub const TUTORIAL: Self = Self {
         rotation: 40.0,
@@ -137,8 +137,8 @@ impl Augmentation {
         ..Self::NONE
     };
 
-    /// The parameters of the variant that the picture with that content has in that epoch; `width`
-    /// and `height` in pixels.
+    /// Draws the parameters of an image's variant in an epoch, from the hash of its content;
+    /// `width` and `height` are in pixels.
     pub fn draw(
         &self,
         seed: u64,
@@ -149,7 +149,7 @@ impl Augmentation {
     ) -> Transform {
         let parts = [&b"augment"[..], &seed.to_le_bytes(), &epoch.to_le_bytes(), &content.0];
         let mut random = Xoshiro256PlusPlus::from_seed(Fingerprint::of_parts(parts).0);
-        // 53 bits: all that an f64 below 1 holds.
+        // 53 bits: the precision of an f64 below 1.
         let mut unit = move || (random.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64);
         let mut within =
             |low: f64, high: f64| if low == high { low } else { low + (high - low) * unit() };
@@ -166,7 +166,8 @@ impl Augmentation {
         }
     }
 
-    /// The variant of a resized picture: RGB8, `[height, width, 3]`, of the file with that content.
+    /// Returns the variant of a resized image, RGB8 `[height, width, 3]`; `content` is the hash of
+    /// the image file.
     pub fn variant(
         &self,
         seed: u64,
@@ -182,7 +183,7 @@ impl Augmentation {
     }
 }
 
-/// In the words of the record in a head.
+/// Text of the training record in a head.
 impl fmt::Display for Augmentation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "augmented (")?;

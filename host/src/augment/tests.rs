@@ -57,7 +57,7 @@ fn variants_are_those_of_keras() {
         let fill = fill_of(case["fill"].as_str().unwrap(), fixture["fill_value"].as_f64().unwrap());
         let [width, height] =
             ["width", "height"].map(|side| picture[side].as_u64().unwrap() as usize);
-        // Keras takes the sides for each other.
+        // Keras swaps the sides.
         let center = [height, width].map(|side| side as f64 / 2.0 - 0.5);
         let ours = transform.apply_about(&rgb, width, center, fill);
         if width == height {
@@ -66,7 +66,7 @@ fn variants_are_those_of_keras() {
         let keras;
         (keras, expected) = expected.split_at(ours.len());
         for (at, (ours, keras)) in ours.iter().zip(keras).enumerate() {
-            // Brightness cuts to whole numbers, so a rounding error of 1e-6 below one would move
+            // Brightness truncates to integers, so a rounding error of 1e-6 below one would move
             // the result by the factor.
             assert!((ours - keras).abs() < 1e-3, "{at}: {ours}, but Keras has {keras}: {case}");
         }
@@ -83,7 +83,7 @@ fn fills() -> impl Strategy<Value = Fill> {
     ]
 }
 
-fn pictures() -> impl Strategy<Value = (usize, Vec<u8>)> {
+fn images() -> impl Strategy<Value = (usize, Vec<u8>)> {
     (1usize..20, 1usize..20)
         .prop_flat_map(|(w, h)| (Just(w), prop::collection::vec(any::<u8>(), 3 * w * h)))
 }
@@ -94,9 +94,12 @@ fn rounded(transform: Transform, rgb: &[u8], width: usize, fill: Fill) -> Vec<u8
 
 proptest! {
     #[test]
-    fn no_range_gives_the_picture_back((width, rgb) in pictures(), seed: u64, epoch: u64, fill in fills()) {
+    fn no_range_returns_the_image(
+        (width, rgb) in images(), seed: u64, epoch: u64, fill in fills(),
+    ) {
         let none = Augmentation { fill, ..Augmentation::NONE };
-        prop_assert_eq!(none.variant(seed, epoch, &Fingerprint::of(&rgb), &rgb, width), rgb.clone());
+        let variant = none.variant(seed, epoch, &Fingerprint::of(&rgb), &rgb, width);
+        prop_assert_eq!(variant, rgb.clone());
         // So does a matrix that turns once around.
         let turn = Transform { theta: 720.0, ..IDENTITY };
         if let Fill::Nearest | Fill::Reflect = fill {
@@ -105,31 +108,39 @@ proptest! {
     }
 
     #[test]
-    fn flips_are_involutions((width, rgb) in pictures(), horizontal: bool, vertical: bool, fill in fills()) {
+    fn flips_are_involutions(
+        (width, rgb) in images(), horizontal: bool, vertical: bool, fill in fills(),
+    ) {
         let flip = Transform { flip_horizontal: horizontal, flip_vertical: vertical, ..IDENTITY };
         let once = rounded(flip, &rgb, width, fill);
         prop_assert_eq!(rounded(flip, &once, width, fill), rgb.clone());
         let height = rgb.len() / 3 / width;
-        let (x, y) = (if horizontal { width - 1 } else { 0 }, if vertical { height - 1 } else { 0 });
+        let x = if horizontal { width - 1 } else { 0 };
+        let y = if vertical { height - 1 } else { 0 };
         prop_assert_eq!(&once[..3], &rgb[3 * (y * width + x)..][..3]);
     }
 
     #[test]
-    fn threads_and_order_make_no_difference((width, rgb) in pictures(), seed: u64, fill in fills()) {
-        let all = Augmentation { vertical_flip: true, brightness: Some((0.5, 1.5)), fill, ..Augmentation::TUTORIAL };
+    fn threads_and_order_make_no_difference((width, rgb) in images(), seed: u64, fill in fills()) {
+        let brightness = Some((0.5, 1.5));
+        let all =
+            Augmentation { vertical_flip: true, brightness, fill, ..Augmentation::TUTORIAL };
         let make = |epoch: u64| all.variant(seed, epoch, &Fingerprint::of(&rgb), &rgb, width);
         let serial: Vec<_> = (0..16).map(make).collect();
-        let parallel: Vec<_> = (0..16u32).into_par_iter().rev().map(|epoch| make(epoch.into())).collect();
+        let epochs = (0..16u32).into_par_iter().rev();
+        let parallel: Vec<_> = epochs.map(|epoch| make(epoch.into())).collect();
         prop_assert!(serial.iter().rev().eq(&parallel));
     }
 
-    /// However far off, each value is one between those of the picture, or the fill.
+    /// At any distance, each value lies between those of the image, or is the fill.
     #[test]
     fn nothing_reaches_outside(
-        (width, rgb) in pictures(), theta in -180.0..180.0, tx in -1e4..1e4, ty in -1e4..1e4, zx in 0.01..2.0, fill in fills(),
+        (width, rgb) in images(), theta in -180.0..180.0, tx in -1e4..1e4, ty in -1e4..1e4,
+        zx in 0.01..2.0, fill in fills(),
     ) {
         let transform = Transform { theta, tx, ty, zx, shear: 80.0, ..IDENTITY };
-        let (low, high) = (f32::from(*rgb.iter().min().unwrap()), f32::from(*rgb.iter().max().unwrap()));
+        let low = f32::from(*rgb.iter().min().unwrap());
+        let high = f32::from(*rgb.iter().max().unwrap());
         for value in transform.apply(&rgb, width, fill) {
             let filled = matches!(fill, Fill::Constant(v) if value == v as f32);
             prop_assert!(filled || (low - 1e-3..=high + 1e-3).contains(&value), "{}", value);
@@ -149,8 +160,8 @@ fn shifts_move_along_their_own_axis() {
     };
     assert_eq!(place(Transform { tx: 2.0, ..IDENTITY }), (2, 2));
     assert_eq!(place(Transform { ty: -1.0, ..IDENTITY }), (4, 3));
-    // The shift is along the axes of the variant, not of the picture: the rotation is applied to
-    // places after it.
+    // The shift is along the axes of the variant, not of the image: the rotation is applied to
+    // points after it.
     assert_eq!(place(Transform { theta: 180.0, tx: 1.0, ..IDENTITY }), (3, 2));
     assert_eq!(place(Transform { flip_horizontal: true, tx: 2.0, ..IDENTITY }), (6, 2));
 }

@@ -1,14 +1,14 @@
-//! The arithmetic of a variant: `apply_affine_transform` of Keras over `affine_transform` of scipy
+//! Arithmetic of a variant: `apply_affine_transform` of Keras over `affine_transform` of scipy
 //! 1.17, `order=1`.
 
 use std::f64::consts::PI;
 
 use super::{Fill, Transform};
 
-/// `[[a, b, c], [d, e, f]]`: row and column of the picture from those of the variant.
+/// Affine map `[[a, b, c], [d, e, f]]` from row and column of the variant to those of the image.
 type Affine = [[f64; 3]; 2];
 
-/// The product, with the bottom rows `[0, 0, 1]` left out.
+/// Product of two maps, without the bottom rows `[0, 0, 1]`.
 fn product(left: Affine, right: Affine) -> Affine {
     left.map(|[a, b, c]| {
         let [r, s] = right;
@@ -16,9 +16,9 @@ fn product(left: Affine, right: Affine) -> Affine {
     })
 }
 
-/// `transform_matrix` of Keras about a center `[x, y]`; `None` if no part does anything.
+/// `transform_matrix` of Keras about a center `[x, y]`; `None` for the identity.
 ///
-/// Keras composes it for places (x, y) and swaps its first two columns and rows for NumPy's (row,
+/// Keras composes it for points (x, y) and swaps its first two columns and rows for NumPy's (row,
 /// column), so x lies along columns.
 fn matrix(transform: &Transform, [x, y]: [f64; 2]) -> Option<Affine> {
     let Transform { theta, tx, ty, shear, zx, zy, .. } = *transform;
@@ -44,11 +44,11 @@ fn matrix(transform: &Transform, [x, y]: [f64; 2]) -> Option<Affine> {
     Some([[e, d, f], [b, a, c]])
 }
 
-/// Where along an axis of `len` pixels the values of a coordinate lie: two pixels and the weight of
-/// the second. `None` for what a constant fills.
+/// Interpolation of a coordinate along an axis of `len` pixels: two pixels and the weight of the
+/// second. `None` where a constant is filled in.
 ///
-/// scipy's `map_coordinate`, then the two nodes of a linear spline with the border rule of its
-/// mode, as in `NI_GeometricTransform`.
+/// Follows scipy's `map_coordinate`, then the two nodes of a linear spline with the border rule of
+/// the mode, as in `NI_GeometricTransform`.
 fn taps(at: f64, len: usize, fill: Fill) -> Option<(usize, usize, f64)> {
     let last = (len - 1) as f64;
     let inside = match fill {
@@ -56,8 +56,8 @@ fn taps(at: f64, len: usize, fill: Fill) -> Option<(usize, usize, f64)> {
         Fill::Constant(_) => return None,
         Fill::Nearest => at.clamp(0.0, last),
         _ if len == 1 => 0.0,
-        // The period is `len - 1`: pixel 0 and the last are the same place, where what is inside
-        // wins.
+        // The period is `len - 1`: pixel 0 and the last coincide, and points inside are not
+        // wrapped.
         Fill::Wrap if at < 0.0 => at + last * ((-at / last).trunc() + 1.0),
         Fill::Wrap => at - last * (at / last).trunc(),
         // The period is `2 len`, mirrored at -0.5 and `len - 0.5`; the result lies in `[-1, len)`.
@@ -67,7 +67,7 @@ fn taps(at: f64, len: usize, fill: Fill) -> Option<(usize, usize, f64)> {
             if at < -(len as f64) {
                 at + period
             } else {
-                // scipy keeps it above -1, which it takes for a constant's.
+                // scipy keeps it above -1, which marks a constant there.
                 (if at > -1e-15 { 1e-15 } else { -at }) - 1.0
             }
         }
@@ -78,21 +78,21 @@ fn taps(at: f64, len: usize, fill: Fill) -> Option<(usize, usize, f64)> {
         }
     };
     let floor = inside.floor();
-    // A node outside is the nearest one: for `reflect` that is its mirror, otherwise its weight is
-    // 0.
-    let node = |place: f64| place.clamp(0.0, last) as usize;
+    // A node outside is replaced by the nearest one: for `reflect` that is its mirror image,
+    // otherwise its weight is 0.
+    let node = |position: f64| position.clamp(0.0, last) as usize;
     Some((node(floor), node(floor + 1.0), inside - floor))
 }
 
 impl Transform {
-    /// `apply_transform` on RGB8 `[height, width, 3]`, in f32 as Keras gives it, about the center
-    /// of the picture.
+    /// Applies the transform to RGB8 `[height, width, 3]` about the center of the image; the result
+    /// is f32, as that of Keras's `apply_transform`.
     pub fn apply(&self, rgb: &[u8], width: usize, fill: Fill) -> Vec<f32> {
         let height = rgb.len() / (3 * width).max(1);
         self.apply_about(rgb, width, [width, height].map(|side| side as f64 / 2.0 - 0.5), fill)
     }
 
-    /// As [`Transform::apply`], about the place `[column, row]`.
+    /// As [`Transform::apply`], about the point `[column, row]`.
     pub(super) fn apply_about(
         &self,
         rgb: &[u8],
@@ -108,7 +108,7 @@ impl Transform {
             _ => 0.0,
         };
         for (index, pixel) in out.chunks_exact_mut(3).enumerate() {
-            // The flips come after the affine part: they choose which of its pixels goes here.
+            // The flips come after the affine part: they select which of its pixels goes here.
             let (row, column) = (index / width, index % width);
             let row = if self.flip_vertical { height - 1 - row } else { row };
             let column = if self.flip_horizontal { width - 1 - column } else { column };
@@ -139,7 +139,7 @@ impl Transform {
         if let Some(factor) = self.brightness {
             let factor = factor as f32;
             for value in &mut out {
-                // Pillow's blend with black: f32, cut, clamped.
+                // Pillow's blend with black: f32, truncated, clamped.
                 *value = (value.trunc() * factor).trunc().clamp(0.0, 255.0);
             }
         }

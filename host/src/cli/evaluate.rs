@@ -1,82 +1,69 @@
-//! `host evaluate`: how a head does on labeled pictures.
+//! `host evaluate`: metrics of a head on labeled images.
 
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use vgg_edge::Head;
-use vgg_edge_cli::terminal::{note, print_line};
+use vgg_edge_cli::terminal::{CancelToken, print_line};
 
 use crate::cli::options::{BaseOptions, ExtractOptions};
+use crate::features::extraction::{Features, extract};
 use crate::report::{self, ReportOptions};
-use crate::{PROGRAM, dataset, metrics};
+use crate::{dataset, metrics};
 
-/// Measures a head on labeled pictures
+/// Measure a head on labeled images
 ///
-/// Prints accuracy, loss, precision, recall and F1 a class, and the confusion matrix. Of a split
-/// folder the validation part is taken.
+/// Prints accuracy, loss, precision, recall and F1 per class, and the confusion matrix. Of a split
+/// directory, the validation images are used.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  host evaluate --head head.postcard photos/test --json\n  \
     host evaluate --head head.postcard photos --report report --float vgg16.onnx")]
 pub struct Args {
-    /// Folder with a sub-folder of pictures a class
+    /// Directory with one subdirectory of images per class
+    #[arg(help_heading = "Data")]
     data: PathBuf,
 
-    /// The head
-    #[arg(long, value_name = "FILE")]
-    head: PathBuf,
-
-    /// The part of a split folder: train, val, test, ...
-    #[arg(long, value_name = "NAME")]
+    /// Part of a split directory: train, val, test, ...
+    #[arg(long, value_name = "NAME", help_heading = "Data")]
     split: Option<String>,
 
-    #[command(flatten)]
-    base: BaseOptions,
-
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Data")]
     extract: ExtractOptions,
 
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Backbone")]
+    base: BaseOptions,
+
+    /// Head file
+    #[arg(long, value_name = "FILE", help_heading = "Head")]
+    head: PathBuf,
+
+    #[command(flatten, next_help_heading = "Output")]
     report: ReportOptions,
 
-    /// Prints one object with accuracy, loss, confusion, per_class
-    #[arg(long)]
+    /// Print one JSON object with accuracy, loss, confusion, per_class
+    #[arg(long, help_heading = "Output")]
     json: bool,
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> Result<()> {
+pub fn run(args: Args, cancel: &CancelToken) -> Result<()> {
     let head = Head::load(&args.head)?;
     let base = args.base.load()?;
     head.check_base(&base)?;
     let order = args.report.prepare(&base)?;
-    let (path, folder) =
+    let (path, listing) =
         dataset::open_for_evaluation(&args.data, args.split.as_deref(), &head.labels)?;
-    note(PROGRAM, format_args!("evaluating on {}", path.display()));
-    let features = crate::features::extraction::extract(
-        &base,
-        &head.preprocess,
-        &folder.items,
-        &args.extract,
-    )?;
+    log::info!("evaluating on {}", path.display());
+    let settings = args.extract.resolve();
+    let features = extract(&base, &head.preprocess, &listing.items, &settings, cancel)?;
     if features.items.is_empty() {
-        bail!("{}: no picture could be read", path.display());
+        bail!("{}: no image could be read", path.display());
     }
     let rows: Vec<usize> = (0..features.items.len()).collect();
-    let truth: Vec<usize> = features.items.iter().map(|&item| folder.items[item].class).collect();
-    if head.training.data == Some(features.fingerprint(&truth)) {
-        let held = head.training.metrics.val_accuracy;
-        let held = held.map_or(String::new(), |held| {
-            format!("; on those that were set aside it was {held:.4} right")
-        });
-        note(
-            PROGRAM,
-            format_args!(
-                "the head was trained on these pictures, so it does better here than elsewhere{held}"
-            ),
-        );
-    }
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(args.extract.threads()).build()?;
-    let evaluation = pool.install(|| metrics::evaluate(&head, &features, &rows, &truth))?;
+    let truth: Vec<usize> = features.items.iter().map(|&item| listing.items[item].class).collect();
+    warn_of_training_images(&head, &features, &truth);
+    let threads = rayon::ThreadPoolBuilder::new().num_threads(settings.threads).build()?;
+    let evaluation = threads.install(|| metrics::evaluate(&head, &features, &rows, &truth))?;
     if let Some(order) = &order {
         let name = path.file_name().filter(|_| path != args.data);
         let name = name.map_or("evaluation".into(), |name| name.to_string_lossy().into_owned());
@@ -87,9 +74,9 @@ pub fn run(args: Args) -> Result<()> {
             history: None,
             evaluation: &evaluation,
             features: &features,
-            items: &folder.items,
+            items: &listing.items,
         };
-        pool.install(|| made.report(order, vec![report::Part { name, rows }]))?;
+        threads.install(|| made.report(order, vec![report::Part { name, rows }]))?;
     }
     if args.json {
         let mut json = evaluation.to_json(&head.labels);
@@ -99,4 +86,18 @@ pub fn run(args: Args) -> Result<()> {
         print_line(evaluation.to_table(&head.labels))?;
     }
     Ok(())
+}
+
+/// Warns if the head was trained on exactly these images.
+fn warn_of_training_images(head: &Head, features: &Features, truth: &[usize]) {
+    if head.training.data != Some(features.fingerprint(truth)) {
+        return;
+    }
+    let val_accuracy = head.training.metrics.val_accuracy;
+    let val_accuracy = val_accuracy.map_or(String::new(), |accuracy| {
+        format!("; its accuracy on the validation images was {accuracy:.4}")
+    });
+    log::warn!(
+        "the head was trained on these images, so it is less accurate on others{val_accuracy}"
+    );
 }

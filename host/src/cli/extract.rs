@@ -1,4 +1,4 @@
-//! `host extract`: a folder of pictures to a NumPy archive of features, or to a part of all
+//! `host extract`: a directory of images to a NumPy archive of features, or to a part of all
 //! features.
 
 use std::borrow::Cow;
@@ -6,26 +6,24 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use vgg_edge::head::dequantize;
-use vgg_edge::preprocess::Preprocess;
 use vgg_edge::{Backbone, Error};
-use vgg_edge_cli::options::FitName;
-use vgg_edge_cli::terminal::print_line;
+use vgg_edge_cli::terminal::{CancelToken, print_line};
 
-use super::train::ResizeName;
-use crate::cli::options::{BaseOptions, ExtractOptions};
-use crate::dataset::{self, Pool};
+use crate::cli::options::{BaseOptions, ExtractOptions, InputOptions};
+use crate::dataset::{self, Item, Pool};
+use crate::features::extraction::{Features, extract};
 use crate::features::npz::NpzWriter;
-use crate::features::parts::{Made, Shard, ShardOption, extract_part};
+use crate::features::parts::{ExtractedPart, PartSettings, Shard, ShardOption, extract_part};
 
-/// Extracts features into a NumPy archive
+/// Extract features into a NumPy archive
 ///
 /// Writes `features` (n, h, w, 512) as f32 in Keras's channel-last order, `labels` (n) as i64,
 /// `class_names`, and `file_names` (n) relative to DATA; read it with numpy.load. With --quantized,
-/// `features` are u8 and `scale` (512), one a channel, turns them into f32.
+/// `features` are u8, and `scale` (512), one per channel, converts them to f32.
 ///
 /// With --shard I/N it extracts one of N parts, each on a machine of its own, into a file in the
-/// folder DIR. Parts are for host merge and host train --features. A part that is there is left as
-/// it is, so the same command may be run again; pictures that have changed since are told.
+/// directory DIR. Parts are for host merge and host train --features. An existing part is left as
+/// it is, so that the same command may run again; images that changed since are an error.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  host extract photos/train -o train.npz --size 64\n  \
     python3 -c \"import numpy as np; f = np.load('train.npz'); print(f['features'].shape)\"\n  \
@@ -34,92 +32,68 @@ use crate::features::parts::{Made, Shard, ShardOption, extract_part};
     host extract photos --shard auto/16 -o parts   # in an indexed job of Kubernetes\n  \
     host merge parts -o photos.features && host train --features photos.features -o head.postcard")]
 pub struct Args {
-    /// Folder with a sub-folder of pictures a class, or train/ and val/ over such folders (then all
-    /// are extracted)
+    /// Directory with one subdirectory of images per class
+    ///
+    /// It may also have train/ and val/ with such subdirectories; then all images are extracted.
+    #[arg(help_heading = "Data")]
     data: PathBuf,
 
-    /// Where the archive goes; with --shard the folder of the parts
-    #[arg(short, long, value_name = "FILE|DIR")]
-    output: PathBuf,
-
-    /// Extracts part I of N (from 0) of the pictures. auto takes both from SLURM_ARRAY_TASK_ID and
-    /// its kin; auto/N takes I from there or from JOB_COMPLETION_INDEX
-    #[arg(long, value_name = "I/N", conflicts_with = "quantized")]
+    /// Extract part I of N (from 0) of the images; auto or auto/N inside a cluster job
+    ///
+    /// auto reads both numbers from SLURM_ARRAY_TASK_ID and the related variables; auto/N reads I
+    /// from there or from JOB_COMPLETION_INDEX.
+    #[arg(long, value_name = "I/N", conflicts_with = "quantized", help_heading = "Data")]
     shard: Option<ShardOption>,
 
-    #[command(flatten)]
-    base: BaseOptions,
+    #[command(flatten, next_help_heading = "Data")]
+    input: InputOptions,
 
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Data")]
     extract: ExtractOptions,
 
-    /// Height and width of the input in pixels, a multiple of 32
-    #[arg(long, value_name = "PIXELS", default_value_t = 64)]
-    size: u32,
+    #[command(flatten, next_help_heading = "Backbone")]
+    base: BaseOptions,
 
-    /// Which part of a picture is used
-    #[arg(long, value_enum, default_value_t = FitName::Stretch)]
-    fit: FitName,
+    /// Output file of the archive; with --shard, the directory of the parts
+    #[arg(short, long, value_name = "FILE|DIR", help_heading = "Output")]
+    output: PathBuf,
 
-    /// How it is resized [default: what the base recommends]
-    #[arg(long, value_enum)]
-    resize: Option<ResizeName>,
-
-    /// Writes the u8 feature maps and their scales, a quarter of the size
-    #[arg(long, alias = "quantised")]
+    /// Write the u8 feature maps and their scales, a quarter of the size
+    #[arg(long, alias = "quantised", help_heading = "Output")]
     quantized: bool,
 
-    /// Prints one object with the shape, or with --shard the numbers of pictures
-    #[arg(long)]
+    /// Print one JSON object with the shape; with --shard, the numbers of images
+    #[arg(long, help_heading = "Output")]
     json: bool,
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> Result<()> {
+pub fn run(args: Args, cancel: &CancelToken) -> Result<()> {
     let shard = args.shard.map(|shard| shard.resolve(|name| std::env::var_os(name))).transpose()?;
     if shard.is_none() {
         vgg_edge::durable_fs::check_writable(&args.output)?;
     }
     let base = args.base.load()?;
-    let resize = args.resize.map_or(base.contract().resize, Into::into);
-    let preprocess = Preprocess::new(base.contract().clone(), args.size, args.fit.into(), resize)?;
-    if let Some(shard) = shard {
-        return part(&args, &base, &preprocess, shard);
+    match shard {
+        Some(shard) => run_shard(args, &base, shard, cancel),
+        None => run_archive(&args, &base, cancel),
     }
+}
+
+/// Extracts all features into an archive.
+fn run_archive(args: &Args, base: &Backbone, cancel: &CancelToken) -> Result<()> {
+    let preprocess = args.input.preprocess(base)?;
     let Pool { classes, items, .. } = dataset::open(&args.data)?.pool();
-    let features = crate::features::extraction::extract(&base, &preprocess, &items, &args.extract)?;
+    let features = extract(base, &preprocess, &items, &args.extract.resolve(), cancel)?;
     let [height, width, channels] = preprocess.feature_shape();
     let shape = [features.items.len() as u64, height as u64, width as u64, channels as u64];
-    let kept = || features.items.iter().map(|&item| &items[item]);
-    let names: Vec<String> = kept().map(|item| relative(&item.path, &args.data)).collect();
-    vgg_edge::durable_fs::write_atomic::<anyhow::Error>(&args.output, |file| {
-        let wrong = || Error::io("write", &args.output);
-        let mut npz = NpzWriter::new(file);
-        let rows = 0..features.items.len();
-        if args.quantized {
-            npz.rows(
-                "features",
-                &shape,
-                rows.map(|row| features.row(row).map(Cow::into_owned)),
-                wrong,
-            )?;
-            npz.numbers("scale", &[channels as u64], features.scales.iter().copied())
-                .map_err(wrong())?;
-        } else {
-            let real =
-                |map: Cow<'_, [u8]>| dequantize(&map, &features.scales).collect::<Vec<f32>>();
-            npz.rows("features", &shape, rows.map(|row| features.row(row).map(real)), wrong)?;
-        }
-        npz.numbers("labels", &[names.len() as u64], kept().map(|item| item.class as i64))
-            .map_err(wrong())?;
-        npz.strings("class_names", &classes).map_err(wrong())?;
-        npz.strings("file_names", &names).map_err(wrong())?;
-        npz.finish().map_err(wrong())?;
-        Ok(())
-    })?;
+    let items: Vec<&Item> = features.items.iter().map(|&item| &items[item]).collect();
+    let archive = Archive { features: &features, shape, items, classes: &classes };
+    archive.write(args)?;
     if args.json {
         print_line(serde_json::json!({
-            "output": args.output, "shape": shape, "skipped": features.skipped.len(), "cached": features.cached
+            "output": args.output, "shape": shape, "skipped": features.skipped.len(),
+            "cached": features.cached
         }))?;
     } else {
         print_line(format_args!("wrote {}: features {shape:?}", args.output.display()))?;
@@ -127,18 +101,64 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// Makes a part.
-fn part(args: &Args, base: &Backbone, preprocess: &Preprocess, shard: Shard) -> Result<()> {
-    let Made { path, pictures, rows, cached, kept } =
-        extract_part(base, preprocess, &args.data, shard, &args.output, &args.extract)?;
+/// Content of an archive.
+struct Archive<'a> {
+    features: &'a Features,
+    shape: [u64; 4],
+    /// Item of each row.
+    items: Vec<&'a Item>,
+    classes: &'a [String],
+}
+
+impl Archive<'_> {
+    /// Writes the archive.
+    fn write(&self, args: &Args) -> Result<()> {
+        let Self { features, shape, items, classes } = self;
+        let names: Vec<String> =
+            items.iter().map(|item| relative(&item.path, &args.data)).collect();
+        vgg_edge::durable_fs::write_atomic::<anyhow::Error>(&args.output, |file| {
+            let wrong = || Error::io("write", &args.output);
+            let mut npz = NpzWriter::new(file);
+            let rows = (0..items.len()).map(|row| features.row(row));
+            if args.quantized {
+                npz.rows("features", shape, rows.map(|row| row.map(Cow::into_owned)), wrong)?;
+                let [.., channels] = *shape;
+                npz.numbers("scale", &[channels], features.scales.iter().copied())
+                    .map_err(wrong())?;
+            } else {
+                let real =
+                    |map: Cow<'_, [u8]>| dequantize(&map, &features.scales).collect::<Vec<f32>>();
+                npz.rows("features", shape, rows.map(|row| row.map(real)), wrong)?;
+            }
+            npz.numbers("labels", &[names.len() as u64], items.iter().map(|i| i.class as i64))
+                .map_err(wrong())?;
+            npz.strings("class_names", classes).map_err(wrong())?;
+            npz.strings("file_names", &names).map_err(wrong())?;
+            npz.finish().map_err(wrong())?;
+            Ok(())
+        })
+    }
+}
+
+/// Extracts a part.
+fn run_shard(args: Args, base: &Backbone, shard: Shard, cancel: &CancelToken) -> Result<()> {
+    let preprocess = args.input.preprocess(base)?;
+    let settings = PartSettings {
+        data: args.data,
+        shard,
+        directory: args.output,
+        extract: args.extract.resolve(),
+    };
+    let ExtractedPart { path, images, rows, cached, kept } =
+        extract_part(base, &preprocess, &settings, cancel)?;
     if args.json {
         print_line(serde_json::json!({
-            "output": path, "shard": shard.index, "shards": shard.count, "pictures": pictures, "skipped": pictures - rows,
-            "cached": cached, "kept": kept,
+            "output": path, "shard": shard.index, "shards": shard.count,
+            "pictures": images, "skipped": images - rows, "cached": cached, "kept": kept,
         }))?;
     } else {
         let done = if kept { "kept" } else { "wrote" };
-        print_line(format_args!("{done} {}: {rows} of {pictures} pictures", path.display()))?;
+        print_line(format_args!("{done} {}: {rows} of {images} images", path.display()))?;
     }
     Ok(())
 }

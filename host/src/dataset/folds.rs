@@ -1,25 +1,26 @@
-//! Stratified K-fold cross-validation: which picture is held out when, and what comes of it.
+//! Stratified K-fold cross-validation: the fold of each image, and the results of the folds.
 
 use serde::{Deserialize, Serialize};
 use vgg_edge::Fingerprint;
 
-use crate::dataset;
+use super::split::{group, shuffle};
 
-/// A class has too few pictures to be in every part.
+/// A class has too few images to be in every fold.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "class {label} has {found} different pictures, too few for --folds {folds}; add some or take fewer folds"
+    "class {label} has {found} different images, too few for --folds {folds}; \
+     add some or use fewer folds"
 )]
 pub struct TooFew {
     /// The class.
     pub label: String,
-    /// How many different pictures it has; one that is also in a class before it is counted there.
+    /// Number of different images; one that is also in an earlier class is counted there.
     pub found: usize,
-    /// The folds asked for.
+    /// The requested number of folds.
     pub folds: usize,
 }
 
-/// What [`assign`] would refuse, as far as it shows before contents are known.
+/// Checks for what [`assign`] would refuse, as far as it is known before contents are read.
 ///
 /// # Errors
 /// [`TooFew`].
@@ -36,11 +37,11 @@ pub fn check_counts(
     }
 }
 
-/// Deals the rows out to `folds` parts of nearly equal size in each class; gives the part of each
+/// Assigns the rows to `folds` folds of nearly equal size in each class; returns the fold of each
 /// row.
 ///
-/// Rows of equal content (`hashes`) go to the same part, whatever their classes. The outcome
-/// depends on the seed and on the order of the rows only.
+/// Rows of equal content (`hashes`) go to the same fold, whatever their classes. The result depends
+/// only on the seed and on the order of the rows.
 ///
 /// # Errors
 /// [`TooFew`].
@@ -51,8 +52,8 @@ pub fn assign(
     folds: usize,
     seed: u64,
 ) -> Result<Vec<usize>, TooFew> {
-    // The rows of each content, in the order in which contents appear.
-    let groups = dataset::group(hashes.iter());
+    // Rows of each content, in the order in which contents appear.
+    let groups = group(hashes.iter());
     let mut members: Vec<Vec<&Vec<usize>>> = vec![Vec::new(); labels.len()];
     groups.iter().for_each(|rows| members[classes[rows[0]]].push(rows));
     let mut fold_of = vec![0; classes.len()];
@@ -61,10 +62,10 @@ pub fn assign(
         if members.len() < folds {
             return Err(TooFew { label: label.clone(), found: members.len(), folds });
         }
-        dataset::shuffle(&mut members, seed, class);
+        shuffle(&mut members, seed, class);
         let mut counts = vec![0; folds];
         for rows in members {
-            // To the part with the fewest pictures of the class, then of all.
+            // To the fold with the fewest images of the class, then of all.
             let fold = (0..folds).min_by_key(|&fold| (counts[fold], sizes[fold])).unwrap_or(0);
             counts[fold] += rows.len();
             sizes[fold] += rows.len();
@@ -74,10 +75,10 @@ pub fn assign(
     Ok(fold_of)
 }
 
-/// What a fold gave on the pictures that it held out, at its best epoch.
+/// Metrics of a fold on the images that it held out, at its best epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FoldResult {
-    /// Share classified correctly, 0 to 1.
+    /// Fraction classified correctly, 0 to 1.
     pub accuracy: f64,
     /// Mean cross-entropy in nats.
     pub loss: f64,
@@ -85,23 +86,23 @@ pub struct FoldResult {
     pub best_epoch: usize,
 }
 
-/// What the folds so far have given; with it a cross-validation goes on after the last of them.
+/// Results of the completed folds, from which a cross-validation resumes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Done {
-    /// One a fold.
+pub struct CompletedFolds {
+    /// Metrics of each fold.
     pub results: Vec<FoldResult>,
-    /// Of the pictures that they held out, one after the other.
+    /// Logits of the held-out images, fold by fold.
     pub logits: Vec<Vec<f32>>,
-    /// The classes of these.
+    /// Classes of the held-out images.
     pub truth: Vec<usize>,
 }
 
-/// The folds taken together.
+/// Metrics of all folds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Summary {
     /// Mean accuracy of the folds.
     pub accuracy: f64,
-    /// Standard deviation of the accuracy, that of a sample (divided by one less than the folds).
+    /// Sample standard deviation of the accuracy (with a divisor of one less than the folds).
     pub deviation: f64,
     /// Mean loss.
     pub loss: f64,
@@ -110,7 +111,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Of two folds or more.
+    /// Summarizes two or more folds.
     pub fn of(folds: &[FoldResult]) -> Self {
         let count = folds.len().max(1) as f64;
         let mean = |value: fn(&FoldResult) -> f64| folds.iter().map(value).sum::<f64>() / count;
@@ -134,29 +135,35 @@ mod tests {
 
     proptest! {
         #[test]
-        fn parts_are_stratified_and_never_share_a_picture(
-            counts in prop::collection::vec(6usize..30, 2..5), folds in 2usize..5, twins in 0usize..4, seed: u64,
+        fn folds_are_stratified_and_never_share_an_image(
+            counts in prop::collection::vec(6usize..30, 2..5),
+            folds in 2usize..5, twins in 0usize..4, seed: u64,
         ) {
             let labels: Vec<String> = (0..counts.len()).map(|c| c.to_string()).collect();
-            let mut classes: Vec<usize> = counts.iter().enumerate().flat_map(|(c, &n)| vec![c; n]).collect();
+            let mut classes: Vec<usize> =
+                counts.iter().enumerate().flat_map(|(c, &n)| vec![c; n]).collect();
             let mut contents: Vec<usize> = (0..classes.len()).collect();
-            // Some pictures of the first class once more, one of them in another class.
+            // Copies of some images of the first class, one of them in another class.
             for twin in 0..twins {
                 classes.push(if twin == 1 { 1 } else { 0 });
                 contents.push(twin / 2);
             }
-            let hashes: Vec<Fingerprint> = contents.iter().map(|c| Fingerprint::of(&c.to_le_bytes())).collect();
+            let hashes: Vec<Fingerprint> =
+                contents.iter().map(|c| Fingerprint::of(&c.to_le_bytes())).collect();
             let fold_of = assign(&classes, &hashes, &labels, folds, seed).unwrap();
-            prop_assert_eq!(&fold_of, &assign(&classes, &hashes, &labels, folds, seed).unwrap());
+            let again = assign(&classes, &hashes, &labels, folds, seed).unwrap();
+            prop_assert_eq!(&fold_of, &again);
             for a in 0..classes.len() {
                 for b in 0..a {
                     prop_assert!(contents[a] != contents[b] || fold_of[a] == fold_of[b]);
                 }
             }
             for (class, &n) in counts.iter().enumerate() {
-                let parts: Vec<usize> = (0..folds)
-                    .map(|fold| (0..classes.len()).filter(|&r| classes[r] == class && fold_of[r] == fold).count())
-                    .collect();
+                let in_class = |fold: usize| {
+                    let rows = classes.iter().zip(&fold_of);
+                    rows.filter(|&(&c, &f)| c == class && f == fold).count()
+                };
+                let parts: Vec<usize> = (0..folds).map(in_class).collect();
                 let (least, most) = (parts.iter().min().unwrap(), parts.iter().max().unwrap());
                 prop_assert!(*least >= 1 && most - least <= 1 + twins, "{parts:?} of {n}");
             }
@@ -172,7 +179,7 @@ mod tests {
         let classes = [0, 0, 0, 0, 1, 1, 1, 1];
         let error = assign(&classes, &hashes, &labels, 4, 0).unwrap_err();
         assert_eq!(error, TooFew { label: "b".into(), found: 3, folds: 4 });
-        assert!(error.to_string().contains("class b has 3 different pictures"));
+        assert!(error.to_string().contains("class b has 3 different images"));
         assert!(assign(&classes, &hashes, &labels, 3, 0).is_ok());
     }
 

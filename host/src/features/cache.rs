@@ -1,8 +1,9 @@
-//! Features kept on disk, by the content of the picture and the contract: a second run need not
-//! compute them.
+//! Cache of features on disk, by the content of the image, the backbone and the preprocessing: a
+//! second run need not compute them.
 //!
-//! One file a contract, records of equal length: SHA-256 of the picture file, the feature map, a
-//! checksum. Appending takes a lock, so programs may share a folder; a torn tail is cut off.
+//! There is one file per backbone and preprocessing, with records of equal length: SHA-256 of the
+//! image file, the feature map, a checksum. Appending takes a lock, so that programs may share a
+//! directory; an incomplete record at the end is truncated.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -14,7 +15,7 @@ use vgg_edge::container::Envelope;
 use vgg_edge::preprocess::Preprocess;
 use vgg_edge::{Error, Fingerprint, Result};
 
-use crate::features::table::Table;
+use crate::features::table::FeatureTable;
 
 /// Raised whenever decoding, pre-processing or the arithmetic changes on purpose.
 pub const ARITHMETIC: u32 = 1;
@@ -29,25 +30,24 @@ const ENVELOPE: Envelope = Envelope {
 const HEADER: usize = ENVELOPE.header_len() + 32 + 8;
 const KEY: usize = 32;
 const CHECKSUM: usize = 8;
-/// Records are written out once there are so many bytes of them.
+/// Number of pending bytes at which records are written.
 const FLUSH_BYTES: usize = 4 << 20;
 
-/// An open cache for one contract.
+/// Open cache for one backbone and preprocessing.
 pub struct Cache {
     path: PathBuf,
     file: File,
     feature_len: usize,
-    /// Offset of the feature map of each picture.
+    /// Offset of the feature map of each image.
     index: HashMap<Fingerprint, u64>,
     pending: Vec<u8>,
 }
 
 impl Cache {
-    /// Opens the file of that contract in `folder`, which is made if it is not there.
+    /// Opens the file of that backbone and preprocessing in `folder`, which is created if needed.
     ///
     /// # Errors
-    /// [`Error::Io`]; a file that is not such a cache is an error too, since it is not ours to
-    /// overwrite.
+    /// [`Error::Io`]; also for a file that is not such a cache, which must not be overwritten.
     pub fn open(folder: &Path, base: Fingerprint, preprocess: &Preprocess) -> Result<Self> {
         std::fs::create_dir_all(folder).map_err(Error::io("make", folder))?;
         let contract = Fingerprint::of_parts([&base.0[..], &preprocess.to_bytes()]);
@@ -58,8 +58,8 @@ impl Cache {
         header.extend_from_slice(&contract.0);
         header.extend_from_slice(&(feature_len as u64).to_le_bytes());
 
-        // With its header or not at all, so that power loss leaves nothing that is taken for a
-        // stranger's file.
+        // With its header or not at all, so that a file after power loss is not taken for another
+        // program's.
         if !path.exists() {
             vgg_edge::durable_fs::write_new(&path, &header)?;
         }
@@ -70,7 +70,7 @@ impl Cache {
         if !header.starts_with(&found) {
             let reason = std::io::Error::new(
                 std::io::ErrorKind::InvalidData,
-                "it is not a feature cache of this version; remove it or name another folder",
+                "it is not a feature cache of this version; remove it or name another directory",
             );
             return Err(Error::io("use", &path)(reason));
         }
@@ -95,7 +95,7 @@ impl Cache {
         KEY + self.feature_len + CHECKSUM
     }
 
-    /// Reads the keys; cuts off what is not a whole record.
+    /// Reads the keys; truncates an incomplete record.
     fn scan(&mut self) -> std::io::Result<()> {
         let len = self.file.metadata()?.len();
         let record = self.record_len() as u64;
@@ -118,35 +118,35 @@ impl Cache {
         sum
     }
 
-    /// The features of a picture; `None` if they are not there or the record is damaged.
+    /// Returns the features of an image; `None` if they are missing or the record is damaged.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn get(&self, picture: &Fingerprint) -> Result<Option<Vec<u8>>> {
-        let Some(&offset) = self.index.get(picture) else { return Ok(None) };
+    pub fn get(&self, image: &Fingerprint) -> Result<Option<Vec<u8>>> {
+        let Some(&offset) = self.index.get(image) else { return Ok(None) };
         let mut record = vec![0; self.feature_len + CHECKSUM];
         self.file.read_exact_at(&mut record, offset).map_err(Error::io("read", &self.path))?;
         let sum: Vec<u8> = record.split_off(self.feature_len);
-        Ok((sum == Self::checksum(&picture.0, &record)).then_some(record))
+        Ok((sum == Self::checksum(&image.0, &record)).then_some(record))
     }
 
-    /// Adds the features of a picture; they are on disk after the next [`Cache::flush`] at the
+    /// Adds the features of an image; they are on disk after the next [`Cache::flush`] at the
     /// latest.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn put(&mut self, picture: &Fingerprint, features: &[u8]) -> Result<()> {
+    pub fn put(&mut self, image: &Fingerprint, features: &[u8]) -> Result<()> {
         debug_assert_eq!(features.len(), self.feature_len);
-        self.pending.extend_from_slice(&picture.0);
+        self.pending.extend_from_slice(&image.0);
         self.pending.extend_from_slice(features);
-        self.pending.extend_from_slice(&Self::checksum(&picture.0, features));
+        self.pending.extend_from_slice(&Self::checksum(&image.0, features));
         if self.pending.len() >= FLUSH_BYTES { self.flush() } else { Ok(()) }
     }
 
-    /// Writes what is pending.
+    /// Writes the pending records.
     ///
     /// # Errors
-    /// [`Error::Io`]; the file then holds whole records only, at the latest after it is opened
+    /// [`Error::Io`]; the file then holds only whole records, at the latest after it is opened
     /// again.
     pub fn flush(&mut self) -> Result<()> {
         if self.pending.is_empty() {
@@ -159,12 +159,12 @@ impl Cache {
     fn append(&mut self, records: &[u8]) -> std::io::Result<()> {
         self.file.lock()?;
         let record = self.record_len() as u64;
-        // Another program may have appended, or died while it did.
+        // Another program may have appended, or died while appending.
         let len = self.file.metadata()?.len();
         let end = HEADER as u64 + len.saturating_sub(HEADER as u64) / record * record;
         let result = self.file.write_all_at(records, end);
         if result.is_err() {
-            // A full disk: give back what was written of the torn record.
+            // A full disk: free the space of the incomplete record.
             let _ = self.file.set_len(end);
         }
         self.file.unlock()?;
@@ -177,24 +177,27 @@ impl Cache {
         Ok(())
     }
 
-    /// The features of these pictures, read from the cache's file from now on. Records stay where
-    /// they are, so other programs may go on adding theirs.
+    /// Returns the features of these images, read from the file of the cache from now on. Records
+    /// stay where they are, so that other programs may add theirs.
     ///
     /// # Errors
-    /// [`Error::Io`] for what is pending; a picture that was neither found nor put.
-    pub fn table(mut self, pictures: &[Fingerprint]) -> Result<Table> {
+    /// [`Error::Io`] if pending records cannot be written, or for an image that was neither found
+    /// nor added.
+    pub fn table(mut self, images: &[Fingerprint]) -> Result<FeatureTable> {
         self.flush()?;
         let offsets: Option<Vec<u64>> =
-            pictures.iter().map(|picture| self.index.get(picture).copied()).collect();
+            images.iter().map(|image| self.index.get(image).copied()).collect();
         match offsets {
-            Some(offsets) => Ok(Table::in_file(self.feature_len, self.file, self.path, offsets)),
+            Some(offsets) => {
+                Ok(FeatureTable::in_file(self.feature_len, self.file, self.path, offsets))
+            }
             None => {
-                Err(Error::io("find a picture in", &self.path)(std::io::ErrorKind::NotFound.into()))
+                Err(Error::io("find an image in", &self.path)(std::io::ErrorKind::NotFound.into()))
             }
         }
     }
 
-    /// How many pictures it holds.
+    /// Returns the number of images.
     #[cfg(test)]
     fn len(&self) -> usize {
         self.index.len()
@@ -230,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_what_it_was_given_across_torn_tails_and_damage() {
+    fn cache_survives_incomplete_and_damaged_records() {
         let dir = tempfile::tempdir().unwrap();
         let open = || Cache::open(dir.path(), key(0), &preprocess()).unwrap();
         let mut cache = open();
@@ -261,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn serves_as_the_table_while_others_add() {
+    fn cache_serves_as_the_table_while_others_add() {
         let dir = tempfile::tempdir().unwrap();
         let open = || Cache::open(dir.path(), key(0), &preprocess()).unwrap();
         let mut cache = open();
@@ -280,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn two_programs_may_share_it() {
+    fn two_programs_may_share_a_cache() {
         let dir = tempfile::tempdir().unwrap();
         let open = || Cache::open(dir.path(), key(0), &preprocess()).unwrap();
         let (mut a, mut b) = (open(), open());
@@ -292,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn each_contract_has_its_own_file_and_strangers_are_left_alone() {
+    fn each_preprocessing_has_its_own_cache_file_and_other_files_are_kept() {
         let dir = tempfile::tempdir().unwrap();
         let mut other = preprocess();
         other.fit = Fit::Cover;

@@ -1,59 +1,73 @@
-//! Pictures to quantized feature maps, on all cores, in the order of the files whatever the number
-//! of threads.
+//! Extraction of quantized feature maps from images, on all cores, in the order of the files
+//! whatever the number of threads.
 
 use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{PoisonError, RwLock, mpsc};
+use std::sync::{PoisonError, RwLock};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 use vgg_edge::head::Pool;
 use vgg_edge::image::decode::{MAX_FILE_BYTES, decode};
-use vgg_edge::preprocess::Preprocess;
+use vgg_edge::preprocess::{Preprocess, Quantizer};
 use vgg_edge::{Backbone, Fingerprint};
+use vgg_edge_cli::terminal::CancelToken;
 
-use crate::PROGRAM;
-use crate::cli::options::ExtractOptions;
 use crate::dataset::Item;
 use crate::features::cache::Cache;
-use crate::features::table::{self, Draft, Table};
-use crate::progress::Meter;
+use crate::features::table::{self, FeatureTable, TableBuilder};
+use crate::features::workers::{FeatureWorkers, Output, Prepared};
+use crate::progress::Progress;
 use crate::trainer::FeatureSource;
 
-/// Feature maps of pictures, as u8 with a scale for each channel.
+/// How features are extracted.
+#[derive(Clone, Debug)]
+pub struct ExtractSettings {
+    /// Number of threads.
+    pub threads: usize,
+    /// Directory of the feature cache.
+    pub cache: Option<PathBuf>,
+    /// An unreadable file is an error; otherwise it is left out.
+    pub strict: bool,
+    /// A storage failure is an error; otherwise images are left out that could be read on another
+    /// try or another machine.
+    pub fail_on_storage: bool,
+}
+
+/// Feature maps of images, as u8 with a scale per channel.
 pub struct Features {
-    /// `[len, h, w, channels]`, channels last.
-    pub table: Table,
-    /// Values of one picture.
+    /// Feature maps `[h, w, channels]`, channels last, one per row.
+    pub table: FeatureTable,
+    /// Number of values of an image.
     pub dim: usize,
-    /// A feature is `q * scale`, with the scale of its channel.
+    /// Scale of each channel: a feature is `q * scale`.
     pub scales: Vec<f32>,
-    /// For each row, which of the items it belongs to; ascending.
+    /// Index of each row's item; ascending.
     pub items: Vec<usize>,
-    /// SHA-256 of each row's picture file.
+    /// SHA-256 of each row's image file.
     pub hashes: Vec<Fingerprint>,
     /// Items that could not be read, and why.
     pub skipped: Vec<(PathBuf, String)>,
-    /// How many rows came from the cache.
+    /// Number of rows that came from the cache.
     pub cached: usize,
 }
 
 impl Features {
-    /// One picture's quantized features.
+    /// Returns the quantized feature map of a row.
     ///
     /// # Errors
-    /// If they are in a file that cannot be read.
+    /// [`vgg_edge::Error::Io`] if the row is in a file that cannot be read.
     pub fn row(&self, row: usize) -> vgg_edge::Result<Cow<'_, [u8]>> {
         self.table.row(row)
     }
 
-    /// One hash over the pictures of all rows and their `classes`, whatever their names and order.
+    /// Returns a hash over the images of all rows and their `classes`, independent of file names
+    /// and order.
     pub fn fingerprint(&self, classes: &[usize]) -> Fingerprint {
-        let pictures = self.hashes.iter().zip(classes);
-        let mut parts: Vec<Vec<u8>> = pictures
+        let images = self.hashes.iter().zip(classes);
+        let mut parts: Vec<Vec<u8>> = images
             .map(|(hash, &class)| [&hash.0[..], &(class as u64).to_le_bytes()].concat())
             .collect();
         parts.sort();
@@ -61,13 +75,13 @@ impl Features {
     }
 }
 
-/// Some rows of [`Features`], dequantized batch by batch: what the trainer reads.
+/// Some rows of [`Features`], dequantized batch by batch for the trainer.
 pub struct Rows<'a> {
-    /// The table.
+    /// The features.
     pub features: &'a Features,
     /// The rows.
     pub rows: &'a [usize],
-    /// What the trainer sees of each map, in the arithmetic of the device.
+    /// How the trainer sees each feature map, in the arithmetic of the device.
     pub pool: Pool,
 }
 
@@ -88,15 +102,16 @@ impl FeatureSource for Rows<'_> {
     }
 }
 
-/// Rows that are worth a thread's while.
+/// Minimum number of rows for a thread.
 const GATHER: usize = 4;
 
-/// [`FeatureSource::gather`] of quantized maps that `map` gives, seen as `like` sees its own.
+/// Implements [`FeatureSource::gather`] for the quantized feature maps that `map` returns, pooled
+/// and scaled as those of `like`.
 ///
-/// On all threads: rows that are not in the page cache are asked of the disk at the same time.
+/// Runs on all threads: rows that are not in the page cache are read from the disk concurrently.
 ///
 /// # Errors
-/// Those of `map`.
+/// The errors of `map`.
 pub fn gather<'m>(
     rows: &[usize],
     out: &mut [f32],
@@ -113,18 +128,12 @@ pub fn gather<'m>(
         })
 }
 
-/// Pictures that a worker runs together: as many as make the work of one of 256 px, if each worker
-/// has some.
-pub fn batch(size: u32, each: usize) -> usize {
-    let fit = (256 / size.max(1)).pow(2) as usize;
-    fit.min(each / 4).max(1)
-}
-
-/// Why a picture is left out that [`vgg_edge::durable_fs::read_limited`] does not read.
+/// Returns the reason why an image is left out that [`vgg_edge::durable_fs::read_limited`] fails
+/// to read.
 ///
 /// # Errors
-/// With `fail_on_storage` the error itself, if it is not the file's fault: on another try, or
-/// another machine, the picture could be read.
+/// With `fail_on_storage` the error itself, unless the file is at fault: on another try, or another
+/// machine, the image could be read.
 pub fn read_error(error: vgg_edge::Error, fail_on_storage: bool) -> vgg_edge::Result<String> {
     use rustix::io::Errno;
     const OF_THE_FILE: [Errno; 9] = [
@@ -152,205 +161,161 @@ pub fn read_error(error: vgg_edge::Error, fail_on_storage: bool) -> vgg_edge::Re
     }
 }
 
-/// What a worker makes of one picture.
+/// Result of an image that needs no inference.
 enum Done {
-    Features {
-        hash: Fingerprint,
-        features: Vec<u8>,
-        cached: bool,
-    },
+    /// Its features are in the cache.
+    Cached { hash: Fingerprint, features: Vec<u8> },
+    /// It cannot be read, and why.
     Unreadable(String),
-    /// The engine or the cache failed: nothing to do with the picture.
-    Broken(vgg_edge::Error),
+    /// The storage or the cache failed: the image is not at fault.
+    Failed(vgg_edge::Error),
+}
+
+/// An extraction in progress: what all workers read.
+struct Source<'a> {
+    items: &'a [Item],
+    settings: &'a ExtractSettings,
+    cache: Option<RwLock<Cache>>,
+}
+
+/// An extraction in progress: what the calling thread collects.
+struct Collected {
+    /// `None` if the rows stay in the cache, which writes them anyway.
+    builder: Option<TableBuilder>,
+    hashes: Vec<Option<Fingerprint>>,
+    skipped: Vec<(PathBuf, String)>,
+    cached: usize,
 }
 
 /// Extracts the features of `items`.
 ///
-/// Files that cannot be read are left out, listed in [`Features::skipped`] and told on stderr; with
+/// Files that cannot be read are left out, listed in [`Features::skipped`] and logged; with
 /// `strict` the first one is an error.
 ///
 /// # Errors
-/// The first unreadable file with `strict`, trouble with the cache or the engine, Ctrl-C.
+/// The first unreadable file with `strict`; a failure of the cache or the engine; cancellation.
 pub fn extract(
     base: &Backbone,
     preprocess: &Preprocess,
     items: &[Item],
-    options: &ExtractOptions,
+    settings: &ExtractSettings,
+    cancel: &CancelToken,
 ) -> Result<Features> {
     let start = Instant::now();
     let limit = table::in_memory()?;
-    let cache = match &options.cache {
-        Some(folder) => Some(RwLock::new(Cache::open(folder, base.fingerprint(), preprocess)?)),
-        None => None,
-    };
+    let open = |directory| Cache::open(directory, base.fingerprint(), preprocess);
+    let cache = settings.cache.as_deref().map(open).transpose()?.map(RwLock::new);
     let dim = preprocess.feature_len();
-    // Many rows are left to the cache, which writes them anyway.
-    let mut draft = match &cache {
-        Some(_) if !table::fits(dim, items.len(), limit) => None,
-        _ => Some(Draft::new(dim, items.len(), limit)?),
+    let in_cache = cache.is_some() && !table::fits(dim, items.len(), limit);
+    let mut collected = Collected {
+        builder: (!in_cache).then(|| TableBuilder::new(dim, items.len(), limit)).transpose()?,
+        hashes: vec![None; items.len()],
+        skipped: Vec::new(),
+        cached: 0,
     };
-    let mut hashes: Vec<Option<Fingerprint>> = vec![None; items.len()];
-    let mut skipped = Vec::new();
-    let mut cached_count = 0;
-    let threads = options.threads().min(items.len()).max(1);
-    let batch = batch(preprocess.size, items.len() / threads);
-    let bar = Meter::new(items.len() as u64, "pictures");
-    let next = AtomicUsize::new(0);
-    let stop = AtomicBool::new(false);
-    let outcome: Result<()> = std::thread::scope(|scope| {
-        let (sender, receiver) = mpsc::sync_channel::<(usize, Done)>(2 * threads);
-        for _ in 0..threads {
-            let (sender, next, stop, cache) = (sender.clone(), &next, &stop, cache.as_ref());
-            let mut runner = base.runner(None)?;
-            let quantizer = preprocess.quantizer();
-            scope.spawn(move || {
-                // The quantized input, or what there is to say without the base.
-                let prepare = |item: &Item| -> Result<(Fingerprint, Vec<u8>), Done> {
-                    let bytes = match vgg_edge::durable_fs::read_limited(&item.path, MAX_FILE_BYTES)
-                    {
-                        Ok(bytes) => bytes,
-                        Err(e) => {
-                            return Err(read_error(e, options.fail_on_storage)
-                                .map_or_else(Done::Broken, Done::Unreadable));
-                        }
-                    };
-                    let hash = Fingerprint::of(&bytes);
-                    if let Some(cache) = cache {
-                        match cache.read().unwrap_or_else(PoisonError::into_inner).get(&hash) {
-                            Ok(Some(features)) => {
-                                return Err(Done::Features { hash, features, cached: true });
-                            }
-                            Ok(None) => {}
-                            Err(e) => return Err(Done::Broken(e)),
-                        }
-                    }
-                    let frame = match decode(&bytes) {
-                        Ok(frame) => frame,
-                        Err(e) => return Err(Done::Unreadable(e.to_string())),
-                    };
-                    Ok((hash, quantizer.quantize(&frame)))
-                };
-                let mut inputs = Vec::new();
-                let mut waiting: Vec<(usize, Fingerprint)> = Vec::new();
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    let item = items.get(index).filter(|_| !stop.load(Ordering::Relaxed));
-                    match item.map(prepare) {
-                        Some(Ok((hash, input))) => {
-                            inputs.extend(input);
-                            waiting.push((index, hash));
-                        }
-                        // The receiver is gone after a failure: there is nobody to work for.
-                        Some(Err(done)) => {
-                            let Ok(()) = sender.send((index, done)) else { return };
-                        }
-                        None => {}
-                    }
-                    if waiting.len() == batch || (item.is_none() && !waiting.is_empty()) {
-                        let maps = match runner.batch(&inputs, waiting.len(), preprocess.size) {
-                            Ok(maps) => maps,
-                            Err(e) => {
-                                // It ends the extraction, so nobody misses an answer.
-                                let _ = sender.send((waiting[0].0, Done::Broken(e)));
-                                return;
-                            }
-                        };
-                        inputs.clear();
-                        for ((index, hash), map) in waiting.drain(..).zip(maps.chunks_exact(dim)) {
-                            let done =
-                                Done::Features { hash, features: map.to_vec(), cached: false };
-                            let Ok(()) = sender.send((index, done)) else { return };
-                        }
-                    }
-                    if item.is_none() {
-                        return;
-                    }
-                }
-            });
-        }
-        drop(sender);
-        let mut finish = || -> Result<()> {
-            for (index, done) in &receiver {
-                bar.inc(1);
-                if vgg_edge_cli::terminal::interrupted() {
-                    return Err(vgg_edge_cli::terminal::Interrupted.into());
-                }
-                match done {
-                    Done::Features { hash, features, cached } => {
-                        if let Some(draft) = &mut draft {
-                            draft.set(index, &features)?;
-                        }
-                        hashes[index] = Some(hash);
-                        cached_count += usize::from(cached);
-                        if let (Some(cache), false) = (&cache, cached) {
-                            cache
-                                .write()
-                                .unwrap_or_else(PoisonError::into_inner)
-                                .put(&hash, &features)?;
-                        }
-                    }
-                    Done::Unreadable(reason) if options.strict => {
-                        anyhow::bail!("{}: {reason} (--strict)", items[index].path.display());
-                    }
-                    Done::Unreadable(reason) => {
-                        let path = items[index].path.clone();
-                        bar.suspend(|| {
-                            vgg_edge_cli::terminal::note(
-                                PROGRAM,
-                                format_args!("left out: {}: {reason}", path.display()),
-                            )
-                        });
-                        skipped.push((path, reason));
-                    }
-                    Done::Broken(e) => return Err(e.into()),
-                }
-            }
-            Ok(())
-        };
-        let outcome = finish();
-        // Lets workers go that wait for room in the channel or would take up another picture.
-        stop.store(true, Ordering::Relaxed);
-        drop(receiver);
-        outcome
-    });
-    drop(bar);
+    let source = Source { items, settings, cache };
+    let progress = Progress::new(items.len() as u64, "images");
+    let workers = FeatureWorkers::new(base, preprocess, settings.threads);
+    let outcome = workers.run(
+        items.len(),
+        &|quantizer, index| source.prepare(quantizer, index),
+        &mut |index, output| -> Result<()> {
+            progress.inc(1);
+            cancel.check()?;
+            collected.add(&source, &progress, index, output)
+        },
+    );
+    drop(progress);
     // The cache stays whole if a worker panics: it holds records that are complete.
-    let mut cache = cache.map(|cache| cache.into_inner().unwrap_or_else(PoisonError::into_inner));
+    let mut cache =
+        source.cache.map(|cache| cache.into_inner().unwrap_or_else(PoisonError::into_inner));
     if let Some(cache) = &mut cache {
-        // What was computed before a failure is kept; the failure matters more than a second one
+        // Keeps what was computed before a failure; the failure matters more than a second one
         // here.
         let flushed = cache.flush();
         outcome.as_ref().ok().map_or(Ok(()), |()| flushed)?;
     }
     outcome.context("extraction")?;
 
+    let Collected { builder, hashes, mut skipped, cached } = collected;
     let rows: Vec<usize> = (0..items.len()).filter(|&i| hashes[i].is_some()).collect();
     let hashes: Vec<Fingerprint> = hashes.into_iter().flatten().collect();
-    let table = match (draft, cache) {
-        (Some(draft), _) => draft.table(&rows),
+    let table = match (builder, cache) {
+        (Some(builder), _) => builder.finish(&rows),
         (None, Some(cache)) => cache.table(&hashes)?,
-        (None, None) => anyhow::bail!("features have no place"),
+        (None, None) => bail!("internal error: features without storage"),
     };
     skipped.sort();
     let seconds = start.elapsed().as_secs_f64();
-    vgg_edge_cli::terminal::note(
-        PROGRAM,
-        format_args!(
-            "{} pictures in {seconds:.2} s ({:.0} a second), {cached_count} from the cache, {} left out",
-            rows.len(),
-            rows.len() as f64 / seconds.max(1e-9),
-            skipped.len()
-        ),
+    log::info!(
+        "{} images in {seconds:.2} s ({:.0} per second), {cached} from the cache, {} left out",
+        rows.len(),
+        rows.len() as f64 / seconds.max(1e-9),
+        skipped.len()
     );
-    Ok(Features {
-        table,
-        dim,
-        scales: base.feature_scales().to_vec(),
-        items: rows,
-        hashes,
-        skipped,
-        cached: cached_count,
-    })
+    let scales = base.feature_scales().to_vec();
+    Ok(Features { table, dim, scales, items: rows, hashes, skipped, cached })
+}
+
+impl Source<'_> {
+    /// Returns the quantized input of an item, or a result that needs no inference.
+    fn prepare(&self, quantizer: &Quantizer, index: usize) -> Prepared<Fingerprint, Done> {
+        let path = &self.items[index].path;
+        let bytes = match vgg_edge::durable_fs::read_limited(path, MAX_FILE_BYTES) {
+            Ok(bytes) => bytes,
+            Err(e) => {
+                let reason = read_error(e, self.settings.fail_on_storage);
+                return Prepared::Done(reason.map_or_else(Done::Failed, Done::Unreadable));
+            }
+        };
+        let hash = Fingerprint::of(&bytes);
+        if let Some(cache) = &self.cache {
+            match cache.read().unwrap_or_else(PoisonError::into_inner).get(&hash) {
+                Ok(Some(features)) => return Prepared::Done(Done::Cached { hash, features }),
+                Ok(None) => {}
+                Err(e) => return Prepared::Done(Done::Failed(e)),
+            }
+        }
+        match decode(&bytes) {
+            Ok(frame) => Prepared::Input { key: hash, input: quantizer.quantize(&frame) },
+            Err(e) => Prepared::Done(Done::Unreadable(e.to_string())),
+        }
+    }
+}
+
+impl Collected {
+    /// Adds the result of an item.
+    fn add(
+        &mut self,
+        source: &Source<'_>,
+        progress: &Progress,
+        index: usize,
+        output: Output<Fingerprint, Done>,
+    ) -> Result<()> {
+        let (hash, features, cached) = match output {
+            Output::Map { key, map } => (key, map, false),
+            Output::Done(Done::Cached { hash, features }) => (hash, features, true),
+            Output::Done(Done::Failed(e)) => return Err(e.into()),
+            Output::Done(Done::Unreadable(reason)) => {
+                let path = &source.items[index].path;
+                if source.settings.strict {
+                    bail!("{}: {reason} (--strict)", path.display());
+                }
+                progress.suspend(|| log::warn!("left out: {}: {reason}", path.display()));
+                self.skipped.push((path.clone(), reason));
+                return Ok(());
+            }
+        };
+        if let Some(builder) = &mut self.builder {
+            builder.set(index, &features)?;
+        }
+        self.hashes[index] = Some(hash);
+        self.cached += usize::from(cached);
+        if let (Some(cache), false) = (&source.cache, cached) {
+            cache.write().unwrap_or_else(PoisonError::into_inner).put(&hash, &features)?;
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -358,7 +323,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_storage_that_fails_is_not_the_pictures_fault() {
+    fn a_storage_failure_is_not_the_fault_of_the_image() {
         use rustix::io::Errno;
         let error = |errno: Errno| vgg_edge::Error::io("read", "cat.jpg")(errno.into());
         for errno in
@@ -370,11 +335,11 @@ mod tests {
         for errno in [Errno::NOENT, Errno::ACCESS, Errno::LOOP] {
             assert!(read_error(error(errno), true).unwrap().starts_with("cannot read: "));
         }
-        // Over the limit of bytes.
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("large"), b"123").unwrap();
+        // Over the size limit.
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("large"), b"123").unwrap();
         let error =
-            vgg_edge::durable_fs::read_limited(&folder.path().join("large"), 2).unwrap_err();
+            vgg_edge::durable_fs::read_limited(&directory.path().join("large"), 2).unwrap_err();
         assert!(read_error(error, true).unwrap().contains("limit"));
     }
 }

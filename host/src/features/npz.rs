@@ -1,4 +1,4 @@
-//! `features.npz` for NumPy: `npyz` writes the arrays, `zip` the archive (stored, 64-bit where
+//! NPZ archives for NumPy: `npyz` writes the arrays, `zip` the archive (stored, 64-bit where
 //! needed).
 
 use std::io::{self, BufWriter, Seek, Write};
@@ -7,19 +7,19 @@ use npyz::{DType, TypeStr, WriterBuilder};
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
-/// Writes an archive that `numpy.load` reads, array by array.
+/// Writer of an archive that `numpy.load` reads, array by array.
 pub struct NpzWriter<W: Write + Seek> {
     zip: ZipWriter<W>,
 }
 
 impl<W: Write + Seek> NpzWriter<W> {
-    /// Begins an archive.
+    /// Starts an archive.
     pub fn new(writer: W) -> Self {
         Self { zip: ZipWriter::new(writer) }
     }
 
     fn start(&mut self, name: &str) -> io::Result<()> {
-        // A fixed date (the format's first) keeps the bytes the same from run to run.
+        // A fixed date (the first of the format) keeps the bytes the same from run to run.
         let options = SimpleFileOptions::default()
             .compression_method(zip::CompressionMethod::Stored)
             .last_modified_time(zip::DateTime::default())
@@ -30,7 +30,7 @@ impl<W: Write + Seek> NpzWriter<W> {
     /// Adds an array of f32 (`<f4`) or i64 (`<i8`) in row-major order.
     ///
     /// # Errors
-    /// What the system says, and a number of values that does not fit the shape.
+    /// A write error, and a number of values that does not fit the shape.
     pub fn numbers<T: npyz::AutoSerialize>(
         &mut self,
         name: &str,
@@ -40,12 +40,11 @@ impl<W: Write + Seek> NpzWriter<W> {
         self.rows(name, shape, std::iter::once(Ok(values)), || |e| e)
     }
 
-    /// As [`NpzWriter::numbers`], of values that come piece by piece and may fail to; `wrong` makes
-    /// an error of the system's one of the caller's.
+    /// As [`NpzWriter::numbers`], for values that come piece by piece and may fail; `wrong` converts
+    /// an I/O error to one of the caller.
     ///
     /// # Errors
-    /// The first error of `rows`; what the system says; a number of values that does not fit the
-    /// shape.
+    /// The first error of `rows`; a write error; a number of values that does not fit the shape.
     pub fn rows<T: npyz::AutoSerialize, E, F: FnOnce(io::Error) -> E>(
         &mut self,
         name: &str,
@@ -54,7 +53,7 @@ impl<W: Write + Seek> NpzWriter<W> {
         wrong: impl Fn() -> F,
     ) -> Result<(), E> {
         self.start(name).map_err(wrong())?;
-        // Without the buffer each value would be a call of the archive, and a checksum.
+        // Without the buffer, each value would be a write to the archive with its own checksum.
         let options = npyz::WriteOptions::new().default_dtype().shape(shape);
         let mut writer = options
             .writer(BufWriter::with_capacity(1 << 16, &mut self.zip))
@@ -69,7 +68,7 @@ impl<W: Write + Seek> NpzWriter<W> {
     /// Adds a one-dimensional array of strings (`<U`, as wide as the longest).
     ///
     /// # Errors
-    /// What the system says.
+    /// A write error.
     pub fn strings<S: AsRef<str>>(&mut self, name: &str, values: &[S]) -> io::Result<()> {
         self.start(name)?;
         let width = values.iter().map(|s| s.as_ref().chars().count()).max().unwrap_or(0).max(1);
@@ -85,10 +84,10 @@ impl<W: Write + Seek> NpzWriter<W> {
         writer.finish()
     }
 
-    /// Ends the archive.
+    /// Completes the archive.
     ///
     /// # Errors
-    /// What the system says.
+    /// A write error.
     pub fn finish(self) -> io::Result<()> {
         self.zip.finish().map(drop).map_err(io::Error::from)
     }
@@ -101,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn arrays_come_back() {
+    fn npz_arrays_round_trip() {
         let mut bytes = Cursor::new(Vec::new());
         let mut npz = NpzWriter::new(&mut bytes);
         npz.numbers("x", &[2, 3], (0..6).map(|v| v as f32)).unwrap();
@@ -128,13 +127,13 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_count_is_an_error() {
+    fn a_wrong_count_of_npz_values_is_an_error() {
         let mut npz = NpzWriter::new(Cursor::new(Vec::new()));
         assert!(npz.numbers("x", &[3], [1f32].into_iter()).is_err());
     }
 
     #[test]
-    fn rows_are_one_array_and_their_errors_come_through() {
+    fn npz_rows_form_one_array_and_their_errors_are_returned() {
         let archive = |rows: Vec<Result<Vec<u8>, String>>| {
             let mut bytes = Cursor::new(Vec::new());
             let mut npz = NpzWriter::new(&mut bytes);

@@ -1,9 +1,9 @@
 //! Rows of quantized features: in memory while they are few, beyond that in a file.
 //!
-//! The file is the feature cache if there is one, so that features are stored once; else a
-//! temporary file without a name, which is gone with the process however that ends. Rows are read
-//! back by position. What is read often stays in the system's page cache, which, unlike the memory
-//! of the process, gives way to others.
+//! The file is the feature cache if there is one, so that features are stored once; otherwise an
+//! unnamed temporary file, which disappears with the process however that ends. Rows are read back
+//! by position. Rows that are read often stay in the system's page cache, which, unlike the memory
+//! of the process, is given up to other programs.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -13,18 +13,18 @@ use std::path::PathBuf;
 use vgg_edge::{Error, Result};
 use vgg_edge_cli::terminal::UsageError;
 
-/// Bytes of features that are kept in memory: those of 32,000 pictures at 64 px or 2,600 at 224 px.
-/// It is what the program takes without them, so that pictures never more than double it; training
-/// on a file that the page cache holds is as fast (`benchmarks/scale.py`).
+/// Bytes of features that are kept in memory: those of 32,000 images at 64 px or 2,600 at 224 px.
+/// The program takes as much without them, so that images at most double it; training on a file
+/// that the page cache holds is as fast (`benchmarks/scale.py`).
 pub const IN_MEMORY: u64 = 64 << 20;
 
-/// Sets another bound than [`IN_MEMORY`], in bytes; tests do.
+/// Environment variable that replaces [`IN_MEMORY`], in bytes; set by tests.
 pub const VARIABLE: &str = "VGG_EDGE_FEATURES_IN_MEMORY";
 
-/// The bound that holds.
+/// Returns the bound in effect: [`VARIABLE`], or [`IN_MEMORY`].
 ///
 /// # Errors
-/// A variable that is no number.
+/// [`UsageError`] if the variable is not a number.
 pub fn in_memory() -> Result<u64, UsageError> {
     match std::env::var_os(VARIABLE) {
         None => Ok(IN_MEMORY),
@@ -34,63 +34,64 @@ pub fn in_memory() -> Result<u64, UsageError> {
     }
 }
 
-/// Where large temporary files go: `TMPDIR`, or `/var/tmp`, since `/tmp` is often kept in memory
-/// (file-hierarchy(7)).
-fn folder() -> PathBuf {
+/// Directory of large temporary files: `TMPDIR`, or `/var/tmp`, since `/tmp` is often kept in
+/// memory (file-hierarchy(7)).
+fn temporary_directory() -> PathBuf {
     match std::env::var_os("TMPDIR") {
-        Some(folder) if !folder.is_empty() => folder.into(),
+        Some(directory) if !directory.is_empty() => directory.into(),
         _ => Some(PathBuf::from("/var/tmp"))
-            .filter(|folder| folder.is_dir())
+            .filter(|directory| directory.is_dir())
             .unwrap_or_else(std::env::temp_dir),
     }
 }
 
-/// Rows of `dim` bytes each.
-pub struct Table {
+/// Table of feature maps: rows of `dim` bytes each.
+pub struct FeatureTable {
     dim: usize,
-    place: Place,
+    storage: Storage,
 }
 
-enum Place {
+enum Storage {
     Memory(Vec<u8>),
     File {
         file: File,
-        /// For messages.
+        /// Path of the file, for messages.
         path: PathBuf,
-        /// Where each row begins.
+        /// Offset of each row.
         offsets: Vec<u64>,
     },
-    Stretches {
-        stretches: Vec<Stretch>,
-        /// For each row the stretch that it is in, and its place there.
-        places: Vec<[u32; 2]>,
+    Segments {
+        segments: Vec<Segment>,
+        /// Segment of each row, and the row's index within it.
+        positions: Vec<[u32; 2]>,
     },
 }
 
-/// Files that are kept open: processes may often have 1,024.
+/// Maximum number of files that are kept open: the usual limit of a process is 1,024.
 const OPEN_FILES: usize = 512;
 
-/// Rows one after another in a file.
-pub struct Stretch {
+/// Consecutive rows in a file.
+pub struct Segment {
     path: PathBuf,
-    /// Where the first one begins.
+    /// Offset of the first row.
     start: u64,
-    /// `None` if there are too many files: then it is opened for each row.
+    /// `None` if there are too many files; then the file is opened for each row.
     file: Option<File>,
 }
 
-impl Stretch {
-    /// Stretches that begin at these places of these files; nothing there may change any more.
+impl Segment {
+    /// Opens segments that begin at these offsets of these files; the files must not change any
+    /// more.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn open_all(stretches: Vec<(PathBuf, u64)>) -> Result<Vec<Self>> {
-        let keep = stretches.len() <= OPEN_FILES;
+    pub fn open_all(segments: Vec<(PathBuf, u64)>) -> Result<Vec<Self>> {
+        let keep = segments.len() <= OPEN_FILES;
         let open = |(path, start): (PathBuf, u64)| {
             let file = File::open(&path).map_err(Error::io("read features from", &path))?;
             Ok(Self { path, start, file: keep.then_some(file) })
         };
-        stretches.into_iter().map(open).collect()
+        segments.into_iter().map(open).collect()
     }
 
     fn read(&self, at: u64, bytes: &mut [u8]) -> std::io::Result<()> {
@@ -101,136 +102,139 @@ impl Stretch {
     }
 }
 
-impl Table {
-    /// Rows that begin at these offsets of a file; nothing there may change any more. `path` is for
-    /// messages.
+impl FeatureTable {
+    /// Creates a table of rows that begin at these offsets of a file, which must not change any
+    /// more. `path` is for messages.
     pub fn in_file(dim: usize, file: File, path: PathBuf, offsets: Vec<u64>) -> Self {
-        Self { dim, place: Place::File { file, path, offsets } }
+        Self { dim, storage: Storage::File { file, path, offsets } }
     }
 
-    /// Rows in several files: for each row the stretch that it is in, and its place there.
-    pub fn in_stretches(dim: usize, stretches: Vec<Stretch>, places: Vec<[u32; 2]>) -> Self {
-        Self { dim, place: Place::Stretches { stretches, places } }
+    /// Creates a table of rows in several files, from the segment of each row and its index there.
+    pub fn in_segments(dim: usize, segments: Vec<Segment>, positions: Vec<[u32; 2]>) -> Self {
+        Self { dim, storage: Storage::Segments { segments, positions } }
     }
 
-    /// A row.
+    /// Returns a row.
     ///
     /// # Errors
-    /// [`Error::Io`]: the file cannot be read, or was cut.
+    /// [`Error::Io`] if the file cannot be read or was truncated.
     ///
     /// # Panics
-    /// If there is no such row.
+    /// If the row is out of range.
     pub fn row(&self, row: usize) -> Result<Cow<'_, [u8]>> {
-        match &self.place {
-            Place::Memory(data) => Ok(Cow::Borrowed(&data[row * self.dim..][..self.dim])),
-            Place::File { file, path, offsets } => {
+        match &self.storage {
+            Storage::Memory(data) => Ok(Cow::Borrowed(&data[row * self.dim..][..self.dim])),
+            Storage::File { file, path, offsets } => {
                 let mut bytes = vec![0; self.dim];
                 file.read_exact_at(&mut bytes, offsets[row])
                     .map_err(Error::io("read features from", path))?;
                 Ok(Cow::Owned(bytes))
             }
-            Place::Stretches { stretches, places } => {
-                let [stretch, place] = places[row];
-                let stretch = &stretches[stretch as usize];
+            Storage::Segments { segments, positions } => {
+                let [segment, position] = positions[row];
+                let segment = &segments[segment as usize];
                 let mut bytes = vec![0; self.dim];
-                let at = u64::from(place) * self.dim as u64;
-                stretch
+                let at = u64::from(position) * self.dim as u64;
+                segment
                     .read(at, &mut bytes)
-                    .map_err(Error::io("read features from", &stretch.path))?;
+                    .map_err(Error::io("read features from", &segment.path))?;
                 Ok(Cow::Owned(bytes))
             }
         }
     }
 }
 
-/// A table whose rows come in any order, of which some may stay away.
-pub struct Draft {
+/// Builder of a table whose rows arrive in any order and may be incomplete.
+pub struct TableBuilder {
     dim: usize,
     rows: usize,
-    /// Where a temporary file is.
-    folder: PathBuf,
-    place: DraftPlace,
+    /// Directory of the temporary file.
+    directory: PathBuf,
+    storage: BuilderStorage,
 }
 
-enum DraftPlace {
+enum BuilderStorage {
     Memory(Vec<u8>),
-    /// Without a name.
+    /// Unnamed temporary file.
     File(File),
 }
 
-impl Draft {
-    /// For `rows` rows of `dim` bytes: in memory if all are at most `limit` bytes, else in a
-    /// temporary file.
+impl TableBuilder {
+    /// Creates a builder for `rows` rows of `dim` bytes: in memory if they take at most `limit`
+    /// bytes, otherwise in a temporary file.
     ///
     /// # Errors
-    /// [`Error::Io`] if there can be no temporary file.
+    /// [`Error::Io`] if the temporary file cannot be created.
     pub fn new(dim: usize, rows: usize, limit: u64) -> Result<Self> {
-        Self::new_in(folder(), dim, rows, limit)
+        Self::new_in(temporary_directory(), dim, rows, limit)
     }
 
-    fn new_in(folder: PathBuf, dim: usize, rows: usize, limit: u64) -> Result<Self> {
-        let mut draft = Self { dim, rows, folder, place: DraftPlace::Memory(Vec::new()) };
-        draft.place = if fits(dim, rows, limit) {
-            DraftPlace::Memory(vec![0; dim * rows])
+    fn new_in(directory: PathBuf, dim: usize, rows: usize, limit: u64) -> Result<Self> {
+        let mut builder =
+            Self { dim, rows, directory, storage: BuilderStorage::Memory(Vec::new()) };
+        builder.storage = if fits(dim, rows, limit) {
+            BuilderStorage::Memory(vec![0; dim * rows])
         } else {
-            DraftPlace::File(tempfile::tempfile_in(&draft.folder).map_err(|e| draft.refused(e))?)
+            BuilderStorage::File(
+                tempfile::tempfile_in(&builder.directory).map_err(|e| builder.write_error(e))?,
+            )
         };
-        Ok(draft)
+        Ok(builder)
     }
 
     /// Sets a row.
     ///
     /// # Errors
-    /// [`Error::Io`], most often for a full disk.
+    /// [`Error::Io`], typically for a full disk.
     ///
     /// # Panics
-    /// If there is no such row, or `features` is no row.
+    /// If the row is out of range, or `features` is not `dim` bytes.
     pub fn set(&mut self, row: usize, features: &[u8]) -> Result<()> {
         assert!(row < self.rows && features.len() == self.dim, "row {row} of {}", self.rows);
-        match &mut self.place {
-            DraftPlace::Memory(data) => {
+        match &mut self.storage {
+            BuilderStorage::Memory(data) => {
                 data[row * self.dim..][..self.dim].copy_from_slice(features);
                 Ok(())
             }
-            DraftPlace::File(file) => file
+            BuilderStorage::File(file) => file
                 .write_all_at(features, row as u64 * self.dim as u64)
-                .map_err(|e| self.refused(e)),
+                .map_err(|e| self.write_error(e)),
         }
     }
 
-    /// The table of the rows `kept`, in that order, which must be ascending.
-    pub fn table(self, kept: &[usize]) -> Table {
+    /// Builds the table of the rows `kept`, which must be ascending.
+    pub fn finish(self, kept: &[usize]) -> FeatureTable {
         let dim = self.dim;
-        match self.place {
-            DraftPlace::Memory(mut data) => {
-                // Rows move up over those that stayed away.
+        match self.storage {
+            BuilderStorage::Memory(mut data) => {
+                // Rows move up over the missing ones.
                 for (to, &from) in kept.iter().enumerate() {
                     data.copy_within(from * dim..(from + 1) * dim, to * dim);
                 }
                 data.truncate(kept.len() * dim);
-                Table { dim, place: Place::Memory(data) }
+                FeatureTable { dim, storage: Storage::Memory(data) }
             }
-            DraftPlace::File(file) => Table::in_file(
+            BuilderStorage::File(file) => FeatureTable::in_file(
                 dim,
                 file,
-                self.folder,
+                self.directory,
                 kept.iter().map(|&row| row as u64 * dim as u64).collect(),
             ),
         }
     }
 
-    /// Says what was to be written, and what can be done.
-    fn refused(&self, source: std::io::Error) -> Error {
+    /// Adds to a write error how much space is needed and what can be done about it.
+    fn write_error(&self, source: std::io::Error) -> Error {
         let megabytes = (self.rows as u64 * self.dim as u64).div_ceil(1 << 20);
-        let words = format!(
-            "{source}; {megabytes} MiB of features go into a temporary file there: make room, name another folder in TMPDIR, or keep \
-             them with --cache"
+        let message = format!(
+            "{source}; the temporary file there takes {megabytes} MiB of features: free some \
+             space, set TMPDIR to another directory, or keep the features with --cache"
         );
-        Error::io("write", &self.folder)(std::io::Error::new(source.kind(), words))
+        Error::io("write", &self.directory)(std::io::Error::new(source.kind(), message))
     }
 }
 
-/// Whether rows are kept in memory.
+/// Whether rows fit into memory.
 pub fn fits(dim: usize, rows: usize, limit: u64) -> bool {
     (dim as u64).checked_mul(rows as u64).is_some_and(|bytes| bytes <= limit)
 }
@@ -244,45 +248,49 @@ mod tests {
     proptest! {
         #[test]
         fn memory_and_file_give_what_was_set(
-            dim in 1usize..20, present in prop::collection::vec(any::<bool>(), 1..40), turn in 0usize..40,
+            dim in 1usize..20, present in prop::collection::vec(any::<bool>(), 1..40),
+            turn in 0usize..40,
         ) {
-            let folder = tempfile::tempdir().unwrap();
+            let directory = tempfile::tempdir().unwrap();
             let rows = present.len();
             let kept: Vec<usize> = (0..rows).filter(|&row| present[row]).collect();
-            let content = |row: usize| -> Vec<u8> { (0..dim).map(|i| (row * 31 + i * 7) as u8).collect() };
+            let content =
+                |row: usize| -> Vec<u8> { (0..dim).map(|i| (row * 31 + i * 7) as u8).collect() };
             // The bound is exact.
-            for (limit, in_memory) in [((dim * rows) as u64, true), ((dim * rows) as u64 - 1, false)] {
-                let mut draft = Draft::new_in(folder.path().into(), dim, rows, limit).unwrap();
-                prop_assert_eq!(matches!(draft.place, DraftPlace::Memory(_)), in_memory);
+            let size = (dim * rows) as u64;
+            for (limit, in_memory) in [(size, true), (size - 1, false)] {
+                let directory = directory.path().to_owned();
+                let mut builder = TableBuilder::new_in(directory, dim, rows, limit).unwrap();
+                prop_assert_eq!(matches!(builder.storage, BuilderStorage::Memory(_)), in_memory);
                 let mut order = kept.clone();
                 order.rotate_left(turn % kept.len().max(1));
                 for &row in &order {
-                    draft.set(row, &content(row)).unwrap();
+                    builder.set(row, &content(row)).unwrap();
                 }
-                let table = draft.table(&kept);
+                let table = builder.finish(&kept);
                 for (row, &from) in kept.iter().enumerate() {
                     prop_assert_eq!(&*table.row(row).unwrap(), &content(from)[..]);
                 }
             }
-            prop_assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+            prop_assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
         }
     }
 
     #[test]
-    fn a_file_that_was_cut_is_told() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("rows");
+    fn a_truncated_feature_file_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("rows");
         std::fs::write(&path, [7; 10]).unwrap();
-        let table = Table::in_file(4, File::open(&path).unwrap(), path.clone(), vec![6, 7]);
+        let table = FeatureTable::in_file(4, File::open(&path).unwrap(), path.clone(), vec![6, 7]);
         assert_eq!(*table.row(0).unwrap(), [7; 4]);
         let error = table.row(1).unwrap_err().to_string();
         assert!(error.contains("rows: cannot read features"), "{error}");
     }
 
     #[test]
-    fn without_a_place_for_the_file_the_message_says_what_to_do() {
+    fn without_space_for_the_temporary_file_the_message_names_the_remedies() {
         let error =
-            Draft::new_in("/nonexistent".into(), 1 << 20, 3, 100).err().unwrap().to_string();
+            TableBuilder::new_in("/nonexistent".into(), 1 << 20, 3, 100).err().unwrap().to_string();
         assert!(error.starts_with("/nonexistent: cannot write: "), "{error}");
         assert!(
             error.contains("3 MiB") && error.contains("TMPDIR") && error.contains("--cache"),

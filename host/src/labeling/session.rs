@@ -171,7 +171,7 @@ impl Desk {
                 root.path().display()
             ));
         }
-        let data = match dataset::training_folder(root.path()) {
+        let data = match dataset::training_directory(root.path()) {
             Some(path) => Folder::open(&path).map_err(said("open the folder", &path))?,
             None => root,
         };

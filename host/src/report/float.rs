@@ -11,7 +11,7 @@ use vgg_edge_cli::terminal::{Interrupted, interrupted, note};
 
 use super::{Picture, softmax};
 use crate::PROGRAM;
-use crate::progress::Meter;
+use crate::progress::Progress;
 
 /// The f32 weights that a base was made of.
 pub struct FloatReference {
@@ -59,7 +59,7 @@ impl FloatReference {
         let measured: Vec<&Picture> =
             pictures.iter().filter(|picture| picture.part == part).collect();
         note(PROGRAM, format_args!("f32 features of {} pictures", measured.len()));
-        let bar = Meter::new(measured.len() as u64, "pictures");
+        let bar = Progress::new(measured.len() as u64, "pictures");
         let answer = |picture: &&Picture| -> Result<Option<usize>> {
             if interrupted() {
                 return Err(Interrupted.into());

@@ -333,7 +333,7 @@ impl Page<'_> {
         }
         // Classes without pictures have no recall to speak of.
         let counted: Vec<_> = figures.iter().filter(|f| f.support > 0).collect();
-        let mean = |of: fn(&crate::metrics::ClassFigures) -> f64| {
+        let mean = |of: fn(&crate::metrics::ClassMetrics) -> f64| {
             percent(counted.iter().map(|f| of(f)).sum::<f64>() / counted.len().max(1) as f64)
         };
         put!(

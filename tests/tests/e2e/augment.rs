@@ -124,7 +124,7 @@ fn interrupted_training_continues_with_the_same_variants() {
     let output = child.wait_with_output().unwrap();
     let words = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{words}");
-    assert!(words.contains("--resume goes on from"), "{words}");
+    assert!(words.contains("--resume continues from"), "{words}");
     let resumed = succeed(&mut command(&parts, &["--resume"]));
     assert_eq!(std::fs::read(&parts).unwrap(), std::fs::read(&whole).unwrap());
     // Each epoch is reported once.
@@ -162,7 +162,7 @@ fn invalid_augmentations_are_refused() {
         "--variants",
     );
     fail(host().args(["augment", "none.jpg", "-o", "x.png"]), 1, "none.jpg");
-    fail(host().args(["augment", "a.png", "-o", "a.png"]), 2, "replace the picture");
+    fail(host().args(["augment", "a.png", "-o", "a.png"]), 2, "replace the image");
     assert!(!root().join("x").exists() && !root().join("x.png").exists());
 }
 

@@ -28,11 +28,11 @@ fn directories_without_a_data_set_are_refused() {
     let (data, head) = (dir.path().join("data"), dir.path().join("head"));
     fail(&mut train(&data, &head), 1, "cannot list");
     fs::create_dir(&data).unwrap();
-    fail(&mut train(&data, &head), 1, "no class folders");
+    fail(&mut train(&data, &head), 1, "no class directories");
     data_folder(&data, &[("a", 2)]);
     fail(&mut train(&data, &head), 1, "only one class (a)");
     fs::create_dir(data.join("b")).unwrap();
-    fail(&mut train(&data, &head), 1, "b: no pictures");
+    fail(&mut train(&data, &head), 1, "b: no images");
     assert_eq!(names(dir.path()), ["data"]);
 }
 
@@ -78,7 +78,7 @@ fn class_without_a_readable_image_is_an_error() {
     data_folder(&data, &[("a", 3), ("b", 3)]);
     fs::create_dir(data.join("c")).unwrap();
     fs::write(data.join("c/1.png"), "junk").unwrap();
-    fail(&mut train(&data, &head), 1, "no picture of class c could be read");
+    fail(&mut train(&data, &head), 1, "no image of class c could be read");
     assert!(!head.exists());
 }
 

@@ -144,7 +144,7 @@ fn interrupted_fine_tuning_continues_to_the_same_bytes() {
         let output = child.wait_with_output().unwrap();
         let words = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{step}: {words}");
-        for part in ["interrupted while fine-tuning", "is written", "--resume goes on from"] {
+        for part in ["interrupted while fine-tuning", "is written", "--resume continues from"] {
             assert!(words.contains(part), "{step}: {words}");
         }
         // Until then, the output is the head of the frozen base.
@@ -180,7 +180,7 @@ fn fine_tuning_without_improvement_writes_nothing() {
     let output = run(&mut train(&head, "--fine-tune-lr 1e-30 --fine-tune-epochs 1"));
     let words = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{words}");
-    assert!(words.contains("nothing better") && words.contains("does not belong to it"), "{words}");
+    assert!(words.contains("no improvement") && words.contains("does not belong to it"), "{words}");
     answers(&mut host(), &head, &base());
     assert_eq!(std::fs::read(&tuned).unwrap(), b"of an earlier training");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
@@ -194,6 +194,6 @@ fn invalid_fine_tuning_is_refused_before_the_work() {
     fail(&mut train(&head, "--fine-tune block1"), 2, "not a block or layer after the first");
     fail(&mut train(&head, "--folds 3"), 2, "--folds");
     fail(&mut train(&head, "--fine-tune-lr -1"), 2, "optimizer.lr");
-    fail(train(&head, "").arg("--tuned-base").arg(&head), 2, "is taken");
+    fail(train(&head, "").arg("--tuned-base").arg(&head), 2, "already used by this run");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }

@@ -187,10 +187,10 @@ fn cross_validation_precedes_the_final_head() {
 
     let data = folder.path().join("few");
     data_folder(&data, &[("many", 6), ("few", 3)]);
-    fail(&mut command(&data, &head, "--folds 4"), 1, "class few has 3 different pictures");
+    fail(&mut command(&data, &head, "--folds 4"), 1, "class few has 3 different images");
     // A copy does not count as another image.
     std::fs::copy(data.join("few/0.bmp"), data.join("few/copy.bmp")).unwrap();
-    fail(&mut command(&data, &head, "--folds 4"), 1, "class few has 3 different pictures");
+    fail(&mut command(&data, &head, "--folds 4"), 1, "class few has 3 different images");
     succeed(&mut command(&data, &head, "--folds 3 --epochs 2"));
 }
 
@@ -215,7 +215,7 @@ fn interrupted_cross_validation_continues_after_the_last_complete_fold() {
     let output = child.wait_with_output().unwrap();
     let words = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{words}");
-    assert!(words.contains("there is no head yet; --resume goes on from"), "{words}");
+    assert!(words.contains("there is no head yet; --resume continues from"), "{words}");
     assert!(!head.exists());
 
     fail(
@@ -404,13 +404,13 @@ fn invalid_head_flags_are_refused() {
         ("--label-smoothing 1", "label_smoothing"),
         ("--batch-norm --batch-size 1", "batch_size"),
         ("--class-weights grass", "NAME=WEIGHT"),
-        ("--class-weights moss=2", "there is no class moss (there are: brick, grass, gravel)"),
+        ("--class-weights moss=2", "unknown class moss (known classes: brick, grass, gravel)"),
         ("--pool min", "possible values: flatten, avg, max"),
         ("--folds 1", "2..=100"),
         ("--lr-schedule step --lr-step 0", "--lr-step"),
         ("--lr-step 5", "--lr-schedule step"),
         ("--fine-tune-epochs 5", "--fine-tune"),
-        ("--units 2000000", "take --pool avg, fewer --units"),
+        ("--units 2000000", "use --pool avg, fewer --units"),
     ] {
         let output = run(&mut command(&samples, &head, options));
         let errors = String::from_utf8(output.stderr).unwrap();

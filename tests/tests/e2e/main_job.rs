@@ -225,9 +225,9 @@ fn evaluation_on_training_images_is_reported() {
         assert!(output.status.success());
         String::from_utf8(output.stderr).unwrap()
     };
-    assert!(evaluate().contains("trained on these pictures"));
+    assert!(evaluate().contains("trained on these images"));
     std::fs::remove_file(data.join("red/0.bmp")).unwrap();
-    assert!(!evaluate().contains("trained on these pictures"));
+    assert!(!evaluate().contains("trained on these images"));
     // Copies on both sides of a directory that is split.
     let split = dir.path().join("split");
     for part in ["train", "val"] {
@@ -243,7 +243,7 @@ fn evaluation_on_training_images_is_reported() {
         run(host().args(["train", "--size", "32", "--epochs", "2", "-o"]).arg(&head).arg(&split));
     let words = String::from_utf8(output.stderr).unwrap();
     assert!(
-        output.status.success() && words.contains("11 of the pictures to validate on are copies"),
+        output.status.success() && words.contains("11 validation images are copies"),
         "{words}"
     );
 }

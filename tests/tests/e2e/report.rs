@@ -203,10 +203,10 @@ fn report_escapes_names_and_lists_unusual_data() {
     let file = folder.path().join("file");
     std::fs::write(&file, b"mine").unwrap();
     let errors = fail(&mut train(&file.join("report")), 1, "file/report");
-    assert!(!errors.contains("pictures in"), "{errors}");
+    assert!(!errors.contains("images in"), "{errors}");
     std::fs::create_dir_all(folder.path().join("odd/report.html")).unwrap();
     let errors = fail(&mut train(&folder.path().join("odd")), 1, "it is a directory");
-    assert!(!errors.contains("pictures in"), "{errors}");
+    assert!(!errors.contains("images in"), "{errors}");
     fail(host().args(["train", "x", "-o", "y", "--float", "z"]), 2, "--report");
 }
 
@@ -244,7 +244,7 @@ fn report_compares_int8_with_f32_weights() {
     };
     // Weights of another base are refused before the work.
     let errors = fail(&mut train(&base()), 1, "pre-process pictures differently");
-    assert!(!errors.contains("pictures in"), "{errors}");
+    assert!(!errors.contains("images in"), "{errors}");
 
     let result = ndjson(&succeed(&mut train(&at("int8.onnx")))).pop().unwrap();
     let html = std::fs::read_to_string(at("report").join("report.html")).unwrap();
@@ -273,5 +273,5 @@ fn report_compares_int8_with_f32_weights() {
     let mut tune = train(&at("int8.onnx"));
     let output = run(tune.args(["--fine-tune", "block5_conv3", "--fine-tune-epochs", "1"]));
     let words = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success() && words.contains("--float is of the frozen base"), "{words}");
+    assert!(output.status.success() && words.contains("--float belongs to the frozen backbone"), "{words}");
 }

@@ -193,7 +193,7 @@ fn a_full_disk_is_one_line_and_leaves_nothing() {
         limited
     };
     let head = output.join("head");
-    let errors = fail(&mut limited(train(&head)), 1, "of features go into a temporary file there");
+    let errors = fail(&mut limited(train(&head)), 1, "the temporary file there takes");
     assert!(errors.contains("temporary: cannot write") && errors.contains("TMPDIR"), "{errors}");
     let mut program = train(&head);
     program.arg("--cache").arg(&cache);

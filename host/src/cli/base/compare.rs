@@ -13,14 +13,14 @@ use vgg_edge::Backbone;
 use vgg_edge::head::Pool;
 use vgg_edge::kernels::Kernel;
 use vgg_edge::preprocess::{Fit, Preprocess};
-use vgg_edge_cli::terminal::{Interrupted, interrupted, note, print_line};
+use vgg_edge_cli::terminal::{CancelToken, Interrupted, interrupted, note, print_line};
 
 use crate::PROGRAM;
 use crate::cli::options::ExtractOptions;
-use crate::cli::train::Recipe;
 use crate::dataset::{self, Item};
 use crate::features::extraction::{Features, Rows, extract};
-use crate::progress::Meter;
+use crate::progress::Progress;
+use crate::train::settings::Recipe;
 use crate::trainer::{self, Dataset, FeatureSource};
 
 /// Compares an int8 base with the f32 weights it was made of
@@ -92,7 +92,7 @@ pub fn mean_deviation(values: &[f64]) -> (f64, f64) {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> Result<()> {
+pub fn run(args: Args, cancel: &CancelToken) -> Result<()> {
     if let Some(html) = &args.html {
         vgg_edge::durable_fs::check_writable(html)?;
     }
@@ -124,8 +124,11 @@ pub fn run(args: Args) -> Result<()> {
     if !args.json {
         print_layers(&reports)?;
     }
-    let heads =
-        if args.seeds > 0 { heads(&args, &float, &base, &preprocess, &pool)? } else { None };
+    let heads = if args.seeds > 0 {
+        heads(&args, &float, &base, &preprocess, &pool, cancel)?
+    } else {
+        None
+    };
     if let (Some(heads), false) = (&heads, args.json) {
         print_heads(heads)?;
     }
@@ -221,6 +224,7 @@ fn heads(
     base: &Backbone,
     preprocess: &Preprocess,
     pool: &rayon::ThreadPool,
+    cancel: &CancelToken,
 ) -> Result<Option<HeadReport>> {
     let splits = match dataset::open(&args.data) {
         Ok(splits) => splits,
@@ -234,7 +238,7 @@ fn heads(
         None => "a fifth of each class set aside".to_owned(),
     };
     let pictures = splits.pool();
-    let integers = extract(base, preprocess, &pictures.items, &args.extract)?;
+    let integers = extract(base, preprocess, &pictures.items, &args.extract.resolve(), cancel)?;
     let floats = float_features(float, preprocess, &pictures.items, &integers, pool)?;
     let of = pictures.classes_of(&integers.items);
     let mut report = HeadReport { data: what, float: Vec::new(), int8: Vec::new() };
@@ -290,7 +294,7 @@ fn float_features(
     let side = preprocess.size as usize;
     let mut out = vec![0.0; integers.items.len() * integers.dim];
     note(PROGRAM, format_args!("f32 features of {} pictures", integers.items.len()));
-    let bar = Meter::new(integers.items.len() as u64, "pictures");
+    let bar = Progress::new(integers.items.len() as u64, "pictures");
     pool.install(|| {
         out.par_chunks_mut(integers.dim).zip(&integers.items).try_for_each(
             |(out, &item)| -> Result<()> {

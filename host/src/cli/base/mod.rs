@@ -14,7 +14,7 @@ use quant::{FloatBase, Normalization};
 use rayon::prelude::*;
 use vgg_edge::Image;
 use vgg_edge::preprocess::{ChannelOrder, three};
-use vgg_edge_cli::terminal::{Interrupted, UsageError, interrupted, note};
+use vgg_edge_cli::terminal::{CancelToken, Interrupted, UsageError, interrupted, note};
 
 use crate::PROGRAM;
 
@@ -34,12 +34,12 @@ enum Command {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> Result<()> {
+pub fn run(args: Args, cancel: &CancelToken) -> Result<()> {
     match args.command {
         Command::Fetch(args) => fetch::run(args),
         Command::Import(args) => import::run(args),
         Command::Quantize(args) => quantize::run(args),
-        Command::Compare(args) => compare::run(args),
+        Command::Compare(args) => compare::run(args, cancel),
     }
 }
 
@@ -96,7 +96,7 @@ fn pictures<T: Send>(
     most: usize,
     make: impl Fn(&Image) -> T + Sync,
 ) -> Result<Vec<T>> {
-    let files = crate::dataset::pictures(folder)?;
+    let files = crate::dataset::images(folder)?;
     if files.is_empty() {
         bail!("{}: no pictures in it", folder.display());
     }

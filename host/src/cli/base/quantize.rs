@@ -14,7 +14,7 @@ use vgg_edge::{Fingerprint, Image};
 use vgg_edge_cli::terminal::{Interrupted, UsageError, interrupted, note, print_line};
 
 use crate::PROGRAM;
-use crate::progress::Meter;
+use crate::progress::Progress;
 
 /// Quantizes a base to int8, with ranges from calibration pictures
 ///
@@ -153,7 +153,7 @@ pub fn run(args: Args) -> Result<()> {
     for picture in pictures {
         inputs.iter_mut().zip(picture).for_each(|(inputs, picture)| inputs.push(picture));
     }
-    let bar = Meter::new(base.layers.len() as u64, "layers");
+    let bar = Progress::new(base.layers.len() as u64, "layers");
     let mut quantized = pool.install(|| {
         quantize(&base, inputs, &options, kernel, |layer| {
             bar.next(layer);

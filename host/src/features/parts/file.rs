@@ -1,4 +1,4 @@
-//! A file of features: a part of a data set, or after `host merge` all of it. `ARCHITECTURE.md` has
+//! File of features: a part of a data set, or after `host merge` all of it. `ARCHITECTURE.md` has
 //! the table.
 
 use std::fs::File;
@@ -28,30 +28,30 @@ const ENVELOPE: Envelope = Envelope {
 };
 /// Thousands of classes with long names.
 const MAX_MANIFEST: u64 = 64 << 20;
-/// More pixels than any base takes; keeps lengths within what numbers hold.
+/// Maximum size of the input in pixels, above that of any backbone; keeps lengths from overflowing.
 const MAX_SIZE: u32 = 1 << 14;
-/// A path and a reason, both of a few kilobytes at most.
+/// Maximum length of an entry: a path and a reason, both of a few kilobytes at most.
 const MAX_ENTRY: usize = 64 << 10;
 
-/// What all parts of a data set have in common.
+/// Inputs that all parts of a data set have in common.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Run {
     /// `host` and its version.
     pub program: String,
-    /// The version of decoding, pre-processing and arithmetic.
+    /// Version of decoding, preprocessing and arithmetic.
     pub arithmetic: u32,
-    /// The base.
+    /// Fingerprint of the backbone.
     pub base: Fingerprint,
-    /// How pictures become its input.
+    /// Conversion of images to its input.
     pub preprocess: Preprocess,
-    /// A feature is `q * scale`, with the scale of its channel.
+    /// Scale of each channel: a feature is `q * scale`.
     pub scales: Vec<f32>,
-    /// The pictures.
+    /// The images.
     pub data: DataSet,
 }
 
 impl Run {
-    /// What this program would extract.
+    /// Returns the run of this program.
     pub fn new(base: &Backbone, preprocess: &Preprocess, data: DataSet) -> Self {
         Self {
             program: format!("{PROGRAM} {}", env!("CARGO_PKG_VERSION")),
@@ -63,7 +63,7 @@ impl Run {
         }
     }
 
-    /// In words, the first thing in which this one is not as the other; `None` if they are equal.
+    /// Describes the first difference from another run; `None` if they are equal.
     pub fn difference(&self, other: &Self) -> Option<String> {
         let (ours, theirs) = (&self.data, &other.data);
         if self.program != other.program || self.arithmetic != other.arithmetic {
@@ -81,7 +81,7 @@ impl Run {
             ))
         } else if ours != theirs {
             let name =
-                |data: &DataSet| format!("{} pictures (list {})", data.pictures, data.list.short());
+                |data: &DataSet| format!("{} images (list {})", data.pictures, data.list.short());
             Some(format!("of {}, not of {}", name(ours), name(theirs)))
         } else {
             None
@@ -89,48 +89,48 @@ impl Run {
     }
 }
 
-/// What is in a file of features.
+/// Manifest of a file of features.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// What it has in common with the other parts.
+    /// Inputs in common with the other parts.
     pub run: Run,
-    /// Which part it is.
+    /// The part.
     pub shard: Shard,
-    /// Pictures, readable or not.
+    /// Number of images, readable or not.
     pub entries: u64,
-    /// Bytes of their records.
+    /// Length of their records in bytes.
     pub index_len: u64,
-    /// Rows of features: pictures that could be read.
+    /// Number of rows of features: images that could be read.
     pub rows: u64,
 }
 
-/// A picture of a file of features.
+/// An image of a file of features.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Its place in the list of the data set.
+    /// Position in the list of the data set.
     pub item: u64,
-    /// Its class.
+    /// Index of the class.
     pub class: u32,
-    /// Bytes of its path relative to the data folder.
+    /// Bytes of the path relative to the data directory.
     pub name: Vec<u8>,
-    /// What came of it.
+    /// Outcome of the extraction.
     pub outcome: Outcome,
 }
 
-/// What came of a picture.
+/// Outcome of the extraction of an image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
-    /// It has a row; the SHA-256 of the file.
+    /// The image has a row; the SHA-256 of its file.
     Row(Fingerprint),
-    /// It could not be read, and why.
+    /// The image could not be read, and why.
     Unreadable(String),
 }
 
 impl Entry {
-    /// Adds its record: a length in four bytes, then postcard.
+    /// Appends the record: a length in four bytes, then postcard.
     ///
     /// # Errors
-    /// A path beyond all limits.
+    /// [`Error::Io`] for a path that is too long.
     pub fn append(&self, index: &mut Vec<u8>) -> vgg_edge::Result<()> {
         let bytes = postcard::to_stdvec(self).unwrap_or_default();
         if bytes.is_empty() || bytes.len() > MAX_ENTRY {
@@ -143,31 +143,36 @@ impl Entry {
     }
 }
 
-/// Why a file of features is no use.
+/// Reason why a file of features is not usable.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// It cannot be read or written.
+    /// The file cannot be read or written.
     #[error(transparent)]
     Io(#[from] Error),
-    /// The first bytes are others.
+    /// The first bytes are not those of a file of features.
     #[error(
-        "{0}: not a file of features (no VGGEROWS at its start); make one with host extract --shard and host merge"
+        "{0}: not a file of features (no VGGEROWS at its start); make one with host extract \
+         --shard and host merge"
     )]
     Magic(PathBuf),
-    /// It is of another format.
-    #[error("{path}: of format {found}, but this program reads format {wanted}; extract with this version of host", wanted = FORMAT)]
+    /// The file has another format version.
+    #[error(
+        "{path}: of format {found}, but this program reads format {wanted}; extract with this \
+         version of host",
+        wanted = FORMAT
+    )]
     Format {
         /// The file.
         path: PathBuf,
         /// Its version.
         found: u32,
     },
-    /// Its bytes are not what was written.
+    /// The bytes are not those that were written.
     #[error("{path}: damaged: {what}")]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What shows it.
+        /// The evidence.
         what: String,
     },
 }
@@ -180,7 +185,7 @@ pub fn is_features_file(path: &Path) -> bool {
         .is_ok_and(|()| magic == ENVELOPE.magic)
 }
 
-/// Writes a file of features: the manifest, then raw records, [`Writer::seal`], rows,
+/// Writer of a file of features: the manifest, then raw records, [`Writer::seal`], rows,
 /// [`Writer::seal`].
 pub struct Writer<W> {
     out: W,
@@ -189,7 +194,7 @@ pub struct Writer<W> {
 }
 
 impl<W: Write> Writer<W> {
-    /// Begins with the manifest.
+    /// Starts with the manifest.
     ///
     /// # Errors
     /// [`Error::Io`]; `path` is for the message.
@@ -212,7 +217,7 @@ impl<W: Write> Writer<W> {
         self.out.write_all(bytes).map_err(Error::io("write", &self.path))
     }
 
-    /// Writes the SHA-256 of what came since the last one.
+    /// Writes the SHA-256 of the bytes since the last one.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -228,14 +233,14 @@ pub struct Part {
     pub path: PathBuf,
     /// Its manifest.
     pub manifest: Manifest,
-    /// Where records begin.
+    /// Offset of the records.
     index_at: u64,
-    /// Of all before them.
+    /// Hash of all bytes before them.
     hash: Sha256,
 }
 
 impl Part {
-    /// Reads the manifest, and holds the length of the file against it.
+    /// Reads the manifest, and checks the length of the file against it.
     ///
     /// # Errors
     /// [`FileError`].
@@ -279,7 +284,7 @@ impl Part {
         }
     }
 
-    /// The length that follows from the manifest; `None` if nothing does.
+    /// Returns the length that follows from the manifest; `None` if that is inconsistent.
     fn expected_len(&self) -> Option<u64> {
         let Manifest { run, entries, index_len, rows, shard } = &self.manifest;
         let preprocess = &run.preprocess;
@@ -298,17 +303,17 @@ impl Part {
         self.index_at.checked_add(*index_len)?.checked_add(rows)?.checked_add(ends)
     }
 
-    /// Bytes of a row.
+    /// Returns the length of a row in bytes.
     pub fn dim(&self) -> usize {
         self.manifest.run.preprocess.feature_len()
     }
 
-    /// Where rows begin.
+    /// Returns the offset of the rows.
     pub fn rows_at(&self) -> u64 {
         self.index_at + self.manifest.index_len + CHECKSUM_LEN as u64
     }
 
-    /// Its records, one after another.
+    /// Returns a reader of the records.
     pub fn index(&self, piece: usize) -> Index {
         let end = self.index_at + self.manifest.index_len;
         Index {
@@ -317,14 +322,14 @@ impl Part {
         }
     }
 
-    /// Its rows, one after another.
+    /// Returns a reader of the rows.
     pub fn rows(&self, piece: usize) -> Pieces {
         let start = self.rows_at();
         let end = start + self.manifest.rows * self.dim() as u64;
         Pieces::new(&self.path, Sha256::new(), start, end, piece)
     }
 
-    /// Holds the rows against their checksum; gives up, and says nothing, when `stop` says so.
+    /// Verifies the checksum of the rows; returns early, without an error, once `stop` is true.
     ///
     /// # Errors
     /// [`FileError`].
@@ -341,15 +346,15 @@ impl Part {
     }
 }
 
-/// Records of a file of features.
+/// Reader of the records of a file of features.
 pub struct Index {
     pieces: Pieces,
     left: u64,
 }
 
 impl Index {
-    /// The next picture and its record; `None` after the last one, once the checksum is found to
-    /// hold.
+    /// Returns the next image and its record; `None` after the last one, once the checksum was
+    /// verified.
     ///
     /// # Errors
     /// [`FileError`].
@@ -374,7 +379,7 @@ impl Index {
     }
 }
 
-/// A stretch of a file that is read from its beginning to its end, piece by piece, and hashed.
+/// Sequential reader of a section of a file, piece by piece, which hashes what it reads.
 ///
 /// The file is open only while a piece is read: there may be more parts than a process may have
 /// open files.
@@ -397,15 +402,15 @@ impl Pieces {
         FileError::Damaged { path: self.path.clone(), what: what.into() }
     }
 
-    /// Bytes that are still to be taken.
+    /// Returns the number of remaining bytes.
     fn left(&self) -> u64 {
         self.end - self.at + (self.buffer.len() - self.used) as u64
     }
 
-    /// The next `len` bytes.
+    /// Returns the next `len` bytes.
     ///
     /// # Errors
-    /// [`FileError`]: the stretch ends before.
+    /// [`FileError`] if the section ends before.
     pub fn take(&mut self, len: usize) -> Result<&[u8], FileError> {
         let there = self.buffer.len() - self.used;
         if there < len {
@@ -427,7 +432,7 @@ impl Pieces {
         Ok(taken)
     }
 
-    /// At the end: holds the checksum that follows against what was read.
+    /// At the end, verifies the checksum that follows.
     ///
     /// # Errors
     /// [`FileError`].

@@ -201,8 +201,8 @@ fn parts_of_split_data_sets_and_options_that_need_images() {
         program.arg("--features").arg(&parts).args(options);
         program
     };
-    fail(&mut with(&["--augment"]), 2, "augmentation needs the pictures themselves");
-    fail(&mut with(&["--fine-tune", "block5"]), 2, "--fine-tune needs the pictures themselves");
+    fail(&mut with(&["--augment"]), 2, "augmentation needs the images themselves");
+    fail(&mut with(&["--fine-tune", "block5"]), 2, "--fine-tune needs the images themselves");
     for conflict in ["--size=64", "--fit=cover", "--resize=nearest", "--cache=x", "--strict"] {
         fail(&mut with(&[conflict]), 2, "cannot be used with");
     }
@@ -210,7 +210,7 @@ fn parts_of_split_data_sets_and_options_that_need_images() {
     fail(
         &mut with(&["--fine-tune=block5", dir.path().to_str().unwrap()]),
         1,
-        "pictures have changed",
+        "images changed since",
     );
     // Another base: the shipped one with additional documentation (field 6 of ONNX's ModelProto).
     let base = dir.path().join("base.onnx");
@@ -275,7 +275,7 @@ fn existing_parts_are_kept_and_changed_images_are_refused() {
     fail(
         &mut extract(&data, &shard, &parts),
         1,
-        "red/1.bmp has changed since the part was made; remove it to make it anew",
+        "red/1.bmp has changed since the part was made; remove it to make it again",
     );
     fs::write(data.join("red/1.bmp"), &original).unwrap();
     again(true);
@@ -284,7 +284,7 @@ fn existing_parts_are_kept_and_changed_images_are_refused() {
     fail(&mut extract(&data, &junk, &parts), 1, "green/5.bmp has changed");
     fs::write(data.join("green/5.bmp"), "junk").unwrap();
     fs::write(data.join("red/new.bmp"), &original).unwrap();
-    fail(&mut extract(&data, &shard, &parts), 1, "of 23 pictures (list ");
+    fail(&mut extract(&data, &shard, &parts), 1, "of 23 images (list ");
     fs::remove_file(data.join("red/new.bmp")).unwrap();
     fail(
         extract(&data, &shard, &parts).args(["--fit", "cover"]),
@@ -314,7 +314,7 @@ fn existing_parts_are_kept_and_changed_images_are_refused() {
     fail(
         train(&merged).arg("--features").arg(dir.path().join("alone")),
         1,
-        &format!("part {index} of 2; name the folder"),
+        &format!("part {index} of 2; name the directory"),
     );
     fail(train(&merged).arg("--features").arg(data.join("red/1.bmp")), 1, "not a file of features");
     assert!(!merged.exists());
