@@ -171,6 +171,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
         #[test]
         fn charts_are_well_formed(
             values in prop::collection::vec(prop::option::of(prop::num::f64::ANY), 0..20),
