@@ -159,8 +159,14 @@ fn features(path: &Path, files: bool, json: bool) -> Result<()> {
         let split =
             data.train.map_or(String::new(), |train| format!(", the first {train} for training"));
         print_line(format_args!(
-            "features    {}\nbase        {}\ninput       {}\npart        {} of {}\nimages      {rows} of {entries} have features\n\
-             labels      {}\nlist        {} of {} images{split}\nmade        by {}",
+            "features    {}\n\
+             base        {}\n\
+             input       {}\n\
+             part        {} of {}\n\
+             images      {rows} of {entries} have features\n\
+             labels      {}\n\
+             list        {} of {} images{split}\n\
+             made        by {}",
             path.display(),
             run.base,
             run.preprocess,

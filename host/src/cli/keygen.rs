@@ -69,9 +69,12 @@ pub fn run(args: Args) -> Result<()> {
     vgg_edge::durable_fs::create_private(&secret, &secret_text.to_bytes())?;
     vgg_edge::durable_fs::write_bytes(&public, public_text.as_bytes())?;
     if args.json {
-        print_line(
-            json!({ "key": id.to_string(), "secret": secret, "public": public, "encrypted": encrypted }),
-        )?;
+        print_line(json!({
+            "key": id.to_string(),
+            "secret": secret,
+            "public": public,
+            "encrypted": encrypted,
+        }))?;
     } else {
         print_line(format_args!("{}\t{}\t{id}", secret.display(), public.display()))?;
         log::info!("keep {} secret; copy {} to the devices", secret.display(), public.display());

@@ -39,7 +39,12 @@ pub struct Args {
     head: Option<PathBuf>,
 
     /// Loopback address of the page; port 0 for any free port
-    #[arg(long, value_name = "[ADDRESS]:PORT", default_value = "127.0.0.1:0", value_parser = address)]
+    #[arg(
+        long,
+        value_name = "[ADDRESS]:PORT",
+        default_value = "127.0.0.1:0",
+        value_parser = address
+    )]
     http: SocketAddr,
 
     /// Print JSON: an object at the start, and a summary at the end

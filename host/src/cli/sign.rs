@@ -73,7 +73,8 @@ pub fn run(args: Args) -> Result<()> {
     for (file, kind) in files {
         if let Some(before) = file.claim().filter(|before| before.version > version) {
             log::warn!(
-                "{}: version {version} replaces the higher {before}; devices that had that refuse it",
+                "{}: version {version} is lower than that of the existing signature ({before}); \
+                 devices that had it refuse this one",
                 file.path.display()
             );
         }
@@ -91,7 +92,11 @@ pub fn run(args: Args) -> Result<()> {
         vgg_edge::durable_fs::write_bytes(&beside, &signature.to_bytes())?;
         if args.json {
             print_line(json!({
-                "file": file.path, "kind": kind, "signature": beside, "version": version, "key": id.to_string(),
+                "file": file.path,
+                "kind": kind,
+                "signature": beside,
+                "version": version,
+                "key": id.to_string(),
             }))?;
         } else {
             print_line(format_args!("{}\tversion {version}\tkey {id}", beside.display()))?;

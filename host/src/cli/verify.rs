@@ -48,7 +48,10 @@ pub fn run(args: Args) -> Result<()> {
         match verified {
             Ok((signed, kind)) if args.json => {
                 printer.line(json!({
-                    "file": path, "kind": kind, "version": signed.version, "key": signed.key.to_string(),
+                    "file": path,
+                    "kind": kind,
+                    "version": signed.version,
+                    "key": signed.key.to_string(),
                 }));
             }
             Ok((signed, kind)) => {

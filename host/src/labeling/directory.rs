@@ -232,8 +232,8 @@ impl Directory {
         written
     }
 
-    /// Flushes the directory: only then are its names on disk. An error is ignored, because the move
-    /// has happened.
+    /// Flushes the directory: only then are its names on disk. An error is ignored, because the
+    /// move has happened.
     fn sync(&self) {
         let _ = rustix::fs::fsync(&self.fd);
     }

@@ -105,12 +105,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn duplicates_are_those_of_comparing_each_pair(spec in prop::collection::vec((0u8..12, 0usize..3, 0usize..2), 0..40)) {
-            let predictions: Vec<_> = spec.iter().map(|&(content, class, split)| prediction(content, class, split, class, 1.0)).collect();
+        fn duplicates_are_those_of_comparing_each_pair(
+            spec in prop::collection::vec((0u8..12, 0usize..3, 0usize..2), 0..40),
+        ) {
+            let predictions: Vec<_> = spec
+                .iter()
+                .map(|&(content, class, split)| prediction(content, class, split, class, 1.0))
+                .collect();
             let groups = duplicates(&predictions);
             let group_of = |i: usize| groups.iter().find(|group| group.members.contains(&i));
             for a in 0..predictions.len() {
-                let equal: Vec<usize> = (0..predictions.len()).filter(|&b| spec[b].0 == spec[a].0).collect();
+                let equal: Vec<usize> =
+                    (0..predictions.len()).filter(|&b| spec[b].0 == spec[a].0).collect();
                 let Some(group) = group_of(a) else {
                     prop_assert_eq!(equal.len(), 1);
                     continue;

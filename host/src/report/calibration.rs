@@ -124,8 +124,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn calibration_error_is_that_of_the_paper(answers in prop::collection::vec((0u32..=1000, any::<bool>()), 1..200)) {
-            let answers: Vec<_> = answers.into_iter().map(|(s, right)| (f64::from(s) / 1000.0, right)).collect();
+        fn calibration_error_is_that_of_the_paper(
+            scores in prop::collection::vec((0u32..=1000, any::<bool>()), 1..200),
+        ) {
+            let answers: Vec<_> =
+                scores.into_iter().map(|(s, correct)| (f64::from(s) / 1000.0, correct)).collect();
             let found = Reliability::of(answers.iter().copied());
             prop_assert_eq!(found.count(), answers.len() as u64);
             prop_assert!((found.error() - naive(&answers)).abs() < 1e-9);

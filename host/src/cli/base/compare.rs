@@ -50,13 +50,24 @@ pub struct Args {
     size: u32,
 
     /// Maximum number of images for the table of layers, spread evenly over the files
-    #[arg(long = "images", alias = "pictures", value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(
+        long = "images",
+        alias = "pictures",
+        value_name = "N",
+        default_value_t = 200,
+        value_parser = clap::value_parser!(u32).range(1..=10_000)
+    )]
     images: u32,
 
     /// Number of heads to train on the features of each base; 0 for none
     ///
     /// The seeds count from 0.
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(0..=100))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 3,
+        value_parser = clap::value_parser!(u32).range(0..=100)
+    )]
     seeds: u32,
 
     /// Write the results to an HTML file

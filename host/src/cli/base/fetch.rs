@@ -17,7 +17,10 @@ use vgg_edge_cli::terminal::{CancelToken, UsageError, print_line};
 const NAME: &str = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5";
 
 /// Its address (`WEIGHTS_PATH_NO_TOP` of keras.applications.vgg16).
-const URL: &str = "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5";
+const URL: &str = concat!(
+    "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/",
+    "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
+);
 
 /// Its MD5, as keras.applications.vgg16 pins it. The SHA-256 of the weights in it is checked too.
 const MD5: &str = "6d6bbae143d832006294945121d1f1fc";
@@ -46,7 +49,12 @@ pub struct Args {
     sha256: Option<String>,
 
     /// Maximum number of successive attempts without progress
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 4,
+        value_parser = clap::value_parser!(u32).range(1..=100)
+    )]
     tries: u32,
 }
 

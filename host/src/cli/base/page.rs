@@ -99,7 +99,9 @@ fn head_table(heads: &HeadReport) -> Markup {
                 }
                 tr {
                     th { "mean ± standard deviation" }
-                    th { (mean(&heads.float)) } th { (mean(&heads.int8)) } th { (mean(&differences)) }
+                    th { (mean(&heads.float)) }
+                    th { (mean(&heads.int8)) }
+                    th { (mean(&differences)) }
                 }
             }
         }

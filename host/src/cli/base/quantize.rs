@@ -41,7 +41,12 @@ pub struct Args {
     output: PathBuf,
 
     /// Method for the range of a layer's output
-    #[arg(long, value_enum, help_heading = "Quantization", default_value_t = MethodName::Percentile)]
+    #[arg(
+        long,
+        value_enum,
+        help_heading = "Quantization",
+        default_value_t = MethodName::Percentile
+    )]
     method: MethodName,
 
     /// Percentage of the values above 0 that stay in range, for --method percentile
@@ -49,7 +54,12 @@ pub struct Args {
     percentile: f64,
 
     /// Rounding of the weights
-    #[arg(long, value_enum, help_heading = "Quantization", default_value_t = RoundingName::Compensated)]
+    #[arg(
+        long,
+        value_enum,
+        help_heading = "Quantization",
+        default_value_t = RoundingName::Compensated
+    )]
     rounding: RoundingName,
 
     /// Maximum factor of the cross-layer equalization; 1 for none
@@ -73,7 +83,14 @@ pub struct Args {
     size: Vec<u32>,
 
     /// Maximum number of images for each size, spread evenly over the sorted files
-    #[arg(long = "images", alias = "pictures", value_name = "N", help_heading = "Calibration", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(
+        long = "images",
+        alias = "pictures",
+        value_name = "N",
+        help_heading = "Calibration",
+        default_value_t = 256,
+        value_parser = clap::value_parser!(u32).range(1..=100_000)
+    )]
     images: u32,
 
     /// Threads [default: all cores]

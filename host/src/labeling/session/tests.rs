@@ -201,7 +201,8 @@ proptest! {
         }
         // Names that are taken already, by the same content or by another.
         for (i, c) in there.iter().enumerate().filter_map(|(i, c)| Some((i, (*c)?))) {
-            write(root.path(), &[(&format!("data/{}/{}", ["a", "b"][i / 5], name(i % 5)), content(c))]);
+            let path = format!("data/{}/{}", ["a", "b"][i / 5], name(i % 5));
+            write(root.path(), &[(&path, content(c))]);
         }
         let mut session = open(root.path());
         let mut disk = tree(root.path());
@@ -222,8 +223,11 @@ proptest! {
                         Choice::Class(class) => format!("data/{class}"),
                     };
                     let hash = vgg_edge::Fingerprint::of(&bytes).short();
-                    let wanted = [format!("{directory}/{}", name(id)), format!("{directory}/{id}-{hash}.png")];
-                    let free = wanted.into_iter().find(|to| disk.get(to).is_none_or(|there| *there == bytes));
+                    let wanted = [name(id), format!("{id}-{hash}.png")]
+                        .map(|name| format!("{directory}/{name}"));
+                    let free = wanted
+                        .into_iter()
+                        .find(|to| disk.get(to).is_none_or(|there| *there == bytes));
                     disk.remove(&from);
                     disk.insert(free.unwrap(), bytes);
                 }
@@ -239,8 +243,10 @@ proptest! {
             prop_assert_eq!(&tree(root.path()), &disk);
             let (state, vanished) = session.state();
             prop_assert!(vanished.is_none());
-            let left = disk.keys().filter(|name| name.starts_with("in/") && !name.contains(REJECTED)).count();
-            prop_assert_eq!(state["open"].as_u64().unwrap() + state["skipped"].as_u64().unwrap(), left as u64);
+            let is_left = |name: &&String| name.starts_with("in/") && !name.contains(REJECTED);
+            let left = disk.keys().filter(is_left).count();
+            let count = |key: &str| state[key].as_u64().unwrap();
+            prop_assert_eq!(count("open") + count("skipped"), left as u64);
         }
         while let Some(before) = past.pop() {
             session.undo().unwrap();

@@ -54,9 +54,9 @@ impl Page<'_> {
         };
         html! {
             p.soft {
-                "On the " (self.measured()) " images. Precision: the fraction of the predictions of "
-                "a class that are correct. Recall: the fraction of the images of a class that are "
-                "predicted correctly. F1: the harmonic mean of both."
+                "On the " (self.measured()) " images. Precision: the fraction of the predictions "
+                "of a class that are correct. Recall: the fraction of the images of a class that "
+                "are predicted correctly. F1: the harmonic mean of both."
                 @if is_cut { " The " (MAX_CLASSES) " classes with the lowest F1 are shown." }
             }
             (scroll("Metrics per class", tall(metrics.len() > 25), &table))

@@ -18,12 +18,13 @@ impl Page<'_> {
             0.0 => "0: every image gets a class".to_owned(),
             threshold => format!("{threshold}: lower scores give unknown"),
         };
+        let settings = format!("{}, seed {}", training.settings, training.seed);
         let fact = |name: &str, value: String| html! { dt { (name) } dd { (value) } };
         let hash = |name: &str, value: String| html! { dt { (name) } dd { code { (value) } } };
         html! {
             dl.facts {
                 (fact("Trained", visible(&format!("{}, {}", training.date, training.program))))
-                (fact("Settings", visible(&format!("{}, seed {}", training.settings, training.seed))))
+                (fact("Settings", visible(&settings)))
                 (fact("Layers", self.layers()))
                 (fact(
                     "Input",

@@ -95,10 +95,10 @@ impl Page<'_> {
             });
         }
         if !self.report.skipped.is_empty() {
+            let files = self.report.skipped.len();
             notices.push(html! {
-                (link("unreadable", count(self.report.skipped.len(), "file")))
-                " could not be read and " (if self.report.skipped.len() == 1 { "was" } else { "were" })
-                " left out."
+                (link("unreadable", count(files, "file")))
+                " could not be read and " (if files == 1 { "was" } else { "were" }) " left out."
             });
         }
         if !self.suspicious.is_empty() {
