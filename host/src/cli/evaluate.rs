@@ -67,7 +67,7 @@ pub fn run(args: Args, cancel: &CancelToken) -> Result<()> {
     if let Some(order) = &order {
         let name = path.file_name().filter(|_| path != args.data);
         let name = name.map_or("evaluation".into(), |name| name.to_string_lossy().into_owned());
-        let made = report::Made {
+        let made = report::ReportInputs {
             data: &args.data,
             head: &head,
             head_file: &args.head,

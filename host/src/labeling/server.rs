@@ -24,7 +24,7 @@ use vgg_edge_cli::http::{
     insert_security_headers, text,
 };
 
-use super::session::{Choice, Desk, Trouble};
+use super::session::{Choice, LabelSession, UserError};
 
 const LIMITS: Limits =
     Limits { connections: 32, when_full: WhenFull::Wait, buffers: None, backlog: 1024 };
@@ -47,13 +47,13 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 struct LabelService {
-    desk: Mutex<Desk>,
+    desk: Mutex<LabelSession>,
     page: String,
     token: AccessToken,
 }
 
 impl LabelService {
-    fn new(desk: Desk, token: &str) -> Self {
+    fn new(desk: LabelSession, token: &str) -> Self {
         Self {
             desk: Mutex::new(desk),
             page: include_str!("page.html").replace("{{token}}", token),
@@ -61,7 +61,7 @@ impl LabelService {
         }
     }
 
-    fn desk(&self) -> MutexGuard<'_, Desk> {
+    fn desk(&self) -> MutexGuard<'_, LabelSession> {
         // A step that panicked has left no half-done work: the files are the truth, and they are
         // whole.
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
@@ -74,7 +74,7 @@ impl LabelService {
 /// # Errors
 /// If the address is not available, and the errors of `ready`.
 pub fn serve(
-    desk: Desk,
+    desk: LabelSession,
     address: SocketAddr,
     canceled: impl Fn() -> bool,
     ready: impl FnOnce(SocketAddr) -> Result<()>,
@@ -167,7 +167,7 @@ enum Action {
 }
 
 impl Action {
-    fn run(self, desk: &mut Desk) -> Result<(), Trouble> {
+    fn run(self, desk: &mut LabelSession) -> Result<(), UserError> {
         match self {
             Self::Sort { id, class } => desk.decide(id, Choice::Class(class)),
             Self::New { id, class } => {
@@ -178,7 +178,7 @@ impl Action {
             Self::Skip { id } => desk.decide(id, Choice::Skip),
             Self::Undo {} => desk.undo(),
             Self::Again {} => {
-                desk.again();
+                desk.unskip();
                 Ok(())
             }
         }
@@ -229,7 +229,7 @@ async fn blocking(work: impl FnOnce() -> Response + Send + 'static) -> Response 
 }
 
 /// Returns the state that the page is to show, with the error of the last action.
-fn state(service: &LabelService, outcome: Result<(), Trouble>) -> Response {
+fn state(service: &LabelService, outcome: Result<(), UserError>) -> Response {
     let (state, vanished) = service.desk().state();
     let error = outcome.err().or(vanished);
     content("application/json", json!({ "state": state, "trouble": error }).to_string())
@@ -339,7 +339,7 @@ mod tests {
             for id in 0..3 {
                 std::fs::write(inbox.join(format!("{id}.png")), [id]).unwrap();
             }
-            let desk = Desk::open(&inbox, Some(&data), Some(&["a".into(), "b".into()])).unwrap();
+            let desk = LabelSession::open(&inbox, Some(&data), Some(&["a".into(), "b".into()])).unwrap();
             let service = Arc::new(LabelService::new(desk, SECRET));
             edge::fuzzing::converse(bytes, |client| http::serve_stream(client, service)).unwrap();
             let has_token = bytes.windows(SECRET.len()).any(|window| window == SECRET.as_bytes());

@@ -74,7 +74,7 @@ impl Backbone {
     /// # Errors
     /// As [`Backbone::load`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        Self::load(path.as_ref(), Kernel::available().last().unwrap_or(Kernel::Portable))
+        Self::load(path.as_ref(), Kernel::available().last().unwrap_or(Kernel::PORTABLE))
     }
 
     /// Reads a base file and packs it for `kernel`.

@@ -511,10 +511,10 @@ fn invalid_label_command_lines_are_refused() {
         host.arg("label").arg(&dir).args(args);
         host
     };
-    fail(&mut label(&[]), 1, "cannot open the folder");
+    fail(&mut label(&[]), 1, "cannot open the directory");
     std::fs::create_dir(&dir).unwrap();
-    fail(&mut label(&[]), 1, "no pictures to sort");
-    assert_eq!(names(&dir).len(), 0, "no directory is left");
+    fail(&mut label(&[]), 1, "no images to label");
+    assert_eq!(names(&dir).len(), 0, "no folder is left");
     pictures(&dir, 1);
     for address in ["0.0.0.0:0", "192.168.1.2:80", "[::]:0"] {
         fail(&mut label(&["--http", address]), 2, "other machines");

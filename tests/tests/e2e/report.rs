@@ -181,14 +181,14 @@ fn report_escapes_names_and_lists_unusual_data() {
                 [...document.images].every(i => i.naturalWidth === 160)",
             "eval document.querySelectorAll('script, [onclick], [onerror]').length",
             "eval document.body.textContent.includes('<img src=x onerror=alert(1)>')",
-            "eval document.querySelector('.twins').textContent",
+            "eval document.querySelector('.duplicates').textContent",
             "eval document.querySelector('.notice').textContent",
             "eval document.querySelector('#unreadable + div').textContent",
         ],
     );
     assert_eq!(found[..3], ["true", "0", "true"], "thumbnails, markup, names");
     for words in
-        ["conflict of labels", "across training and validation", "twin & other.bmp", "twin.bmp"]
+        ["label conflict", "in training and validation", "twin & other.bmp", "twin.bmp"]
     {
         assert!(found[3].contains(words), "{words}: {}", found[3]);
     }
@@ -243,7 +243,7 @@ fn report_compares_int8_with_f32_weights() {
         host
     };
     // Weights of another base are refused before the work.
-    let errors = fail(&mut train(&base()), 1, "pre-process pictures differently");
+    let errors = fail(&mut train(&base()), 1, "preprocess images differently");
     assert!(!errors.contains("images in"), "{errors}");
 
     let result = ndjson(&succeed(&mut train(&at("int8.onnx")))).pop().unwrap();
@@ -257,9 +257,9 @@ fn report_compares_int8_with_f32_weights() {
     let (int8, f32, differ) = (
         row("accuracy on int8 features"),
         row("accuracy on f32 features"),
-        row("decisions that differ"),
+        row("predictions that differ"),
     );
-    let (lost, won) = (row("of these, right on f32 only"), row("of these, right on int8 only"));
+    let (lost, won) = (row("of these, correct on f32 only"), row("of these, correct on int8 only"));
     assert_eq!(
         int8 as f64 / result["val"].as_f64().unwrap(),
         result["val_accuracy"].as_f64().unwrap()

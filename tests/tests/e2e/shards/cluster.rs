@@ -188,7 +188,7 @@ fn a_slurm_cluster_with_killed_tasks_and_drained_nodes() {
     let others: Vec<String> =
         (0..4).filter(|&other| other != part).map(|other| extract_log(&array, other)).collect();
     assert!(
-        others.iter().all(|words| words.contains("it is there, of the same pictures")),
+        others.iter().all(|words| words.contains("exists, with the same images")),
         "{others:?}"
     );
     assert!(
