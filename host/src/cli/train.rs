@@ -158,8 +158,9 @@ struct HeadArgs {
 struct OptimizerArgs {
     /// Set of default values
     ///
-    /// It applies to the flags of the head and the optimizer whose help names it. `fast` is Adam with early stopping; `seed` is the Keras tutorial (256 units, dropout 0.5,
-    /// RMSprop at 2e-5, 100 epochs, batches of 100).
+    /// It applies to the flags of the head and the optimizer whose help names it. `fast` is Adam
+    /// with early stopping; `seed` is the Keras tutorial (256 units, dropout 0.5, RMSprop at 2e-5,
+    /// 100 epochs, batches of 100).
     #[arg(long, value_enum, default_value_t = RecipeName::Fast)]
     recipe: RecipeName,
 
@@ -209,9 +210,9 @@ struct OptimizerArgs {
 struct FineTuneArgs {
     /// Fine-tune the backbone from this layer on
     ///
-    /// LAYER is a block or a layer, such as block5 or block5_conv3. When the head has converged, the
-    /// backbone is trained with it from there on, and written as a new int8 backbone with the head
-    /// that belongs to it.
+    /// LAYER is a block or a layer, such as block5 or block5_conv3. When the head has converged,
+    /// the backbone is trained with it from there on, and written as a new int8 backbone with the
+    /// head that belongs to it.
     #[arg(long = "fine-tune", value_name = "LAYER", conflicts_with = "folds")]
     first: Option<String>,
 
