@@ -29,15 +29,7 @@ const GAP: usize = 4;
     host augment photo.jpg -o sheet.png --size 128 --rotation 15 --zoom 0.3 --fill reflect")]
 pub struct Args {
     /// Image file
-    #[arg(help_heading = "Data")]
     file: PathBuf,
-
-    /// Output file, a PNG
-    #[arg(short, long, value_name = "PNG", help_heading = "Output")]
-    output: PathBuf,
-
-    #[command(flatten, next_help_heading = "Augmentation")]
-    augment: AugmentOptions,
 
     /// Height and width of each variant in pixels, as for `host train`
     #[arg(long, value_name = "PIXELS", default_value_t = 64,
@@ -52,9 +44,16 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = ResizeName::Bilinear, help_heading = "Data")]
     resize: ResizeName,
 
+    #[command(flatten, next_help_heading = "Augmentation")]
+    augment: AugmentOptions,
+
     /// Random seed, as for `host train`
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Augmentation")]
     seed: u64,
+
+    /// Output file, a PNG
+    #[arg(short, long, value_name = "PNG", help_heading = "Output")]
+    output: PathBuf,
 }
 
 /// Flags of augmentation, for `host train` and `host augment`; as Keras's `ImageDataGenerator`.

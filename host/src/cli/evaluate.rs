@@ -20,7 +20,6 @@ use crate::{dataset, metrics};
     host evaluate --head head.postcard photos --report report --float vgg16.onnx")]
 pub struct Args {
     /// Directory with one subdirectory of images per class
-    #[arg(help_heading = "Data")]
     data: PathBuf,
 
     /// Part of a split directory: train, val, test, ...

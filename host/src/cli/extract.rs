@@ -35,7 +35,6 @@ pub struct Args {
     /// Directory with one subdirectory of images per class
     ///
     /// It may also have train/ and val/ with such subdirectories; then all images are extracted.
-    #[arg(help_heading = "Data")]
     data: PathBuf,
 
     /// Extract part I of N (from 0) of the images; auto or auto/N inside a cluster job

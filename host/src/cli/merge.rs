@@ -18,7 +18,7 @@ use crate::features::parts::{Merged, PartSet};
     host merge parts -o photos.features && host train --features photos.features -o head.postcard")]
 pub struct Args {
     /// Directory of the parts
-    #[arg(value_name = "DIR", help_heading = "Data")]
+    #[arg(value_name = "DIR")]
     parts: PathBuf,
 
     /// Output file of the features

@@ -115,7 +115,8 @@ mod tests {
             arg.get_help_heading().unwrap_or_default()
         };
         for (id, expected) in [
-            ("data", "Data"),
+            ("data", ""),
+            ("val_split", "Data"),
             ("size", "Data"),
             ("threads", "Data"),
             ("base", "Backbone"),

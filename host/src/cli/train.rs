@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::ValueEnum;
+use clap::builder::Resettable;
 use vgg_edge_cli::terminal::CancelToken;
 
 use self::resolve::parse_class_weights;
@@ -25,15 +26,13 @@ use crate::train::settings::ClassWeights;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  host train photos -o head.postcard\n  \
     host train photos -o head.postcard --size 128 --units 512 --cache ~/.cache/vgg-edge\n  \
-    host train photos -o head.postcard --size 224 --pool avg --units 256,128 --batch-norm \
-    --lr-schedule cosine\n  \
+    host train photos -o head.postcard --pool avg --units 256,128 --lr-schedule cosine\n  \
     host train photos -o head.postcard --augment   # random variants; host augment draws some\n  \
     host train photos -o head.postcard --folds 5 --class-weights balanced\n  \
     host train photos -o head.postcard --resume   # after Ctrl-C\n  \
     host train photos -o head.postcard --report report   # then open report/report.html\n  \
     host train cats_and_dogs -o head.postcard --recipe seed   # the Keras tutorial's values\n  \
-    host train --features photos.features -o head.postcard   \
-    # made by host extract --shard and host merge")]
+    host train --features photos.features -o head.postcard   # of host merge")]
 pub struct Args {
     #[command(flatten, next_help_heading = "Data")]
     data: DataArgs,
@@ -56,9 +55,9 @@ pub struct Args {
     #[command(flatten, next_help_heading = "Augmentation")]
     augment: AugmentOptions,
 
-    /// Make only K variants of each image and alternate them with the originals
+    /// Alternate K fixed variants of each image with the originals
     ///
-    /// Later epochs then need no backbone. By default each epoch has new variants.
+    /// Epochs after these need no backbone. By default each epoch has new variants.
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u16).range(1..=1000),
         help_heading = "Augmentation")]
     variants: Option<u16>,
@@ -80,15 +79,19 @@ struct DataArgs {
     ///
     /// With --features it is only needed for --augment, --fine-tune, --float, and images in a
     /// report.
-    #[arg(required_unless_present = "features")]
+    #[arg(required_unless_present = "features", help_heading = Resettable::Reset)]
     data: Option<PathBuf>,
 
-    /// Train on extracted features: a file of host merge, or the directory of all parts
+    /// Train on extracted features
+    ///
+    /// They are a file of host merge, or the directory of all parts.
     #[arg(long, value_name = "FILE|DIR",
         conflicts_with_all = ["size", "fit", "resize", "cache", "strict"])]
     features: Option<PathBuf>,
 
-    /// Fraction of each class to validate on, unless DATA has a validation directory
+    /// Fraction of each class to validate on
+    ///
+    /// It is not used if DATA has a validation directory.
     #[arg(long, value_name = "FRACTION", default_value_t = 0.2)]
     val_split: f64,
 
@@ -106,7 +109,9 @@ struct HeadArgs {
     #[arg(long, value_enum, default_value_t = PoolName::Flatten)]
     pool: PoolName,
 
-    /// Widths of the hidden layers, such as 256,128; 0 for none [fast: 256, seed: 256]
+    /// Widths of the hidden layers [fast: 256, seed: 256]
+    ///
+    /// For example 256,128 for two layers; 0 for no hidden layer.
     #[arg(long, value_name = "N,...", value_delimiter = ',')]
     units: Option<Vec<u32>>,
 
@@ -120,7 +125,9 @@ struct HeadArgs {
     #[arg(long)]
     batch_norm: bool,
 
-    /// L2 penalty: add STRENGTH times the sum of the squared weights to the loss
+    /// Strength of the L2 penalty
+    ///
+    /// It adds STRENGTH times the sum of the squared weights to the loss.
     #[arg(long, value_name = "STRENGTH", default_value_t = 0.0)]
     l2: f64,
 
@@ -131,7 +138,9 @@ struct HeadArgs {
     #[arg(long, value_name = "WEIGHTS", default_value = "none", value_parser = parse_class_weights)]
     class_weights: ClassWeights,
 
-    /// Label smoothing: fraction of the target that is spread over all classes
+    /// Label smoothing
+    ///
+    /// This fraction of the target is spread over all classes.
     #[arg(long, value_name = "FRACTION", default_value_t = 0.0)]
     label_smoothing: f64,
 
@@ -147,10 +156,11 @@ struct HeadArgs {
 /// Flags of the optimizer.
 #[derive(clap::Args)]
 struct OptimizerArgs {
-    /// Set of defaults for the flags of the head and the optimizer
+    /// Set of default values
     ///
-    /// `fast` is Adam with early stopping; `seed` is the Keras tutorial (256 units, dropout 0.5,
-    /// RMSprop at 2e-5, 100 epochs, batches of 100).
+    /// It applies to the flags of the head and the optimizer whose help names it. `fast` is Adam
+    /// with early stopping; `seed` is the Keras tutorial (256 units, dropout 0.5, RMSprop at 2e-5,
+    /// 100 epochs, batches of 100).
     #[arg(long, value_enum, default_value_t = RecipeName::Fast)]
     recipe: RecipeName,
 
@@ -177,7 +187,9 @@ struct OptimizerArgs {
     #[arg(long, value_name = "N")]
     epochs: Option<u32>,
 
-    /// Stop after this many epochs without improvement; 0 to run all [fast: 10, seed: 0]
+    /// Epochs without improvement before training stops [fast: 10, seed: 0]
+    ///
+    /// 0 runs all epochs.
     #[arg(long, value_name = "EPOCHS")]
     patience: Option<u32>,
 
@@ -196,14 +208,15 @@ struct OptimizerArgs {
 /// Flags of fine-tuning.
 #[derive(clap::Args)]
 struct FineTuneArgs {
-    /// Fine-tune the backbone from this block or layer on (block5, block5_conv3)
+    /// Fine-tune the backbone from this layer on
     ///
-    /// When the head has converged, these last layers are trained with it, and written as a new
-    /// int8 backbone with the head that belongs to it.
+    /// LAYER is a block or a layer, such as block5 or block5_conv3. When the head has converged,
+    /// the backbone is trained with it from there on, and written as a new int8 backbone with the
+    /// head that belongs to it.
     #[arg(long = "fine-tune", value_name = "LAYER", conflicts_with = "folds")]
     first: Option<String>,
 
-    /// Output file of the new backbone [default: HEAD with the extension .onnx]
+    /// Output file of the new backbone [default: HEAD as .onnx]
     #[arg(long, value_name = "FILE", requires = "first")]
     tuned_base: Option<PathBuf>,
 
@@ -221,7 +234,9 @@ struct FineTuneArgs {
     #[arg(long, value_name = "N", requires = "first", default_value_t = 20)]
     fine_tune_epochs: u32,
 
-    /// Stop fine-tuning after this many epochs without improvement; 0 to run all
+    /// Epochs without improvement before fine-tuning stops
+    ///
+    /// 0 runs all epochs.
     #[arg(long, value_name = "EPOCHS", requires = "first", default_value_t = 5)]
     fine_tune_patience: u32,
 }

@@ -40,8 +40,8 @@ impl<W: Write + Seek> NpzWriter<W> {
         self.rows(name, shape, std::iter::once(Ok(values)), || |e| e)
     }
 
-    /// As [`NpzWriter::numbers`], for values that come piece by piece and may fail; `wrong` converts
-    /// an I/O error to one of the caller.
+    /// As [`NpzWriter::numbers`], for values that come piece by piece and may fail; `wrong`
+    /// converts an I/O error to one of the caller.
     ///
     /// # Errors
     /// The first error of `rows`; a write error; a number of values that does not fit the shape.
