@@ -135,10 +135,10 @@ pub struct ClassifyOptions {
     #[allow(missing_docs, reason = "clap would take it for the help of the command")]
     pub view: ViewOptions,
 
-    /// Read files as raw frames: FORMAT:WIDTHxHEIGHT[:STRIDE], such as yuyv:640x480
+    /// Read files as raw frames: FORMAT:WIDTHxHEIGHT, such as yuyv:640x480
     ///
-    /// Each file holds one frame in a camera's format. STRIDE is the distance between rows in
-    /// bytes, if rows are padded.
+    /// Each file holds one frame in a camera's format. With padded rows use
+    /// FORMAT:WIDTHxHEIGHT:STRIDE, where STRIDE is the distance between rows in bytes.
     #[arg(long, help_heading = "Input", value_name = "LAYOUT", value_parser = parse_layout)]
     pub raw: Option<Layout>,
 

@@ -1,6 +1,7 @@
 //! The examples, run with the shipped backbone and the head of an older version.
 
 #![allow(missing_docs, dead_code, reason = "examples are programs")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 #[path = "../examples/batch.rs"]
 mod batch;

@@ -96,7 +96,8 @@ impl PixelFormat {
         names.first().copied().unwrap_or_default().to_ascii_uppercase()
     }
 
-    /// Whether samples are luma and chroma, so that a [`Color`] is needed to interpret them.
+    /// Whether samples are luma and chroma, so that a [`Color`](super::Color) is needed to
+    /// interpret them.
     pub fn is_ycbcr(self) -> bool {
         !matches!(self, Self::Rgb3 | Self::Bgr3) && !self.is_mosaic()
     }
