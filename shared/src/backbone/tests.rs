@@ -74,6 +74,25 @@ fn value(name: &str, kind: pb::tensor_proto::DataType, dims: &[Option<i64>]) -> 
     }
 }
 
+/// The input specification of [`Small`].
+fn metadata() -> Vec<pb::StringStringEntryProto> {
+    let metadata = [
+        ("format", "1"),
+        ("channel_order", "RGB"),
+        ("mean", "0,0,0"),
+        ("std", "1,1,1"),
+        ("resize", "nearest"),
+        ("size_multiple", "2"),
+        ("size_min", "2"),
+        ("size_max", "64"),
+    ];
+    let entry = |(key, value): &(&str, &str)| pb::StringStringEntryProto {
+        key: format!("vgg_edge.{key}"),
+        value: (*value).into(),
+    };
+    metadata.iter().map(entry).collect()
+}
+
 impl Small {
     fn new() -> Self {
         use pb::tensor_proto::DataType::{Float, Int8, Int32, Uint8};
@@ -137,23 +156,6 @@ impl Small {
         });
         graph.input.push(value("x", Uint8, &[None, Some(3), None, None]));
         graph.output.push(value("features", Float, &[None, Some(4), None, None]));
-        let metadata = [
-            ("format", "1"),
-            ("channel_order", "RGB"),
-            ("mean", "0,0,0"),
-            ("std", "1,1,1"),
-            ("resize", "nearest"),
-            ("size_multiple", "2"),
-            ("size_min", "2"),
-            ("size_max", "64"),
-        ];
-        let metadata_props = metadata
-            .iter()
-            .map(|(key, value)| pb::StringStringEntryProto {
-                key: format!("vgg_edge.{key}"),
-                value: (*value).into(),
-            })
-            .collect();
         let opset_import = vec![pb::OperatorSetIdProto { domain: String::new(), version: 13 }];
         let graph = Some(graph);
         Self {
@@ -161,7 +163,7 @@ impl Small {
                 ir_version: 8,
                 graph,
                 opset_import,
-                metadata_props,
+                metadata_props: metadata(),
                 ..Default::default()
             },
         }

@@ -1,5 +1,5 @@
-//! The quantized 3x3 convolutions of the backbone: one algorithm text, one small file for each
-//! instruction set.
+//! The quantized 3x3 convolutions of the backbone: algorithms that are generic over the instruction
+//! set, and one small file for each instruction set.
 //!
 //! [`Stack`] runs a chain of [`ConvLayer`]s, each with ReLU and, where requested, 2x2 max pooling.
 //! The arithmetic is specified in `ARCHITECTURE.md`; [`algo::reference`] is that specification in

@@ -225,7 +225,7 @@ unsafe fn product_of_four(
         return;
     }
     // SAFETY: reads all of `weights`, and for each block of them 32 bytes of four tiles, which the
-    // caller promises; writes nothing but registers.
+    // caller guarantees; writes nothing but registers.
     unsafe {
         asm!(
             "vpxor xmm12, xmm12, xmm12",
