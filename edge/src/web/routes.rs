@@ -182,3 +182,51 @@ fn jpeg(bytes: Bytes, at: Instant) -> Response {
     response.headers_mut().insert(AGE, at.elapsed().as_secs().into());
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::fuzzing::http;
+
+    const TOKEN: &str = "0123456789abcdef";
+
+    /// The response to one request, in lower case.
+    fn response(line: &str, headers: &str, token: Option<&str>) -> String {
+        let request = format!("{line} HTTP/1.1\r\n{headers}\r\n");
+        String::from_utf8_lossy(&http(request.as_bytes(), token).unwrap()).to_lowercase()
+    }
+
+    #[test]
+    fn routes_have_their_statuses_and_security_headers() {
+        let local = "Host: localhost\r\n";
+        let bearer = format!("Authorization: Bearer {TOKEN}\r\n");
+        let page = format!("GET /?token={TOKEN}");
+        for (line, headers, token, status) in [
+            ("GET /", local, None, 200),
+            ("HEAD /page.css", local, None, 200),
+            ("GET /page.js", local, None, 200),
+            ("GET /favicon.ico", local, None, 204),
+            ("GET /metrics", local, None, 200),
+            ("HEAD /events", local, None, 200),
+            ("GET /nothing", local, None, 404),
+            ("POST /", local, None, 405),
+            ("GET /", "Host: example.com\r\n", None, 403),
+            ("GET /", "Host: example.com\r\n", Some(TOKEN), 401),
+            ("GET /", &bearer, Some(TOKEN), 200),
+            (&page, "", Some(TOKEN), 303),
+        ] {
+            let found = response(line, headers, token);
+            assert!(found.starts_with(&format!("http/1.1 {status} ")), "{line}: {found}");
+            assert!(found.contains("content-security-policy: default-src 'none'"), "{found}");
+            assert!(found.contains("x-frame-options: deny"), "{found}");
+            assert_eq!(found.contains("set-cookie: "), status == 303, "{found}");
+        }
+    }
+
+    #[test]
+    fn events_start_with_hello_and_state() {
+        let found = response("GET /events", "Host: localhost\r\n", None);
+        assert!(found.contains("content-type: text/event-stream"), "{found}");
+        let (hello, state) = (found.find("event: hello\ndata: {"), found.find("event: state\n"));
+        assert!(hello.is_some() && hello < state, "{found}");
+    }
+}
