@@ -1,101 +1,104 @@
-//! `host label`: pictures into class folders, by keyboard.
+//! `host label`: sorts images into class directories by keyboard.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use serde_json::json;
 use vgg_edge::Head;
-use vgg_edge_cli::terminal::{UsageError, note, print_line};
+use vgg_edge_cli::terminal::{UsageError, print_line};
 
-use crate::PROGRAM;
-use crate::labeling::{Desk, check_class, serve};
+use crate::labeling::{LabelSession, check_class, serve};
 
-/// Sorts pictures into class folders, by keyboard on a page in the browser
+/// Sort images into class directories, by keyboard on a page in the browser
 ///
-/// DIR is what `edge run --collect` fills, or any folder of pictures. What edge said of a picture
-/// is suggested, and the pictures of which it was least sure come first. Pictures are moved, never
-/// overwritten; each decision can be undone and is noted in DIR/labels.ndjson. Rejected ones go to
-/// DIR/_rejected. Ctrl-C ends it.
+/// DIR is the directory of `edge run --collect`, or any directory of images. The class that edge
+/// predicted is suggested, and the least certain images come first. Images are moved, never
+/// overwritten; each decision can be undone, and is logged in DIR/labels.ndjson. Rejected images
+/// go to DIR/_rejected. Ctrl-C ends the session.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  host label collected\n  \
     host label collected --to photos --head head.postcard --http :8080\n  \
-    host train photos -o head.postcard      (again, with what was sorted)")]
+    host train photos -o head.postcard      (retrain, with the labeled images)")]
 pub struct Args {
-    /// Folder of pictures
+    /// Directory of images
     dir: PathBuf,
 
-    /// Folder of class folders, as host train takes it; existing classes are offered [default:
-    /// DIR/sorted]
+    /// Data directory to move images to [default: DIR/sorted]
+    ///
+    /// It has a subdirectory for each class, as for host train; existing classes are offered.
     #[arg(long, value_name = "DATA")]
     to: Option<PathBuf>,
 
-    /// Classes to offer, before those that have a folder
+    /// Classes to offer, before those that have a directory
     #[arg(long, value_name = "A,B,...", value_delimiter = ',', conflicts_with = "head")]
     classes: Option<Vec<String>>,
 
-    /// Offers the classes of this head
+    /// Offer the classes of this head
     #[arg(long, value_name = "HEAD")]
     head: Option<PathBuf>,
 
-    /// Where to serve the page: a loopback address, port 0 for any that is free
-    #[arg(long, value_name = "[ADDRESS]:PORT", default_value = "127.0.0.1:0", value_parser = address)]
+    /// Loopback address of the page; port 0 for any free port
+    #[arg(
+        long,
+        value_name = "[ADDRESS]:PORT",
+        default_value = "127.0.0.1:0",
+        value_parser = address
+    )]
     http: SocketAddr,
 
-    /// Prints one object at the start (url, dir, data, pictures) and one at the end (sorted,
-    /// rejected, left, classes)
+    /// Print JSON: an object at the start, and a summary at the end
+    ///
+    /// The first object has url, dir, data and pictures; the second one sorted, rejected, left and
+    /// classes.
     #[arg(long)]
     json: bool,
 }
 
-/// `:8080` is a port of this machine.
+/// Parses an address; `:8080` is a port of the loopback interface.
 fn address(text: &str) -> Result<SocketAddr, String> {
     let port = text.strip_prefix(':').and_then(|port| port.parse().ok());
     let local = port.map(|port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
     local
         .or_else(|| text.parse().ok())
-        .ok_or_else(|| "an address like 127.0.0.1:8080 or :8080 is wanted".into())
+        .ok_or_else(|| "expected an address like 127.0.0.1:8080 or :8080".into())
 }
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
     if !args.http.ip().is_loopback() {
-        let words = format!(
-            "--http {} can be reached from other machines; take 127.0.0.1 or a port alone",
+        return Err(UsageError(format!(
+            "--http {} is reachable from other machines; use 127.0.0.1 or only a port",
             args.http
-        );
-        return Err(UsageError(words).into());
+        ))
+        .into());
     }
     for class in args.classes.iter().flatten() {
-        check_class(class).map_err(|words| UsageError(format!("--classes {class:?}: {words}")))?;
+        check_class(class).map_err(|error| UsageError(format!("--classes {class:?}: {error}")))?;
     }
     let classes = match &args.head {
         Some(head) => Some(Head::load(head)?.labels),
         None => args.classes,
     };
-    let desk = Desk::open(&args.dir, args.to.as_deref(), classes.as_deref())
-        .map_err(|words| anyhow!(words))?;
-    if desk.bad_lines > 0 {
-        note(PROGRAM, format_args!("frames.ndjson: {} lines could not be read", desk.bad_lines));
+    let session = LabelSession::open(&args.dir, args.to.as_deref(), classes.as_deref())?;
+    if session.bad_lines > 0 {
+        log::warn!("frames.ndjson: {} lines could not be read", session.bad_lines);
     }
-    let (pictures, data) = (desk.total(), desk.data().to_owned());
-    if pictures == 0 {
+    let (images, data) = (session.total(), session.data().to_owned());
+    if images == 0 {
         bail!(
-            "{}: no pictures to sort ({})",
+            "{}: no images to label ({})",
             args.dir.display(),
             vgg_edge::image::decode::EXTENSIONS.join(", ")
         );
     }
-    let summary = serve(desk, args.http, |address| {
+    let summary = serve(session, args.http, |address| {
         let url = format!("http://{address}/");
         if args.json {
-            print_line(json!({ "url": url, "dir": args.dir, "data": data, "pictures": pictures }))?;
+            print_line(json!({ "url": url, "dir": args.dir, "data": data, "pictures": images }))?;
         } else {
             print_line(&url)?;
-            note(
-                PROGRAM,
-                format_args!("{pictures} pictures to sort into {}; Ctrl-C ends", data.display()),
-            );
+            log::info!("{images} images to sort into {}; press Ctrl-C when done", data.display());
         }
         Ok(())
     })?;
@@ -115,10 +118,7 @@ pub fn run(args: Args) -> Result<()> {
         number("left")
     ))?;
     if number("sorted") > 0 {
-        note(
-            PROGRAM,
-            format_args!("train on them: host train {} -o head.postcard", data.display()),
-        );
+        log::info!("to train on them: host train {} -o head.postcard", data.display());
     }
     Ok(())
 }

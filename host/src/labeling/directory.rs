@@ -1,5 +1,5 @@
-//! Files moved between folders that are held open, so that no name, link or folder put in their
-//! place leads elsewhere.
+//! Files moved between directories that are held open, so that no name, link or directory put in
+//! their place leads elsewhere.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -16,26 +16,26 @@ use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 use vgg_edge::Fingerprint;
 
-/// A folder that is open.
-pub struct Folder {
+/// An open directory.
+pub struct Directory {
     fd: OwnedFd,
     path: PathBuf,
 }
 
-/// Where a file has come to lie.
+/// The outcome of moving a file.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Placed {
-    /// It was moved and has this name now.
+    /// It was moved, and has this name now.
     Moved(OsString),
-    /// The same content was there under this name; the file itself was removed.
+    /// A file with the same content was there under this name; the moved file was removed.
     Same(OsString, Fingerprint),
 }
 
-impl Folder {
-    /// Opens a folder; links are followed.
+impl Directory {
+    /// Opens a directory; links are followed.
     ///
     /// # Errors
-    /// If it is not there or no folder.
+    /// An I/O error, for instance if it does not exist or is not a directory.
     pub fn open(path: &Path) -> io::Result<Self> {
         let path = path.canonicalize()?;
         let fd = openat(
@@ -47,70 +47,70 @@ impl Folder {
         Ok(Self { fd, path })
     }
 
-    /// Where it was when it was opened.
+    /// The path when it was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Opens a folder within, which must not be a link, and makes it if it is not there; gives also
-    /// whether it was made.
+    /// Opens a subdirectory, which must not be a link, and creates it if it does not exist; also
+    /// returns whether it was created.
     ///
     /// # Errors
-    /// If something else has the name, or what the system says.
-    pub fn make(&self, name: &OsStr) -> io::Result<(Self, bool)> {
-        let made = match mkdirat(&self.fd, component(name)?, Mode::from_raw_mode(0o777)) {
+    /// An I/O error, for instance if something else has the name.
+    pub fn create(&self, name: &OsStr) -> io::Result<(Self, bool)> {
+        let created = match mkdirat(&self.fd, component(name)?, Mode::from_raw_mode(0o777)) {
             Ok(()) => true,
             Err(Errno::EXIST) => false,
             Err(error) => return Err(error.into()),
         };
-        // Before anything is moved into it: a file in a folder that power loss takes away would be
-        // nowhere.
-        if made {
+        // Before anything is moved into it: a file in a directory that a power loss removes would
+        // be lost.
+        if created {
             self.sync();
         }
-        Ok((self.folder(name)?, made))
+        Ok((self.subdirectory(name)?, created))
     }
 
-    /// Opens a folder within, which must not be a link.
+    /// Opens a subdirectory, which must not be a link.
     ///
     /// # Errors
-    /// If something else has the name, or what the system says.
-    pub fn folder(&self, name: &OsStr) -> io::Result<Self> {
+    /// An I/O error, for instance if something else has the name.
+    pub fn subdirectory(&self, name: &OsStr) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = openat(&self.fd, component(name)?, flags, Mode::empty())?;
         Ok(Self { fd, path: self.path.join(name) })
     }
 
-    /// Removes a folder within if it is empty.
+    /// Removes a subdirectory if it is empty.
     pub fn remove_empty(&self, name: &OsStr) {
-        // If it is not, or not ours to remove, it stays.
+        // Otherwise, or without the permission, it stays.
         let _ = component(name).and_then(|name| Ok(unlinkat(&self.fd, name, AtFlags::REMOVEDIR)?));
     }
 
-    /// Whether there is something of this name.
+    /// Whether anything has this name.
     pub fn has(&self, name: &OsStr) -> bool {
         !matches!(statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW), Err(Errno::NOENT))
     }
 
-    /// Opens a regular file, which must not be a link, to read.
+    /// Opens a regular file, which must not be a link, for reading.
     ///
     /// # Errors
-    /// If it is something else, or what the system says.
+    /// An I/O error, for instance if it is not a regular file.
     pub fn file(&self, name: &OsStr) -> io::Result<File> {
-        // Without NONBLOCK a pipe would be waited for.
+        // Without NONBLOCK, opening a pipe would block.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = File::from(openat(&self.fd, component(name)?, flags, Mode::empty())?);
         if file.metadata()?.is_file() {
             Ok(file)
         } else {
-            Err(io::Error::other("it is not a regular file"))
+            Err(io::Error::other("not a regular file"))
         }
     }
 
-    /// Adds a line to a file, which is made if it is not there: the whole line or nothing of it.
+    /// Appends a line to a file, which is created if it does not exist: all of the line or nothing.
     ///
     /// # Errors
-    /// What the system says.
+    /// An I/O error.
     pub fn append(&self, name: &OsStr, line: &str) -> io::Result<()> {
         let flags =
             OFlags::RDWR | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -124,11 +124,11 @@ impl Folder {
         Ok(())
     }
 
-    /// Moves a file into another folder, under its name or, if another file has that, with its
-    /// content's hash appended.
+    /// Moves a file into another directory, under its name or, if another file has that, with the
+    /// hash of its content appended.
     ///
     /// # Errors
-    /// What the system says; the file is then where it was.
+    /// An I/O error; the file is then where it was.
     pub fn put(&self, name: &OsStr, to: &Self) -> io::Result<Placed> {
         let file = self.file(name)?;
         match self.rename(name, to, name) {
@@ -137,13 +137,16 @@ impl Folder {
         }
         let metadata = file.metadata()?;
         let hash = fingerprint(file)?;
-        for candidate in [name.to_owned(), with(name, &hash.short()), with(name, &hash.to_string())]
-        {
+        for candidate in [
+            name.to_owned(),
+            with_suffix(name, &hash.short()),
+            with_suffix(name, &hash.to_string()),
+        ] {
             match self.rename(name, to, &candidate) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 done => return done.map(|()| Placed::Moved(candidate)),
             }
-            // What is there and cannot be read, or is no file, is something else.
+            // Anything that cannot be read, or is not a file, is something else.
             let Ok(there) = to.file(&candidate) else { continue };
             let theirs = there.metadata()?;
             if theirs.len() != metadata.len() || fingerprint(there)? != hash {
@@ -152,20 +155,20 @@ impl Folder {
             if (theirs.dev(), theirs.ino()) == (metadata.dev(), metadata.ino())
                 && theirs.nlink() < 2
             {
-                return Err(io::Error::other("both folders are the same"));
+                return Err(io::Error::other("both directories are the same"));
             }
             unlinkat(&self.fd, name, AtFlags::empty())?;
             self.sync();
             return Ok(Placed::Same(candidate, hash));
         }
-        Err(io::Error::new(ErrorKind::AlreadyExists, "all names for it are taken there"))
+        Err(io::Error::new(ErrorKind::AlreadyExists, "all possible names are taken there"))
     }
 
-    /// Takes back what [`put`](Self::put) did.
+    /// Reverts [`put`](Self::put).
     ///
     /// # Errors
-    /// If the name is taken again, the file has gone or changed, or what the system says; all files
-    /// are then where they were.
+    /// An I/O error, for instance if the name is taken again, or the file has vanished or changed;
+    /// all files are then where they were.
     pub fn take_back(&self, name: &OsStr, from: &Self, placed: &Placed) -> io::Result<()> {
         match placed {
             Placed::Moved(there) => {
@@ -181,7 +184,7 @@ impl Folder {
         }
     }
 
-    /// Renames without ever replacing; copies between file systems.
+    /// Renames without ever replacing a file; copies between file systems.
     fn rename(&self, name: &OsStr, to: &Self, target: &OsStr) -> io::Result<()> {
         let (name, target) = (component(name)?, component(target)?);
         match renameat_with(&self.fd, name, &to.fd, target, RenameFlags::NOREPLACE) {
@@ -190,7 +193,7 @@ impl Folder {
                 self.copy(name, to, target)?;
                 unlinkat(&self.fd, name, AtFlags::empty())?;
             }
-            // NFS, and FUSE of old, cannot do it in one step.
+            // NFS, and old FUSE, cannot do it in one step.
             Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
                 linkat(&self.fd, name, &to.fd, target, AtFlags::empty())?;
                 unlinkat(&self.fd, name, AtFlags::empty())?;
@@ -202,7 +205,7 @@ impl Folder {
         Ok(())
     }
 
-    /// Copies a file, under a hidden name until it is on the disk.
+    /// Copies a file, under a hidden name until it is on disk.
     fn copy(&self, name: &OsStr, to: &Self, target: &OsStr) -> io::Result<()> {
         let mut source = self.file(name)?;
         if to.has(target) {
@@ -210,12 +213,12 @@ impl Folder {
         }
         let temporary = format!(".vgg-edge-label-{}.tmp", std::process::id());
         let temporary = OsStr::new(&temporary);
-        // What a program of the same number left when it died.
+        // The rest of a process with the same id that died.
         let _ = unlinkat(&to.fd, temporary, AtFlags::empty());
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut file = File::from(openat(&to.fd, temporary, flags, Mode::from_raw_mode(0o666))?);
-        // So that no other program takes it for what a dead one left
+        // So that no other process takes it for the rest of a dead one
         // (`vgg_edge::durable_fs::sweep`).
         let _ = file.lock();
         let written = io::copy(&mut source, &mut file).and_then(|_| {
@@ -229,14 +232,14 @@ impl Folder {
         written
     }
 
-    /// A name is on the disk only once its folder is. The move has happened, whatever is said to
-    /// this.
+    /// Flushes the directory: only then are its names on disk. An error is ignored, because the
+    /// move has happened.
     fn sync(&self) {
         let _ = rustix::fs::fsync(&self.fd);
     }
 }
 
-/// The name, if it is one and no path.
+/// Returns the name if it is a name and not a path.
 fn component(name: &OsStr) -> io::Result<&OsStr> {
     let mut parts = Path::new(name).components();
     let first = parts
@@ -244,15 +247,15 @@ fn component(name: &OsStr) -> io::Result<&OsStr> {
         .filter(|part| matches!(part, std::path::Component::Normal(part) if *part == name));
     match (first, parts.next()) {
         (Some(_), None) => Ok(name),
-        _ => Err(io::Error::new(ErrorKind::InvalidInput, "it is not a name of a file")),
+        _ => Err(io::Error::new(ErrorKind::InvalidInput, "not a file name")),
     }
 }
 
-/// The name with something appended, before its ending.
-fn with(name: &OsStr, what: &str) -> OsString {
+/// Appends a suffix to the name, before its extension.
+fn with_suffix(name: &OsStr, suffix: &str) -> OsString {
     let path = Path::new(name);
     let mut new = path.file_stem().unwrap_or(name).to_owned();
-    new.push(format!("-{what}"));
+    new.push(format!("-{suffix}"));
     if let Some(extension) = path.extension() {
         new.push(".");
         new.push(extension);
@@ -278,8 +281,8 @@ mod tests {
 
     use super::*;
 
-    fn names(folder: &Path) -> Vec<String> {
-        let mut names: Vec<_> = fs::read_dir(folder)
+    fn names(directory: &Path) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(directory)
             .unwrap()
             .map(|e| e.unwrap().file_name().into_string().unwrap())
             .collect();
@@ -287,11 +290,11 @@ mod tests {
         names
     }
 
-    fn pair() -> (tempfile::TempDir, Folder, Folder) {
+    fn pair() -> (tempfile::TempDir, Directory, Directory) {
         let root = tempfile::tempdir().unwrap();
-        let folder = Folder::open(root.path()).unwrap();
-        let (a, _) = folder.make("a".as_ref()).unwrap();
-        let (b, _) = folder.make("b".as_ref()).unwrap();
+        let directory = Directory::open(root.path()).unwrap();
+        let (a, _) = directory.create("a".as_ref()).unwrap();
+        let (b, _) = directory.create("b".as_ref()).unwrap();
         (root, a, b)
     }
 
@@ -303,7 +306,9 @@ mod tests {
             let name = OsStr::new(name);
             assert!(a.file(name).is_err() && a.put(name, &b).is_err(), "{name:?}");
             assert!(
-                a.make(name).is_err() && a.folder(name).is_err() && a.append(name, "").is_err(),
+                a.create(name).is_err()
+                    && a.subdirectory(name).is_err()
+                    && a.append(name, "").is_err(),
                 "{name:?}"
             );
             assert!(a.take_back("x".as_ref(), &b, &Placed::Moved(name.to_owned())).is_err());
@@ -325,9 +330,9 @@ mod tests {
             assert!(a.put(name.as_ref(), &b).is_err(), "{name}");
         }
         assert!(
-            a.make("class".as_ref()).is_err() && a.append("labels.ndjson".as_ref(), "x").is_err()
+            a.create("class".as_ref()).is_err() && a.append("labels.ndjson".as_ref(), "x").is_err()
         );
-        // A link in the way is neither replaced nor read through.
+        // A link that has the name is neither replaced nor followed.
         fs::write(a.path().join("x.png"), b"1").unwrap();
         symlink(outside.join("secret.png"), b.path().join("x.png")).unwrap();
         let placed = a.put("x.png".as_ref(), &b).unwrap();
@@ -337,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_content_counts_as_done_and_can_be_taken_back() {
+    fn files_of_the_same_content_count_as_moved_and_can_be_taken_back() {
         let (_root, a, b) = pair();
         fs::write(a.path().join("x.jpg"), b"same").unwrap();
         fs::write(b.path().join("x.jpg"), b"same").unwrap();
@@ -347,8 +352,8 @@ mod tests {
         a.take_back("x.jpg".as_ref(), &b, &placed).unwrap();
         assert_eq!(fs::read(a.path().join("x.jpg")).unwrap(), b"same");
         assert_eq!((names(a.path()).len(), names(b.path()).len()), (1, 1));
-        // A file that stands in both by one link only must not be removed.
-        let again = Folder::open(b.path()).unwrap();
+        // A file with a single link, found in both, must not be removed.
+        let again = Directory::open(b.path()).unwrap();
         assert!(b.put("x.jpg".as_ref(), &again).is_err());
         assert_eq!(fs::read(b.path().join("x.jpg")).unwrap(), b"same");
     }
@@ -358,7 +363,7 @@ mod tests {
         // Memory and disk, where both are there.
         let Ok(other) = tempfile::tempdir_in("/dev/shm") else { return };
         let (_root, a, _) = pair();
-        let other = Folder::open(other.path()).unwrap();
+        let other = Directory::open(other.path()).unwrap();
         fs::write(a.path().join("x.jpg"), b"1").unwrap();
         let placed = a.put("x.jpg".as_ref(), &other).unwrap();
         assert_eq!((names(a.path()).len(), names(other.path())), (0, vec!["x.jpg".to_owned()]));

@@ -1,11 +1,11 @@
-//! A page to sort pictures into class folders by keyboard.
+//! A page for sorting images into class directories by keyboard.
 //!
-//! The page names pictures by number only, and classes out of a list; [`directory`] moves files,
-//! [`session`] knows what is where, [`server`] answers.
+//! The page refers to images by number and to classes from a list. [`directory`] moves files,
+//! [`session`] has the state, [`server`] serves the page.
 
 mod directory;
 mod server;
 mod session;
 
 pub use server::serve;
-pub use session::{Desk, check_class};
+pub use session::{LabelSession, check_class};

@@ -31,7 +31,7 @@ use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
 use vgg_edge::Fingerprint;
 
-use super::session::{Choice, Desk, Trouble};
+use super::session::{Choice, LabelSession, UserError};
 
 /// Connections at a time; more wait in the system's queue.
 const CONNECTIONS: usize = 32;
@@ -57,14 +57,14 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 type Answer = Response<Full<Bytes>>;
 
 struct Shared {
-    desk: Mutex<Desk>,
+    desk: Mutex<LabelSession>,
     page: String,
     /// Its hash: equal times for all guesses.
     token: Fingerprint,
 }
 
 impl Shared {
-    fn new(desk: Desk, token: &str) -> Self {
+    fn new(desk: LabelSession, token: &str) -> Self {
         Self {
             desk: Mutex::new(desk),
             page: include_str!("page.html").replace("{{token}}", token),
@@ -72,7 +72,7 @@ impl Shared {
         }
     }
 
-    fn desk(&self) -> MutexGuard<'_, Desk> {
+    fn desk(&self) -> MutexGuard<'_, LabelSession> {
         // What a step has not done, it has not done: files are the truth, and they are whole.
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -84,7 +84,7 @@ impl Shared {
 /// # Errors
 /// If the address cannot be had, or what `ready` says.
 pub fn serve(
-    desk: Desk,
+    desk: LabelSession,
     address: SocketAddr,
     ready: impl FnOnce(SocketAddr) -> Result<()>,
 ) -> Result<Value> {
@@ -248,7 +248,7 @@ enum Order {
 }
 
 impl Order {
-    fn carry_out(self, desk: &mut Desk) -> Result<(), Trouble> {
+    fn carry_out(self, desk: &mut LabelSession) -> Result<(), UserError> {
         match self {
             Self::Sort { id, class } => desk.decide(id, Choice::Class(class)),
             Self::New { id, class } => {
@@ -259,7 +259,7 @@ impl Order {
             Self::Skip { id } => desk.decide(id, Choice::Skip),
             Self::Undo {} => desk.undo(),
             Self::Again {} => {
-                desk.again();
+                desk.unskip();
                 Ok(())
             }
         }
@@ -308,9 +308,9 @@ async fn blocking(work: impl FnOnce() -> Answer + Send + 'static) -> Answer {
 }
 
 /// What the page is to show, with what went wrong.
-fn state(shared: &Shared, outcome: Result<(), Trouble>) -> Answer {
+fn state(shared: &Shared, outcome: Result<(), UserError>) -> Answer {
     let (state, vanished) = shared.desk().state();
-    let trouble = outcome.err().or(vanished);
+    let trouble = outcome.err().or(vanished).map(|error| error.to_string());
     full("application/json", json!({ "state": state, "trouble": trouble }).to_string())
 }
 
@@ -439,7 +439,8 @@ mod tests {
             for id in 0..3 {
                 std::fs::write(inbox.join(format!("{id}.png")), [id]).unwrap();
             }
-            let desk = Desk::open(&inbox, Some(&data), Some(&["a".into(), "b".into()])).unwrap();
+            let desk =
+                LabelSession::open(&inbox, Some(&data), Some(&["a".into(), "b".into()])).unwrap();
             let shared = Arc::new(Shared::new(desk, SECRET));
             edge::fuzzing::converse(bytes, |client| connection(client, shared)).unwrap();
             let shows_token = bytes.windows(SECRET.len()).any(|window| window == SECRET.as_bytes());

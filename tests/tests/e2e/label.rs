@@ -503,9 +503,9 @@ fn command_lines_that_make_no_sense() {
         host.arg("label").arg(&dir).args(args);
         host
     };
-    fail(&mut label(&[]), 1, "cannot open the folder");
+    fail(&mut label(&[]), 1, "cannot open the directory");
     std::fs::create_dir(&dir).unwrap();
-    fail(&mut label(&[]), 1, "no pictures to sort");
+    fail(&mut label(&[]), 1, "no images to label");
     assert_eq!(names(&dir).len(), 0, "no folder is left");
     pictures(&dir, 1);
     for address in ["0.0.0.0:0", "192.168.1.2:80", "[::]:0"] {
