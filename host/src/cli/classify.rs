@@ -1,4 +1,4 @@
-//! `host classify`: what a head says of single pictures, in the same words as `edge classify`.
+//! `host classify`: classifies image files, with the output of `edge classify`.
 
 use std::sync::Arc;
 
@@ -9,9 +9,9 @@ use vgg_edge_cli::options::ClassifyOptions;
 
 use crate::PROGRAM;
 
-/// Classifies pictures
+/// Classify images
 ///
-/// One line a picture: file, label, score; or NDJSON with --json, as edge prints it.
+/// Prints a line per image: file, label, score; or NDJSON with --json, in the format of edge.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  host classify --head head.postcard holiday/*.jpg --json\n  \
     host classify --head head.postcard --raw yuyv:640x480 frame.bin")]

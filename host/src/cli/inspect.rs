@@ -1,9 +1,9 @@
-//! `host inspect`: what is in a head file, or in a file of features.
+//! `host inspect`: prints the contents of a head or feature file.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use serde_json::json;
+use serde_json::{Value, json};
 use vgg_edge::Head;
 use vgg_edge::head::{MAX_BYTES, format_of};
 use vgg_edge::signature::Signable;
@@ -11,100 +11,110 @@ use vgg_edge_cli::terminal::{UsageError, print_line};
 
 use crate::features::parts::{Entry, Manifest, Outcome, Part, is_features_file};
 
-/// Shows what is in a head file, or in a file of features; needs no base
+/// Print the contents of a head or feature file
 #[derive(clap::Args)]
 pub struct Args {
-    /// The head, a part of host extract --shard, or a file of host merge
+    /// Head, or feature file from host extract --shard or host merge
     #[arg(value_name = "FILE")]
-    head: PathBuf,
+    file: PathBuf,
 
-    /// Lists the pictures of a file of features too, with the SHA-256 of their files or why they
-    /// were left out
+    /// List the images of a feature file
+    ///
+    /// Each with the SHA-256 of its file, or the reason why it was left out.
     #[arg(long)]
     files: bool,
 
-    /// Prints one object; with --files then one a picture
+    /// Print a JSON object; with --files, also one per image
     #[arg(long)]
     json: bool,
 }
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
-    if is_features_file(&args.head) {
-        return features(&args.head, args.files, args.json);
+    let Args { file: path, files, json } = args;
+    if is_features_file(&path) {
+        return features(&path, files, json);
     }
-    if args.files {
-        bail!(UsageError(format!("{}: --files is for files of features", args.head.display())));
+    if files {
+        bail!(UsageError(format!("{}: --files needs a feature file", path.display())));
     }
-    let file = Signable::read(&args.head, MAX_BYTES)?;
-    let head = Head::from_bytes(&file.bytes);
-    let head =
-        head.map_err(|source| vgg_edge::Error::HeadFile { path: args.head.clone(), source })?;
-    let format = format_of(&file.bytes);
-    // Without the public key nobody can tell whether it is true; `host verify` does.
+    let file = Signable::read(&path, MAX_BYTES)?;
+    let head = Head::from_bytes(&file.bytes)
+        .map_err(|source| vgg_edge::Error::HeadFile { path: path.clone(), source })?;
+    let text = if json { head_json(&file, &head).to_string() } else { head_text(&file, &head) };
+    print_line(text)?;
+    Ok(())
+}
+
+fn layers(head: &Head) -> Vec<String> {
+    let layers = head.layers.iter();
+    layers.map(|l| format!("{} -> {} ({:?})", l.inputs, l.outputs, l.activation)).collect()
+}
+
+fn background(head: &Head) -> Vec<&str> {
+    head.background.iter().map(|&label| &*head.labels[label as usize]).collect()
+}
+
+fn head_json(file: &Signable, head: &Head) -> Value {
     let signed = file.claim();
-    let layers: Vec<String> = head
-        .layers
-        .iter()
-        .map(|l| format!("{} -> {} ({:?})", l.inputs, l.outputs, l.activation))
-        .collect();
     let record = &head.training;
-    let background: Vec<&str> =
-        head.background.iter().map(|&label| &*head.labels[label as usize]).collect();
-    if args.json {
-        print_line(json!({
-            "format": format,
-            "sha256": file.digest.to_string(),
-            "version": signed.map(|signed| signed.version),
-            "key": signed.map(|signed| signed.key.to_string()),
-            "base": head.base.to_string(),
-            "size": head.preprocess.size,
-            "preprocess": head.preprocess.to_string(),
-            "labels": head.labels,
-            "pool": head.pool.name(),
-            "background": background,
-            "layers": layers,
-            "output": format!("{:?}", head.output),
-            "temperature": head.decision.temperature,
-            "threshold": head.decision.threshold,
-            "training": {
-                "date": record.date,
-                "program": record.program,
-                "seed": record.seed,
-                "settings": record.settings,
-                "train_counts": record.train_counts,
-                "val_counts": record.val_counts,
-                "skipped": record.skipped,
-                "data": record.data.map(|d| d.to_string()),
-                "best_epoch": record.best_epoch,
-                "accuracy": record.metrics.accuracy,
-                "loss": record.metrics.loss,
-                "val_accuracy": record.metrics.val_accuracy,
-                "val_loss": record.metrics.val_loss,
-            },
-        }))?;
-        return Ok(());
-    }
+    json!({
+        "format": format_of(&file.bytes),
+        "sha256": file.digest.to_string(),
+        "version": signed.map(|signed| signed.version),
+        "key": signed.map(|signed| signed.key.to_string()),
+        "base": head.base.to_string(),
+        "size": head.preprocess.size,
+        "preprocess": head.preprocess.to_string(),
+        "labels": head.labels,
+        "pool": head.pool.name(),
+        "background": background(head),
+        "layers": layers(head),
+        "output": format!("{:?}", head.output),
+        "temperature": head.decision.temperature,
+        "threshold": head.decision.threshold,
+        "training": {
+            "date": record.date,
+            "program": record.program,
+            "seed": record.seed,
+            "settings": record.settings,
+            "train_counts": record.train_counts,
+            "val_counts": record.val_counts,
+            "skipped": record.skipped,
+            "data": record.data.map(|d| d.to_string()),
+            "best_epoch": record.best_epoch,
+            "accuracy": record.metrics.accuracy,
+            "loss": record.metrics.loss,
+            "val_accuracy": record.metrics.val_accuracy,
+            "val_loss": record.metrics.val_loss,
+        },
+    })
+}
+
+fn head_text(file: &Signable, head: &Head) -> String {
+    let (record, decision) = (&head.training, &head.decision);
     let metrics = record.metrics;
+    let format = format_of(&file.bytes).unwrap_or_default();
     let mut lines = vec![
-        format!("head        {} (format {})", args.head.display(), format.unwrap_or_default()),
-        match signed {
-            Some(signed) => format!("signed      {signed}, by its own words (host verify)"),
+        format!("head        {} (format {format})", file.path.display()),
+        // Only the public key proves it; `host verify` has that.
+        match file.claim() {
+            Some(signed) => format!("signed      {signed}, not verified (see host verify)"),
             None => "signed      no".into(),
         },
         format!("base        {}", head.base),
         format!("input       {}", head.preprocess),
         format!("pool        {}", head.pool.name()),
-        format!("layers      {}", layers.join(", ")),
+        format!("layers      {}", layers(head).join(", ")),
         format!(
             "output      {:?}, temperature {}, threshold {}",
-            head.output, head.decision.temperature, head.decision.threshold
+            head.output, decision.temperature, decision.threshold
         ),
         format!("labels      {}", head.labels.join(", ")),
         format!("trained     {} by {}, seed {}", record.date, record.program, record.seed),
         format!("settings    {}, best epoch {}", record.settings, record.best_epoch),
         format!(
-            "pictures    {:?} to train on, {:?} to validate on, {} left out",
+            "images      training {:?}, validation {:?}, {} left out",
             record.train_counts, record.val_counts, record.skipped
         ),
         format!("training    accuracy {:.4}, loss {:.4}", metrics.accuracy, metrics.loss),
@@ -112,18 +122,18 @@ pub fn run(args: Args) -> Result<()> {
     if let (Some(accuracy), Some(loss)) = (metrics.val_accuracy, metrics.val_loss) {
         lines.push(format!("validation  accuracy {accuracy:.4}, loss {loss:.4}"));
     }
+    let background = background(head);
     if !background.is_empty() {
         lines.push(format!("background  {}", background.join(", ")));
     }
     if let Some(data) = record.data {
         lines.push(format!("data        {data}"));
     }
-    print_line(lines.join("\n"))?;
-    Ok(())
+    lines.join("\n")
 }
 
-/// Bytes of a file that are read at once.
-const PIECE: usize = 1 << 20;
+/// Number of bytes that are read at once.
+const CHUNK: usize = 1 << 20;
 
 fn features(path: &Path, files: bool, json: bool) -> Result<()> {
     let part = Part::open(path)?;
@@ -147,10 +157,16 @@ fn features(path: &Path, files: bool, json: bool) -> Result<()> {
         }))?;
     } else {
         let split =
-            data.train.map_or(String::new(), |train| format!(", the first {train} to train on"));
+            data.train.map_or(String::new(), |train| format!(", the first {train} for training"));
         print_line(format_args!(
-            "features    {}\nbase        {}\ninput       {}\npart        {} of {}\npictures    {rows} of {entries} have features\n\
-             labels      {}\nlist        {} of {} pictures{split}\nmade        by {}",
+            "features    {}\n\
+             base        {}\n\
+             input       {}\n\
+             part        {} of {}\n\
+             images      {rows} of {entries} have features\n\
+             labels      {}\n\
+             list        {} of {} images{split}\n\
+             made        by {}",
             path.display(),
             run.base,
             run.preprocess,
@@ -162,7 +178,7 @@ fn features(path: &Path, files: bool, json: bool) -> Result<()> {
             run.program,
         ))?;
     }
-    let mut index = part.index(PIECE);
+    let mut index = part.index(CHUNK);
     while let Some((Entry { item, class, name, outcome }, _)) =
         index.next_entry()?.filter(|_| files)
     {

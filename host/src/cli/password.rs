@@ -1,35 +1,34 @@
-//! Passwords of secret keys: from a file, or asked for at the terminal, never from the command
-//! line, which everybody can see.
+//! Passwords of secret keys: from a file or the terminal, never from the command line, which all
+//! users can see.
 
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-/// The first line of a file.
-pub fn in_file(path: &Path) -> Result<String> {
+/// Reads the first line of a file.
+pub fn from_file(path: &Path) -> Result<String> {
     let text = String::from_utf8(vgg_edge::durable_fs::read_limited(path, 4096)?)
-        .with_context(|| format!("{}: the password is no text", path.display()))?;
+        .with_context(|| format!("{}: the password is not valid UTF-8", path.display()))?;
     let password = text.lines().next().unwrap_or_default();
     if password.is_empty() {
-        bail!("{}: there is no password in it", path.display());
+        bail!("{}: the first line, which should be the password, is empty", path.display());
     }
     Ok(password.to_owned())
 }
 
-/// One that is typed.
-pub fn asked(prompt: &str) -> Result<String> {
-    rpassword::prompt_password(prompt)
-        .context("cannot ask for the password; name a file with --password-file")
+/// Prompts for a password.
+pub fn prompt(text: &str) -> Result<String> {
+    rpassword::prompt_password(text).context("cannot prompt for the password; use --password-file")
 }
 
-/// One that is typed twice, since nobody sees it.
-pub fn asked_twice() -> Result<String> {
-    let password = asked("Password for the secret key: ")?;
+/// Prompts for a new password, twice because it is not echoed.
+pub fn prompt_twice() -> Result<String> {
+    let password = prompt("Password for the secret key: ")?;
     if password.is_empty() {
-        bail!("the password is empty; leave --password away for a key without one");
+        bail!("the password is empty; omit --password for a key without one");
     }
-    if asked("Once more: ")? != password {
-        bail!("the passwords differ");
+    if prompt("Repeat the password: ")? != password {
+        bail!("the passwords do not match");
     }
     Ok(password)
 }

@@ -6,7 +6,7 @@ use vgg_edge_cli::terminal::print_line;
 
 use crate::cli::options::BaseOptions;
 
-/// Prints the layers of the base with shapes and parameters, as Keras does
+/// Print the layers of the base with shapes and parameters, as Keras does
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -16,7 +16,7 @@ pub struct Args {
     #[arg(long, value_name = "PIXELS", default_value_t = 64)]
     size: u32,
 
-    /// Prints one object
+    /// Print a JSON object
     #[arg(long)]
     json: bool,
 }
@@ -26,7 +26,7 @@ pub fn run(args: Args) -> Result<()> {
     let base = args.base.load()?;
     base.contract().check_size(args.size)?;
     let (mut height, mut width) = (args.size as usize, args.size as usize);
-    // Name, type, shape of the output, parameters.
+    // Name, type, output shape, number of parameters.
     let mut rows = vec![("input".to_owned(), "InputLayer", [height, width, 3], 0)];
     for layer in base.layers() {
         let parameters = 9 * layer.inputs * layer.outputs + layer.outputs;
@@ -69,7 +69,7 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// A number with commas, as Keras writes it.
+/// Formats a number with thousands separators, as Keras does.
 fn grouped(number: usize) -> String {
     let digits = number.to_string();
     let mut out = String::new();

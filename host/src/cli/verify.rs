@@ -1,4 +1,4 @@
-//! `host verify`: whether heads and bases are signed by keys that are trusted.
+//! `host verify`: verifies the signatures of heads and bases.
 
 use std::path::PathBuf;
 
@@ -8,18 +8,16 @@ use vgg_edge::head::format_of;
 use vgg_edge::kernels::Kernel;
 use vgg_edge::signature::{Signable, TrustedKeys};
 use vgg_edge::{Backbone, Head};
-use vgg_edge_cli::terminal::{Printer, note};
+use vgg_edge_cli::terminal::Printer;
 
-use crate::PROGRAM;
-
-/// Largest file that may be signed, in bytes: heads are allowed to be larger than bases.
+/// Maximum size of a signed file, in bytes: heads may be larger than bases.
 pub const MAX_BYTES: u64 = vgg_edge::head::MAX_BYTES;
 
-/// Verifies the signatures of heads and bases
+/// Verify the signatures of heads and bases
 ///
-/// One line a file: file, kind, version, key. A file that is not signed by one of the keys, or no
-/// head or base, is told on stderr, and the exit code is 1. What is older than what a device had
-/// only the device can know.
+/// Prints a line per file: file, kind, version, key. A file that is not signed by one of the keys,
+/// or is neither a head nor a base, is reported on stderr, and the exit code is 1. Only a device
+/// itself can tell whether a version is lower than the one it had.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  host verify head.postcard head.onnx --trust farm.pub")]
 pub struct Args {
@@ -27,11 +25,11 @@ pub struct Args {
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
 
-    /// A public key that may sign; can be given more than once
+    /// Trusted public key; may be repeated
     #[arg(long, required = true, value_name = "KEY.pub")]
     trust: Vec<PathBuf>,
 
-    /// Prints NDJSON
+    /// Print NDJSON
     #[arg(long)]
     json: bool,
 }
@@ -39,7 +37,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
     let keys = TrustedKeys::load(&args.trust)?;
-    // Whoever reads the lines may go, whoever asks for the exit code stays.
+    // The reader of the lines may close the pipe; the exit code still matters.
     let printer = Printer::default();
     let mut refused = 0;
     for path in &args.files {
@@ -50,7 +48,10 @@ pub fn run(args: Args) -> Result<()> {
         match verified {
             Ok((signed, kind)) if args.json => {
                 printer.line(json!({
-                    "file": path, "kind": kind, "version": signed.version, "key": signed.key.to_string(),
+                    "file": path,
+                    "kind": kind,
+                    "version": signed.version,
+                    "key": signed.key.to_string(),
                 }));
             }
             Ok((signed, kind)) => {
@@ -62,7 +63,7 @@ pub fn run(args: Args) -> Result<()> {
             }
             Err(e) => {
                 refused += 1;
-                note(PROGRAM, e);
+                log::error!("{e}");
             }
         }
     }
@@ -72,7 +73,7 @@ pub fn run(args: Args) -> Result<()> {
     printer.end().context("standard output")
 }
 
-/// What a file is, once all of it has been checked.
+/// Returns the kind of a file after checking all of it.
 pub fn kind(file: &Signable) -> vgg_edge::Result<&'static str> {
     if format_of(&file.bytes).is_some() {
         let head = Head::from_bytes(&file.bytes);

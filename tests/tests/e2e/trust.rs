@@ -297,7 +297,7 @@ fn keys_are_private_and_never_shown() {
         }
     }
     std::fs::set_permissions(place.path("plain.key"), PermissionsExt::from_mode(0o644)).unwrap();
-    assert!(tell(&mut sign("plain.key", "password"), 0).contains("others can read this key"));
+    assert!(tell(&mut sign("plain.key", "password"), 0).contains("other users can read this key"));
 }
 
 #[test]
