@@ -55,23 +55,24 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     vgg_edge_cli::logging::init(PROGRAM, cli.verbosity);
     vgg_edge_cli::terminal::explain_interrupts(PROGRAM);
-    let outcome = vgg_edge_cli::terminal::catch_interrupts(false)
-        .map_err(anyhow::Error::from)
-        .and_then(|()| match cli.command {
-            Command::Train(args) => cli::train::run(*args),
-            Command::Augment(args) => cli::augment::run(args),
-            Command::Extract(args) => cli::extract::run(args),
-            Command::Merge(args) => cli::merge::run(args),
-            Command::Evaluate(args) => cli::evaluate::run(args),
-            Command::Classify(args) => cli::classify::run(args),
-            Command::Label(args) => cli::label::run(args),
-            Command::Summary(args) => cli::summary::run(args),
-            Command::Inspect(args) => cli::inspect::run(args),
-            Command::Keygen(args) => cli::keygen::run(args),
-            Command::Sign(args) => cli::sign::run(args),
-            Command::Verify(args) => cli::verify::run(args),
-            Command::Base(args) => cli::base::run(args),
-        });
+    // The first for the commands that still poll `interrupted`.
+    let signals = vgg_edge_cli::terminal::catch_interrupts(false)
+        .and_then(|()| vgg_edge_cli::terminal::Signals::install(false));
+    let outcome = signals.map_err(anyhow::Error::from).and_then(|signals| match cli.command {
+        Command::Train(args) => cli::train::run(*args, &signals.cancel),
+        Command::Augment(args) => cli::augment::run(args),
+        Command::Extract(args) => cli::extract::run(args),
+        Command::Merge(args) => cli::merge::run(args),
+        Command::Evaluate(args) => cli::evaluate::run(args, &signals.cancel),
+        Command::Classify(args) => cli::classify::run(args),
+        Command::Label(args) => cli::label::run(args),
+        Command::Summary(args) => cli::summary::run(args),
+        Command::Inspect(args) => cli::inspect::run(args),
+        Command::Keygen(args) => cli::keygen::run(args),
+        Command::Sign(args) => cli::sign::run(args),
+        Command::Verify(args) => cli::verify::run(args),
+        Command::Base(args) => cli::base::run(args, &signals.cancel),
+    });
     match outcome {
         Ok(()) => ExitCode::from(vgg_edge_cli::terminal::DONE),
         Err(error) => vgg_edge_cli::terminal::report(PROGRAM, error.chain()),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use vgg_edge::Head;
-use vgg_edge_cli::terminal::{note, print_line};
+use vgg_edge_cli::terminal::{CancelToken, note, print_line};
 
 use crate::cli::options::{BaseOptions, ExtractOptions};
 use crate::report::{self, ReportOptions};
@@ -44,7 +44,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> Result<()> {
+pub fn run(args: Args, cancel: &CancelToken) -> Result<()> {
     let head = Head::load(&args.head)?;
     let base = args.base.load()?;
     head.check_base(&base)?;
@@ -80,7 +80,7 @@ pub fn run(args: Args) -> Result<()> {
     if let Some(order) = &order {
         let name = path.file_name().filter(|_| path != args.data);
         let name = name.map_or("evaluation".into(), |name| name.to_string_lossy().into_owned());
-        let made = report::Made {
+        let made = report::ReportInputs {
             data: &args.data,
             head: &head,
             head_file: &args.head,
@@ -89,7 +89,7 @@ pub fn run(args: Args) -> Result<()> {
             features: &features,
             items: &folder.items,
         };
-        pool.install(|| made.report(order, vec![report::Part { name, rows }]))?;
+        pool.install(|| made.write_report(order, vec![report::DataSplit { name, rows }], cancel))?;
     }
     if args.json {
         let mut json = evaluation.to_json(&head.labels);

@@ -18,7 +18,7 @@ use vgg_edge::image::resize::Filter;
 use vgg_edge::preprocess::Preprocess;
 use vgg_edge::{Backbone, Fingerprint};
 use vgg_edge_cli::options::FitName;
-use vgg_edge_cli::terminal::{Interrupted, Printer, UsageError, interrupted, note};
+use vgg_edge_cli::terminal::{CancelToken, Interrupted, Printer, UsageError, interrupted, note};
 
 use self::fine_tune::{FineTuneOptions, Start};
 use self::progress::{Stage, Teller};
@@ -32,7 +32,7 @@ use crate::dataset::{self, Item, Pool, Splits};
 use crate::features::extraction::{Features, Rows, extract};
 use crate::features::parts::Set;
 use crate::metrics;
-use crate::report::{self, Order, ReportOptions};
+use crate::report::{self, ReportOptions, ReportSettings};
 use crate::trainer::{
     self, Dataset, DenseWeights, EpochStats, FeatureSource, Moment, Optimizer, Progress, State,
     TrainConfig, TrainError, TrainedHead,
@@ -307,7 +307,7 @@ impl Args {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> Result<()> {
+pub fn run(args: Args, cancel: &CancelToken) -> Result<()> {
     // The command line is looked at whole before anything is read.
     args.config(2)?;
     let augmentation = args.augment.resolve()?;
@@ -378,6 +378,7 @@ pub fn run(args: Args) -> Result<()> {
         classes: &classes,
         head,
         order: order.as_ref(),
+        cancel,
         words: args.augment.words(),
     };
     if let Some(class) = job.counts(&train_rows).iter().position(|&count| count == 0) {
@@ -536,7 +537,9 @@ struct Job<'a> {
     /// All of the head but its layers, temperature and record.
     head: Head,
     /// The report that is asked for.
-    order: Option<&'a Order>,
+    order: Option<&'a ReportSettings>,
+    /// Stops the predictions of the report.
+    cancel: &'a CancelToken,
     /// Added to the settings in the head's record.
     words: String,
 }
@@ -908,15 +911,16 @@ impl Job<'_> {
         head.save(&args.output)?;
         if let Some(order) = self.order {
             let mut parts =
-                vec![report::Part { name: "training".into(), rows: train_rows.to_vec() }];
+                vec![report::DataSplit { name: "training".into(), rows: train_rows.to_vec() }];
             if on_val.is_some() {
-                parts.push(report::Part { name: "validation".into(), rows: val_rows.to_vec() });
+                parts
+                    .push(report::DataSplit { name: "validation".into(), rows: val_rows.to_vec() });
             }
             // The state before the first epoch, which fine-tuning begins its history with, is none
             // of the report's.
             let epochs: Vec<EpochStats> =
                 trained.history.iter().filter(|stats| stats.epoch > 0).copied().collect();
-            let made = report::Made {
+            let made = report::ReportInputs {
                 data: args.about(),
                 head: &head,
                 head_file: &args.output,
@@ -925,7 +929,7 @@ impl Job<'_> {
                 features,
                 items: self.items,
             };
-            made.report(order, parts)
+            made.write_report(order, parts, self.cancel)
                 .map_err(|e| self.after_head(e, "before the report was made"))?;
         }
 

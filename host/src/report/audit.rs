@@ -1,35 +1,35 @@
-//! What is odd about the data: pictures that occur twice, labels that the head doubts.
+//! Problems of the data: images that occur more than once, labels that the head contradicts.
 
 use std::collections::HashMap;
 
-use super::Picture;
+use super::Prediction;
 
-/// Pictures of equal content.
+/// Images with the same content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Duplicates {
-    /// Indices of two or more pictures, ascending.
+    /// Indices of two or more images, ascending.
     pub members: Vec<usize>,
-    /// Whether they bear different labels.
+    /// Whether they have different labels.
     pub conflict: bool,
-    /// Whether they lie in different parts, training and validation.
+    /// Whether they are in different splits, training and validation.
     pub across: bool,
 }
 
-/// All groups of pictures whose files have the same bytes: conflicts first, then those across the
-/// parts, then by their first picture.
-pub fn duplicates(pictures: &[Picture]) -> Vec<Duplicates> {
+/// Finds all groups of images whose files have the same bytes: label conflicts first, then those
+/// across splits, then by their first image.
+pub fn duplicates(predictions: &[Prediction]) -> Vec<Duplicates> {
     let mut by_content: HashMap<_, Vec<usize>> = HashMap::new();
-    for (index, picture) in pictures.iter().enumerate() {
-        by_content.entry(picture.hash.0).or_default().push(index);
+    for (index, prediction) in predictions.iter().enumerate() {
+        by_content.entry(prediction.hash.0).or_default().push(index);
     }
     let mut groups: Vec<Duplicates> = by_content
         .into_values()
         .filter(|members| members.len() > 1)
         .map(|members| {
-            let first = &pictures[members[0]];
+            let first = &predictions[members[0]];
             Duplicates {
-                conflict: members.iter().any(|&i| pictures[i].class != first.class),
-                across: members.iter().any(|&i| pictures[i].part != first.part),
+                conflict: members.iter().any(|&i| predictions[i].class != first.class),
+                across: members.iter().any(|&i| predictions[i].split != first.split),
                 members,
             }
         })
@@ -38,29 +38,28 @@ pub fn duplicates(pictures: &[Picture]) -> Vec<Duplicates> {
     groups
 }
 
-/// The pictures of a part that were answered wrongly, the one whose label got the lowest score
-/// first.
-pub fn most_wrong(pictures: &[Picture], part: usize) -> Vec<usize> {
-    let mut wrong: Vec<usize> = (0..pictures.len())
-        .filter(|&i| pictures[i].part == part && !pictures[i].is_right())
+/// Finds the misclassified images of a split, the one whose true class has the lowest score first.
+pub fn misclassified(predictions: &[Prediction], split: usize) -> Vec<usize> {
+    let mut wrong: Vec<usize> = (0..predictions.len())
+        .filter(|&i| predictions[i].split == split && !predictions[i].is_correct())
         .collect();
     wrong.sort_by(|&a, &b| {
-        pictures[a].label_score.total_cmp(&pictures[b].label_score).then(a.cmp(&b))
+        predictions[a].label_score.total_cmp(&predictions[b].label_score).then(a.cmp(&b))
     });
     wrong
 }
 
-/// The least score of another label that makes a label suspicious.
-pub const SURE: f32 = 0.8;
+/// The lowest score of another class that makes a label suspicious.
+pub const SUSPICIOUS: f32 = 0.8;
 
-/// The pictures of all parts that the head gives another label with a score of at least [`SURE`],
-/// the surest first.
-pub fn suspects(pictures: &[Picture]) -> Vec<usize> {
-    let mut found: Vec<usize> = (0..pictures.len())
-        .filter(|&i| !pictures[i].is_right() && pictures[i].said_score() >= SURE)
+/// Finds the images of all splits for which the head predicts another class with a score of at
+/// least [`SUSPICIOUS`], the highest score first.
+pub fn suspicious_labels(predictions: &[Prediction]) -> Vec<usize> {
+    let mut found: Vec<usize> = (0..predictions.len())
+        .filter(|&i| !predictions[i].is_correct() && predictions[i].score() >= SUSPICIOUS)
         .collect();
     found.sort_by(|&a, &b| {
-        pictures[b].said_score().total_cmp(&pictures[a].said_score()).then(a.cmp(&b))
+        predictions[b].score().total_cmp(&predictions[a].score()).then(a.cmp(&b))
     });
     found
 }
@@ -72,46 +71,58 @@ mod tests {
 
     use super::*;
 
-    fn picture(content: u8, class: usize, part: usize, said: usize, score: f32) -> Picture {
-        Picture {
+    fn prediction(
+        content: u8,
+        class: usize,
+        split: usize,
+        predicted: usize,
+        score: f32,
+    ) -> Prediction {
+        Prediction {
             file: format!("{content}").into(),
-            part,
+            split,
             class,
             hash: Fingerprint::of(&[content]),
-            top: vec![(said, score)],
-            label_score: if said == class { score } else { 1.0 - score },
+            top: vec![(predicted, score)],
+            label_score: if predicted == class { score } else { 1.0 - score },
             raw_score: f64::from(score),
         }
     }
 
     #[test]
-    fn the_worst_come_first() {
-        let pictures = [
-            picture(0, 0, 0, 1, 0.7),
-            picture(1, 0, 1, 1, 0.9),
-            picture(2, 0, 0, 1, 0.95),
-            picture(3, 0, 0, 0, 0.99),
-            picture(4, 1, 1, 0, 0.6),
+    fn misclassified_and_suspicious_images_are_sorted() {
+        let predictions = [
+            prediction(0, 0, 0, 1, 0.7),
+            prediction(1, 0, 1, 1, 0.9),
+            prediction(2, 0, 0, 1, 0.95),
+            prediction(3, 0, 0, 0, 0.99),
+            prediction(4, 1, 1, 0, 0.6),
         ];
-        assert_eq!(most_wrong(&pictures, 0), [2, 0]);
-        assert_eq!(most_wrong(&pictures, 1), [1, 4]);
-        assert_eq!(suspects(&pictures), [2, 1]);
+        assert_eq!(misclassified(&predictions, 0), [2, 0]);
+        assert_eq!(misclassified(&predictions, 1), [1, 4]);
+        assert_eq!(suspicious_labels(&predictions), [2, 1]);
     }
 
     proptest! {
         #[test]
-        fn duplicates_are_those_of_a_look_at_each_pair(spec in prop::collection::vec((0u8..12, 0usize..3, 0usize..2), 0..40)) {
-            let pictures: Vec<_> = spec.iter().map(|&(content, class, part)| picture(content, class, part, class, 1.0)).collect();
-            let groups = duplicates(&pictures);
+        fn duplicates_are_those_of_comparing_each_pair(
+            spec in prop::collection::vec((0u8..12, 0usize..3, 0usize..2), 0..40),
+        ) {
+            let predictions: Vec<_> = spec
+                .iter()
+                .map(|&(content, class, split)| prediction(content, class, split, class, 1.0))
+                .collect();
+            let groups = duplicates(&predictions);
             let group_of = |i: usize| groups.iter().find(|group| group.members.contains(&i));
-            for a in 0..pictures.len() {
-                let twins: Vec<usize> = (0..pictures.len()).filter(|&b| spec[b].0 == spec[a].0).collect();
+            for a in 0..predictions.len() {
+                let equal: Vec<usize> =
+                    (0..predictions.len()).filter(|&b| spec[b].0 == spec[a].0).collect();
                 let Some(group) = group_of(a) else {
-                    prop_assert_eq!(twins.len(), 1);
+                    prop_assert_eq!(equal.len(), 1);
                     continue;
                 };
-                prop_assert_eq!(&group.members, &twins);
-                let pairs = || twins.iter().flat_map(|&x| twins.iter().map(move |&y| (x, y)));
+                prop_assert_eq!(&group.members, &equal);
+                let pairs = || equal.iter().flat_map(|&x| equal.iter().map(move |&y| (x, y)));
                 prop_assert_eq!(group.conflict, pairs().any(|(x, y)| spec[x].1 != spec[y].1));
                 prop_assert_eq!(group.across, pairs().any(|(x, y)| spec[x].2 != spec[y].2));
             }

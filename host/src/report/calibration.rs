@@ -1,16 +1,16 @@
-//! Whether scores mean what they say: reliability bins and the expected calibration error.
+//! Calibration of the scores: reliability bins and the expected calibration error.
 
 /// Bins of equal width over scores from 0 to 1.
 pub const BINS: usize = 10;
 
-/// Answers whose score falls into one bin.
+/// Predictions whose score falls into one bin.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Bin {
-    /// How many there are.
+    /// Number of predictions.
     pub count: u64,
-    /// How many are right.
-    pub right: u64,
-    /// The sum of their scores.
+    /// Number of correct predictions.
+    pub correct: u64,
+    /// Sum of the scores.
     pub scores: f64,
 }
 
@@ -20,55 +20,55 @@ impl Bin {
         self.scores / self.count.max(1) as f64
     }
 
-    /// Share that is right, 0 to 1.
+    /// Fraction of correct predictions, 0 to 1.
     pub fn accuracy(&self) -> f64 {
-        self.right as f64 / self.count.max(1) as f64
+        self.correct as f64 / self.count.max(1) as f64
     }
 }
 
-/// A reliability diagram: the answers by their score (Guo and others 2017, arXiv:1706.04599,
-/// section 2).
+/// A reliability diagram: the predictions by score (Guo et al. 2017, arXiv:1706.04599, section 2).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Reliability {
-    /// Bin `i` holds scores from `i / BINS` up to, but for the last, below `(i + 1) / BINS`.
+    /// Bin `i` has the scores from `i / BINS` up to but excluding `(i + 1) / BINS`, which the last
+    /// bin includes.
     pub bins: [Bin; BINS],
 }
 
 impl Reliability {
-    /// Sorts answers, each the score of the label that was said and whether it was right, into
-    /// bins.
-    pub fn of(answers: impl Iterator<Item = (f64, bool)>) -> Self {
+    /// Bins predictions, each given by the score of the predicted class and whether it is correct.
+    pub fn of(predictions: impl Iterator<Item = (f64, bool)>) -> Self {
         let mut out = Self::default();
-        for (score, right) in answers {
+        for (score, correct) in predictions {
             let bin = &mut out.bins[((score * BINS as f64) as usize).min(BINS - 1)];
             bin.count += 1;
-            bin.right += u64::from(right);
+            bin.correct += u64::from(correct);
             bin.scores += score;
         }
         out
     }
 
-    /// All answers.
+    /// Number of predictions.
     pub fn count(&self) -> u64 {
         self.bins.iter().map(|bin| bin.count).sum()
     }
 
-    /// Expected calibration error, 0 to 1: the mean over the answers of how far accuracy and mean
-    /// score of their bin lie apart. 0 if there are none.
+    /// Expected calibration error, 0 to 1: the mean over the predictions of the distance between
+    /// accuracy and mean score of their bin. 0 if there are none.
     pub fn error(&self) -> f64 {
-        let apart: f64 = self.bins.iter().map(|bin| (bin.right as f64 - bin.scores).abs()).sum();
-        apart / self.count().max(1) as f64
+        let distances: f64 =
+            self.bins.iter().map(|bin| (bin.correct as f64 - bin.scores).abs()).sum();
+        distances / self.count().max(1) as f64
     }
 }
 
-/// The interval that holds the true share with 95 % confidence, if `right` of `count` were found
-/// (Wilson's score interval); 0 to 1.
-pub fn interval(right: u64, count: u64) -> (f64, f64) {
+/// The 95 % confidence interval of a proportion of which `correct` of `count` were observed
+/// (Wilson score interval); 0 to 1.
+pub fn interval(correct: u64, count: u64) -> (f64, f64) {
     const Z: f64 = 1.959_963_985;
     if count == 0 {
         return (0.0, 1.0);
     }
-    let (n, p) = (count as f64, right as f64 / count as f64);
+    let (n, p) = (count as f64, correct as f64 / count as f64);
     let middle = p + Z * Z / (2.0 * n);
     let half = Z * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt();
     let scale = 1.0 + Z * Z / n;
@@ -81,7 +81,7 @@ mod tests {
 
     use super::*;
 
-    /// As the paper writes it, a bin at a time.
+    /// The definition in the paper, one bin at a time.
     fn naive(answers: &[(f64, bool)]) -> f64 {
         let mut error = 0.0;
         for bin in 0..BINS {
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn known_errors() {
+    fn known_calibration_errors() {
         assert_eq!(Reliability::default().error(), 0.0);
         // Three of four right at 0.75: perfect. All right at 0.6: off by 0.4.
         let fair = [(0.75, true), (0.75, true), (0.75, false), (0.75, true)];
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn intervals_of_the_books() {
+    fn wilson_intervals_of_the_literature() {
         // Newcombe 1998, table I: 81 of 263, and none of 20.
         let (low, high) = interval(81, 263);
         assert!((low - 0.2553).abs() < 1e-4 && (high - 0.3662).abs() < 1e-4, "{low} {high}");
@@ -124,8 +124,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_error_is_that_of_the_paper(answers in prop::collection::vec((0u32..=1000, any::<bool>()), 1..200)) {
-            let answers: Vec<_> = answers.into_iter().map(|(s, right)| (f64::from(s) / 1000.0, right)).collect();
+        fn calibration_error_is_that_of_the_paper(
+            scores in prop::collection::vec((0u32..=1000, any::<bool>()), 1..200),
+        ) {
+            let answers: Vec<_> =
+                scores.into_iter().map(|(s, correct)| (f64::from(s) / 1000.0, correct)).collect();
             let found = Reliability::of(answers.iter().copied());
             prop_assert_eq!(found.count(), answers.len() as u64);
             prop_assert!((found.error() - naive(&answers)).abs() < 1e-9);

@@ -1,4 +1,4 @@
-//! The same head on the features of the f32 base: what int8 costs.
+//! The head on features of the f32 base, which shows the cost of int8.
 
 use std::path::{Path, PathBuf};
 
@@ -7,40 +7,38 @@ use quant::FloatBase;
 use quant::float::{FloatNet, Map};
 use rayon::prelude::*;
 use vgg_edge::{Backbone, Head};
-use vgg_edge_cli::terminal::{Interrupted, interrupted, note};
+use vgg_edge_cli::terminal::CancelToken;
 
-use super::{Picture, softmax};
-use crate::PROGRAM;
+use super::prediction::{Prediction, softmax};
 use crate::progress::Meter;
 
-/// The f32 weights that a base was made of.
+/// The f32 weights that a base was quantized from.
 pub struct FloatReference {
     path: PathBuf,
     base: FloatBase,
 }
 
-/// What the head says on f32 features.
-pub struct FloatAnswers {
+/// The predictions of a head on f32 features.
+pub struct FloatPredictions {
     /// The weights.
     pub path: PathBuf,
-    /// The class answered for each of the measured pictures, in their order; `None` if the file
+    /// The predicted class for each of the measured images, in their order; `None` if the file
     /// could not be read again.
-    pub said: Vec<Option<usize>>,
+    pub predicted: Vec<Option<usize>>,
 }
 
 impl FloatReference {
-    /// Reads the weights and holds their pre-processing against the base's.
+    /// Reads the weights, and checks that their preprocessing is the base's.
     ///
     /// # Errors
-    /// Weights that cannot be read or that see pictures otherwise.
+    /// Weights that cannot be read, or that preprocess images differently.
     pub fn load(path: &Path, int8: &Backbone) -> Result<Self> {
         let base = quant::import::import(path, None)?;
-        let (n, contract) = (base.normalization, int8.contract());
-        if (n.channel_order, n.mean, n.std) != (contract.channel_order, contract.mean, contract.std)
-        {
+        let (n, input) = (base.normalization, int8.contract());
+        if (n.channel_order, n.mean, n.std) != (input.channel_order, input.mean, input.std) {
             bail!(
-                "{} and {} pre-process pictures differently; if the weights are those it was made of, say so with `host base import \
-                 --preprocess` and give that file",
+                "{} and {} preprocess images differently; if the base was quantized from these \
+                 weights, import them with `host base import --preprocess` and pass that file",
                 path.display(),
                 int8.path().display()
             );
@@ -48,23 +46,27 @@ impl FloatReference {
         Ok(Self { path: path.to_owned(), base })
     }
 
-    /// Asks the head about the pictures of a part on their f32 features.
+    /// Classifies the images of a split by their f32 features.
     ///
     /// # Errors
-    /// Ctrl-C.
-    pub fn answers(&self, head: &Head, pictures: &[Picture], part: usize) -> Result<FloatAnswers> {
+    /// [`vgg_edge_cli::terminal::Interrupted`].
+    pub fn predict(
+        &self,
+        head: &Head,
+        predictions: &[Prediction],
+        split: usize,
+        cancel: &CancelToken,
+    ) -> Result<FloatPredictions> {
         let net = FloatNet::new(&self.base);
         let quantizer = head.preprocess.quantizer();
         let side = head.preprocess.size as usize;
-        let measured: Vec<&Picture> =
-            pictures.iter().filter(|picture| picture.part == part).collect();
-        note(PROGRAM, format_args!("f32 features of {} pictures", measured.len()));
-        let bar = Meter::new(measured.len() as u64, "pictures");
-        let answer = |picture: &&Picture| -> Result<Option<usize>> {
-            if interrupted() {
-                return Err(Interrupted.into());
-            }
-            let Ok(frame) = vgg_edge::image::decode::decode_file(&picture.file) else {
+        let measured: Vec<&Prediction> =
+            predictions.iter().filter(|prediction| prediction.split == split).collect();
+        log::info!("extracting f32 features of {} images", measured.len());
+        let bar = Meter::new(measured.len() as u64, "images");
+        let predict = |prediction: &&Prediction| -> Result<Option<usize>> {
+            cancel.check()?;
+            let Ok(frame) = vgg_edge::image::decode::decode_file(&prediction.file) else {
                 return Ok(None);
             };
             let input =
@@ -74,10 +76,10 @@ impl FloatReference {
             // The first of equals, as in a head's decision.
             Ok((0..scores.len()).rev().max_by(|&a, &b| scores[a].total_cmp(&scores[b])))
         };
-        let said = measured
+        let predicted = measured
             .par_iter()
-            .map(|picture| answer(picture).inspect(|_| bar.inc(1)))
+            .map(|prediction| predict(prediction).inspect(|_| bar.inc(1)))
             .collect::<Result<_>>()?;
-        Ok(FloatAnswers { path: self.path.clone(), said })
+        Ok(FloatPredictions { path: self.path.clone(), predicted })
     }
 }

@@ -1,4 +1,4 @@
-//! Pictures as small JPEGs within the page.
+//! Images as small JPEGs embedded in the page.
 
 use std::path::Path;
 
@@ -9,12 +9,12 @@ use vgg_edge::Image;
 use vgg_edge::image::resize::{Filter, Rect, resize};
 use vgg_edge::preprocess::Preprocess;
 
-/// Height and width in pixels: sharp at 96 CSS pixels on a phone, and some 6 kB each.
+/// Height and width in pixels: sharp at 96 CSS pixels on a phone, and about 6 kB each.
 pub const SIDE: u16 = 160;
 const QUALITY: u8 = 80;
 
-/// A picture file as the base sees it (its part, its shape in the square; mid grey around it) as a
-/// `data:` URI. `None` if it cannot be read any more.
+/// Returns an image file as a `data:` URI, cropped, scaled and padded (with medium gray) to the
+/// square that the base classifies. `None` if the file can no longer be read.
 pub fn data_uri(file: &Path, preprocess: &Preprocess) -> Option<String> {
     let frame = vgg_edge::image::decode::decode_file(file).ok()?;
     let jpeg = encode(&frame, preprocess)?;
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn thumbnails_show_what_the_base_sees() {
+    fn thumbnails_show_the_input_of_the_base() {
         let base = InputSpec {
             channel_order: ChannelOrder::Bgr,
             mean: [0.0; 3],

@@ -207,7 +207,12 @@ impl TrainConfig {
             return invalid("l2", "at least 0 and within the range of f32", self.l2);
         }
         if !self.class_weights.is_empty() {
-            at_least("class_weights", self.class_weights.len(), self.classes, "one for each class")?;
+            at_least(
+                "class_weights",
+                self.class_weights.len(),
+                self.classes,
+                "one for each class",
+            )?;
             let bad = |w: &&f64| !(**w >= 0.0 && (**w as f32).is_finite());
             if let Some(weight) = self.class_weights.iter().find(bad) {
                 return invalid("class_weights", "at least 0 and within the range of f32", weight);
@@ -215,7 +220,9 @@ impl TrainConfig {
         }
         match self.schedule {
             Schedule::Step { epochs } => at_least("schedule.epochs", epochs, 1, "at least 1")?,
-            Schedule::Plateau { patience } => at_least("schedule.patience", patience, 1, "at least 1")?,
+            Schedule::Plateau { patience } => {
+                at_least("schedule.patience", patience, 1, "at least 1")?
+            }
             Schedule::Constant | Schedule::Cosine => {}
         }
         self.optimizer.validate()
@@ -227,7 +234,11 @@ impl TrainConfig {
     }
 }
 
-fn invalid(field: &'static str, requirement: &'static str, value: impl Display) -> Result<(), TrainError> {
+fn invalid(
+    field: &'static str,
+    requirement: &'static str,
+    value: impl Display,
+) -> Result<(), TrainError> {
     Err(TrainError::InvalidConfig { field, requirement, value: value.to_string() })
 }
 
@@ -248,7 +259,12 @@ fn fraction(field: &'static str, value: f64) -> Result<(), TrainError> {
     invalid(field, "at least 0 and below 1", value)
 }
 
-fn at_least(field: &'static str, value: usize, least: usize, requirement: &'static str) -> Result<(), TrainError> {
+fn at_least(
+    field: &'static str,
+    value: usize,
+    least: usize,
+    requirement: &'static str,
+) -> Result<(), TrainError> {
     if value >= least {
         return Ok(());
     }

@@ -60,13 +60,19 @@ impl Dataset<'_> {
             return Err(TrainError::NoFeatures { split });
         }
         match self.labels.iter().position(|&label| label >= classes) {
-            Some(row) => Err(TrainError::LabelOutOfRange { split, row, label: self.labels[row], classes }),
+            Some(row) => {
+                Err(TrainError::LabelOutOfRange { split, row, label: self.labels[row], classes })
+            }
             None => Ok(()),
         }
     }
 
     /// The features of `rows`, `[rows, dim]` row by row, and their labels.
-    pub(super) fn batch(&self, split: Split, rows: &[usize]) -> Result<(Vec<f32>, Vec<usize>), TrainError> {
+    pub(super) fn batch(
+        &self,
+        split: Split,
+        rows: &[usize],
+    ) -> Result<(Vec<f32>, Vec<usize>), TrainError> {
         let dim = self.features.dim();
         let mut features = vec![0.0; rows.len() * dim];
         let gathered = self.features.gather(rows, &mut features);

@@ -101,7 +101,10 @@ pub enum TrainError {
         reason: String,
     },
     /// A layer would have more than 2^29 weights.
-    #[error("a layer from {inputs} to {outputs} values has too many weights (over {})", super::MAX_WEIGHTS)]
+    #[error(
+        "a layer from {inputs} to {outputs} values has too many weights (over {})",
+        super::MAX_WEIGHTS
+    )]
     TooManyWeights {
         /// Inputs of the layer.
         inputs: usize,

@@ -85,7 +85,8 @@ impl FineTuneState {
     fn is_done(&self, config: &TrainConfig) -> bool {
         let best = self.best.as_ref().map_or(0, |(stats, _)| stats.epoch);
         let waited = self.epochs() - best.min(self.epochs());
-        self.epochs() >= config.epochs || config.patience.is_some_and(|patience| waited >= patience.max(1))
+        self.epochs() >= config.epochs
+            || config.patience.is_some_and(|patience| waited >= patience.max(1))
     }
 
     /// The kernel of a convolution.
@@ -111,8 +112,15 @@ impl FineTuneState {
                     && layer.norm.is_none()
             };
             let chain = weights.head.windows(2).all(|pair| pair[0].outputs == pair[1].inputs);
-            let ends = (weights.head.first().map(|layer| layer.inputs), weights.head.last().map(|layer| layer.outputs));
-            weights.tail.iter().map(lengths).eq(tail.iter().map(|layer| (layer.kernel.len(), layer.bias.len())))
+            let ends = (
+                weights.head.first().map(|layer| layer.inputs),
+                weights.head.last().map(|layer| layer.outputs),
+            );
+            weights
+                .tail
+                .iter()
+                .map(lengths)
+                .eq(tail.iter().map(|layer| (layer.kernel.len(), layer.bias.len())))
                 && ends == (Some(features), Some(config.outputs()))
                 && weights.head.iter().all(dense)
                 && chain
@@ -208,8 +216,10 @@ pub fn fine_tune(
     } else if head.first().is_none_or(|layer| layer.inputs != features) {
         return Err(TrainError::WrongState { what: "inputs of the head" });
     }
-    let weights = std::mem::replace(&mut state.weights, Weights { tail: Vec::new(), head: Vec::new() });
-    let hidden: Vec<usize> = weights.head.iter().rev().skip(1).rev().map(|layer| layer.outputs).collect();
+    let weights =
+        std::mem::replace(&mut state.weights, Weights { tail: Vec::new(), head: Vec::new() });
+    let hidden: Vec<usize> =
+        weights.head.iter().rev().skip(1).rev().map(|layer| layer.outputs).collect();
     let mut network = Network::new(tail, &weights, shape, pool);
     let mut optimizer = OptimizerState::new(config.optimizer, &network.lengths());
     if let Some(moments) = state.moments.take()
@@ -242,7 +252,8 @@ pub fn fine_tune(
         state.history.push(stats);
         state.best = Some((stats, weights));
         let at = Moment::Epoch { stats: &stats, last: state.is_done(config) };
-        flow = hear(&FineTuneProgress { at, state: &state, network: &network, optimizer: &optimizer });
+        flow =
+            hear(&FineTuneProgress { at, state: &state, network: &network, optimizer: &optimizer });
     }
     'epochs: while flow.is_continue() && !state.is_done(config) {
         let epoch = state.epochs() + 1;
@@ -258,20 +269,34 @@ pub fn fine_tune(
             let mut masks = Vec::new();
             if config.dropout > 0.0 {
                 let dropout = &mut state.random.dropout;
-                masks.extend(hidden.iter().map(|units| dropout.dropout_mask(config.dropout, rows.len() * units)));
+                masks.extend(
+                    hidden
+                        .iter()
+                        .map(|units| dropout.dropout_mask(config.dropout, rows.len() * units)),
+                );
             }
-            let (gradients, outcome) = network.gradients(features, rows.len(), masks, |logits| {
-                let loss = cross_entropy(&logits, &labels, outputs, rule);
-                let outcome = all_finite(&logits).then_some((loss.sum, loss.correct));
-                (loss.gradient, outcome)
-            })?;
-            let Some((sum, hits)) = outcome else { return Err(TrainError::NonFiniteLoss { epoch, batch, lr }) };
+            let (gradients, outcome) =
+                network.gradients(features, rows.len(), masks, |logits| {
+                    let loss = cross_entropy(&logits, &labels, outputs, rule);
+                    let outcome = all_finite(&logits).then_some((loss.sum, loss.correct));
+                    (loss.gradient, outcome)
+                })?;
+            let Some((sum, hits)) = outcome else {
+                return Err(TrainError::NonFiniteLoss { epoch, batch, lr });
+            };
             network = network.update(gradients, &mut optimizer)?;
             part = Part { batches: batch, loss: part.loss + sum, correct: part.correct + hits };
             if batch < batches {
                 state.part = Some(part);
                 let at = Moment::Batch { epoch, done: batch };
-                if hear(&FineTuneProgress { at, state: &state, network: &network, optimizer: &optimizer }).is_break() {
+                if hear(&FineTuneProgress {
+                    at,
+                    state: &state,
+                    network: &network,
+                    optimizer: &optimizer,
+                })
+                .is_break()
+                {
                     break 'epochs;
                 }
             }
@@ -291,17 +316,26 @@ pub fn fine_tune(
             state.best = Some((stats, weights));
         }
         let at = Moment::Epoch { stats: &stats, last: state.is_done(config) };
-        flow = hear(&FineTuneProgress { at, state: &state, network: &network, optimizer: &optimizer });
+        flow =
+            hear(&FineTuneProgress { at, state: &state, network: &network, optimizer: &optimizer });
     }
-    let Some((stats, weights)) = state.best else { return Err(TrainError::backend("no epoch was run")) };
+    let Some((stats, weights)) = state.best else {
+        return Err(TrainError::backend("no epoch was run"));
+    };
     let tail = tail.iter().zip(weights.tail);
     let tail = tail.map(|(layer, [kernel, bias])| FloatLayer { kernel, bias, ..layer.clone() });
-    Ok(FineTuned { tail: tail.collect(), head: weights.head, best_epoch: stats.epoch, history: state.history })
+    Ok(FineTuned {
+        tail: tail.collect(),
+        head: weights.head,
+        best_epoch: stats.epoch,
+        history: state.history,
+    })
 }
 
 impl Weights {
     fn is_finite(&self) -> bool {
-        self.tail.iter().flatten().all(|values| all_finite(values)) && self.head.iter().all(DenseWeights::is_finite)
+        self.tail.iter().flatten().all(|values| all_finite(values))
+            && self.head.iter().all(DenseWeights::is_finite)
     }
 }
 
@@ -344,8 +378,13 @@ impl Network {
     }
 
     fn lengths(&self) -> Vec<usize> {
-        let convs = self.convs.iter().flat_map(|conv| [conv.kernel.dims().iter().product(), conv.bias.dims()[0]]);
-        convs.chain(self.dense.iter().flatten().map(|tensor| tensor.dims().iter().product())).collect()
+        let convs = self
+            .convs
+            .iter()
+            .flat_map(|conv| [conv.kernel.dims().iter().product(), conv.bias.dims()[0]]);
+        convs
+            .chain(self.dense.iter().flatten().map(|tensor| tensor.dims().iter().product()))
+            .collect()
     }
 
     /// `[rows, channels, h, w]` of rows that are channels last.
@@ -371,7 +410,11 @@ impl Network {
                     bias: conv.bias.clone().autodiff().require_grad(),
                 })
                 .collect(),
-            dense: self.dense.iter().map(|pair| pair.clone().map(|t| t.autodiff().require_grad())).collect(),
+            dense: self
+                .dense
+                .iter()
+                .map(|pair| pair.clone().map(|t| t.autodiff().require_grad()))
+                .collect(),
             device: self.device.clone(),
             ..*self
         };
@@ -411,8 +454,12 @@ impl Network {
         let [rows, channels, height, width] = map.dims();
         let mut hidden = match self.pool {
             Pool::Flatten => map.permute([0, 2, 3, 1]).reshape([rows, height * width * channels]),
-            Pool::Avg => map.reshape([rows, channels, height * width]).mean_dim(2).reshape([rows, channels]),
-            Pool::Max => map.reshape([rows, channels, height * width]).max_dim(2).reshape([rows, channels]),
+            Pool::Avg => {
+                map.reshape([rows, channels, height * width]).mean_dim(2).reshape([rows, channels])
+            }
+            Pool::Max => {
+                map.reshape([rows, channels, height * width]).max_dim(2).reshape([rows, channels])
+            }
         };
         for (index, [kernel, bias]) in self.dense.iter().enumerate() {
             if index > 0 {
@@ -427,11 +474,16 @@ impl Network {
     }
 
     /// Steps all weights.
-    fn update(self, gradients: Gradients, optimizer: &mut OptimizerState) -> Result<Self, TrainError> {
+    fn update(
+        self,
+        gradients: Gradients,
+        optimizer: &mut OptimizerState,
+    ) -> Result<Self, TrainError> {
         optimizer.begin_step();
         let mut gradients = gradients.0.into_iter().enumerate();
         let mut step = |mut weights: TensorData| {
-            let (index, gradient) = gradients.next().ok_or_else(|| TrainError::backend("gradients are missing"))?;
+            let (index, gradient) =
+                gradients.next().ok_or_else(|| TrainError::backend("gradients are missing"))?;
             optimizer.update(
                 index,
                 weights.as_mut_slice().map_err(TrainError::backend)?,
@@ -443,7 +495,11 @@ impl Network {
         let mut convs = Vec::with_capacity(self.convs.len());
         for conv in self.convs {
             let kernel = Tensor::from_data(step(data(conv.kernel)?)?, at);
-            convs.push(Conv { kernel, bias: Tensor::from_data(step(data(conv.bias)?)?, at), pool: conv.pool });
+            convs.push(Conv {
+                kernel,
+                bias: Tensor::from_data(step(data(conv.bias)?)?, at),
+                pool: conv.pool,
+            });
         }
         let mut dense = Vec::with_capacity(self.dense.len());
         for [kernel, bias] in self.dense {
@@ -454,7 +510,12 @@ impl Network {
     }
 
     /// Mean loss and accuracy without dropout; `None` if a logit is not finite.
-    fn evaluate(&self, split: Split, outputs: usize, data: &Dataset) -> Result<Option<Evaluation>, TrainError> {
+    fn evaluate(
+        &self,
+        split: Split,
+        outputs: usize,
+        data: &Dataset,
+    ) -> Result<Option<Evaluation>, TrainError> {
         let rows: Vec<usize> = (0..data.labels.len()).collect();
         let (mut loss, mut correct) = (0.0, 0);
         for rows in rows.chunks(EVALUATION_ROWS) {
@@ -475,7 +536,13 @@ impl Network {
         let conv = |conv: &Conv| Ok([read(conv.kernel.clone())?, read(conv.bias.clone())?]);
         let dense = |[kernel, bias]: &[Tensor<2>; 2]| {
             let [inputs, outputs] = kernel.dims();
-            Ok(DenseWeights { inputs, outputs, kernel: read(kernel.clone())?, bias: read(bias.clone())?, norm: None })
+            Ok(DenseWeights {
+                inputs,
+                outputs,
+                kernel: read(kernel.clone())?,
+                bias: read(bias.clone())?,
+                norm: None,
+            })
         };
         Ok(Weights {
             tail: self.convs.iter().map(conv).collect::<Result<_, TrainError>>()?,

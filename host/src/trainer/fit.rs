@@ -8,7 +8,10 @@ use super::network::{Network, sum_of_squares};
 use super::optimizer::OptimizerState;
 use super::random::{Random, Stream};
 use super::state::{Best, Moment, Part, State};
-use super::{BatchNorm, Dataset, DenseWeights, EpochStats, MAX_WEIGHTS, Split, TrainConfig, TrainError, TrainedHead};
+use super::{
+    BatchNorm, Dataset, DenseWeights, EpochStats, MAX_WEIGHTS, Split, TrainConfig, TrainError,
+    TrainedHead,
+};
 
 /// Rows that are evaluated at once: enough for the matrix products to run at full speed.
 const EVALUATION_ROWS: usize = 256;
@@ -87,7 +90,8 @@ impl Progress<'_> {
 
 /// Widths of what goes between the layers: features, hidden layers, outputs.
 fn widths(config: &TrainConfig, dim: usize) -> Result<Vec<usize>, TrainError> {
-    let widths: Vec<usize> = [dim].into_iter().chain(config.units.iter().copied()).chain([config.outputs()]).collect();
+    let widths: Vec<usize> =
+        [dim].into_iter().chain(config.units.iter().copied()).chain([config.outputs()]).collect();
     for pair in widths.windows(2) {
         let (inputs, outputs) = (pair[0], pair[1]);
         if inputs.checked_mul(outputs).is_none_or(|weights| weights > MAX_WEIGHTS) {
@@ -98,7 +102,11 @@ fn widths(config: &TrainConfig, dim: usize) -> Result<Vec<usize>, TrainError> {
 }
 
 /// Keras's initial weights: `glorot_uniform` kernels and biases of zero.
-fn initial_layers(config: &TrainConfig, dim: usize, stream: &mut Stream) -> Result<Vec<DenseWeights>, TrainError> {
+fn initial_layers(
+    config: &TrainConfig,
+    dim: usize,
+    stream: &mut Stream,
+) -> Result<Vec<DenseWeights>, TrainError> {
     let widths = widths(config, dim)?;
     let layers = widths.windows(2).zip(1..).map(|(pair, number)| {
         let (inputs, outputs) = (pair[0], pair[1]);
@@ -107,7 +115,8 @@ fn initial_layers(config: &TrainConfig, dim: usize, stream: &mut Stream) -> Resu
             outputs,
             kernel: stream.glorot_uniform(inputs, outputs),
             bias: vec![0.0; outputs],
-            norm: (config.batch_norm && number <= config.units.len()).then(|| BatchNorm::new(outputs)),
+            norm: (config.batch_norm && number <= config.units.len())
+                .then(|| BatchNorm::new(outputs)),
         }
     });
     Ok(layers.collect())
@@ -137,7 +146,12 @@ pub(super) fn fit(
 
     'epochs: while !state.is_done(config) {
         let epoch = state.history.len() + 1;
-        if training.features.prepare(epoch).map_err(|reason| TrainError::Source { epoch, reason })?.is_break() {
+        if training
+            .features
+            .prepare(epoch)
+            .map_err(|reason| TrainError::Source { epoch, reason })?
+            .is_break()
+        {
             let done = state.part.map_or(0, |part| part.batches);
             let at = Moment::Batch { epoch, done };
             // There is nothing left to break off.
@@ -153,19 +167,37 @@ pub(super) fn fit(
             let batch = part.batches + 1;
             let first = part.batches * config.batch_size;
             let rows = &state.order[first..samples.min(first + config.batch_size)];
-            lr = state.rate.at(config, epoch, (epoch - 1) * batches + batch - 1, config.epochs * batches);
+            lr = state.rate.at(
+                config,
+                epoch,
+                (epoch - 1) * batches + batch - 1,
+                config.epochs * batches,
+            );
             optimizer.set_lr(lr);
             let outcome;
-            (network, outcome) =
-                step(config, rule, network, &mut optimizer, &mut state.random.dropout, training, rows)?;
+            (network, outcome) = step(
+                config,
+                rule,
+                network,
+                &mut optimizer,
+                &mut state.random.dropout,
+                training,
+                rows,
+            )?;
             let Some(outcome) = outcome else {
                 return Err(TrainError::NonFiniteLoss { epoch, batch, lr });
             };
-            part = Part { batches: batch, loss: part.loss + outcome.loss, correct: part.correct + outcome.correct };
+            part = Part {
+                batches: batch,
+                loss: part.loss + outcome.loss,
+                correct: part.correct + outcome.correct,
+            };
             if batch < batches {
                 state.part = Some(part);
                 let at = Moment::Batch { epoch, done: batch };
-                if hear(&Progress { at, state: &state, network: &network, optimizer: &optimizer }).is_break() {
+                if hear(&Progress { at, state: &state, network: &network, optimizer: &optimizer })
+                    .is_break()
+                {
                     break 'epochs;
                 }
             }
@@ -181,9 +213,11 @@ pub(super) fn fit(
             Some(validation) => {
                 // Keras weights the classes in training only.
                 let rule = LossRule { weights: &[], ..rule };
-                let mut measured = evaluate(&network, config.outputs(), validation, rule)?.ok_or(diverged)?;
+                let mut measured =
+                    evaluate(&network, config.outputs(), validation, rule)?.ok_or(diverged)?;
                 if config.l2 > 0.0 {
-                    measured.loss += config.l2 * weights.iter().map(|layer| sum_of_squares(&layer.kernel)).sum::<f64>();
+                    measured.loss += config.l2
+                        * weights.iter().map(|layer| sum_of_squares(&layer.kernel)).sum::<f64>();
                 }
                 Some(measured)
             }
@@ -192,11 +226,14 @@ pub(super) fn fit(
         let stats = part.end(epoch, samples, measured, lr);
         state.history.push(stats);
         state.rate.end_epoch(config, stats.val_loss.unwrap_or(stats.loss));
-        if config.keep_last || state.best.as_ref().is_none_or(|best| is_better(&stats, &best.stats)) {
+        if config.keep_last || state.best.as_ref().is_none_or(|best| is_better(&stats, &best.stats))
+        {
             state.best = Some(Best { stats, layers: weights });
         }
         let at = Moment::Epoch { stats: &stats, last: state.is_done(config) };
-        if hear(&Progress { at, state: &state, network: &network, optimizer: &optimizer }).is_break() {
+        if hear(&Progress { at, state: &state, network: &network, optimizer: &optimizer })
+            .is_break()
+        {
             break;
         }
     }
@@ -241,7 +278,12 @@ fn step(
     let (mut features, labels) = training.batch(Split::Training, rows)?;
     let mut masks = Vec::new();
     if config.dropout > 0.0 {
-        masks.extend(config.units.iter().map(|units| dropout.dropout_mask(config.dropout, rows.len() * units)));
+        masks.extend(
+            config
+                .units
+                .iter()
+                .map(|units| dropout.dropout_mask(config.dropout, rows.len() * units)),
+        );
         if config.units.is_empty() {
             let factors = dropout.dropout_mask(config.dropout, features.len());
             features.iter_mut().zip(factors).for_each(|(x, f)| *x *= f);
@@ -249,12 +291,15 @@ fn step(
     }
     let (gradients, outcome) = network.gradients(features, rows.len(), masks, |logits| {
         let loss = cross_entropy(&logits, &labels, config.outputs(), rule);
-        let outcome = all_finite(&logits).then_some(StepOutcome { loss: loss.sum, correct: loss.correct });
+        let outcome =
+            all_finite(&logits).then_some(StepOutcome { loss: loss.sum, correct: loss.correct });
         Ok((loss.gradient, outcome))
     })?;
     let (network, penalty) = network.update(gradients, optimizer, config.l2)?;
-    let with_penalty =
-        |outcome: StepOutcome| StepOutcome { loss: outcome.loss + penalty * rows.len() as f64, ..outcome };
+    let with_penalty = |outcome: StepOutcome| StepOutcome {
+        loss: outcome.loss + penalty * rows.len() as f64,
+        ..outcome
+    };
     Ok((network, outcome.map(with_penalty)))
 }
 

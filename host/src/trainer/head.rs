@@ -46,7 +46,9 @@ impl BatchNorm {
     /// `gamma / sqrt(variance + epsilon)` of each output.
     pub(super) fn factors(&self) -> impl Iterator<Item = f64> {
         let pairs = self.gamma.iter().zip(&self.variance);
-        pairs.map(|(&gamma, &variance)| f64::from(gamma) / (f64::from(variance) + Self::EPSILON).sqrt())
+        pairs.map(|(&gamma, &variance)| {
+            f64::from(gamma) / (f64::from(variance) + Self::EPSILON).sqrt()
+        })
     }
 }
 
@@ -98,7 +100,12 @@ impl TrainedHead {
     /// Loss and accuracy over a data set, without dropout: to hold the kept weights against the history.
     pub(super) fn evaluate(&self, data: &Dataset) -> Result<Option<Evaluation>, TrainError> {
         let outputs = self.layers.last().map_or(0, |layer| layer.outputs);
-        super::fit::evaluate(&Network::new(&self.layers), outputs, data, super::loss::LossRule::default())
+        super::fit::evaluate(
+            &Network::new(&self.layers),
+            outputs,
+            data,
+            super::loss::LossRule::default(),
+        )
     }
 }
 
@@ -107,7 +114,9 @@ impl DenseWeights {
         let norm = self.norm.as_ref();
         all_finite(&self.kernel)
             && all_finite(&self.bias)
-            && norm.is_none_or(|n| all_finite(&n.gamma) && all_finite(&n.mean) && all_finite(&n.variance))
+            && norm.is_none_or(|n| {
+                all_finite(&n.gamma) && all_finite(&n.mean) && all_finite(&n.variance)
+            })
     }
 
     /// The layer with its batch normalisation worked into kernel and bias.

@@ -41,10 +41,16 @@ pub(super) struct LossRule<'a> {
 /// Both forms neither overflow nor lose digits. Everything is computed in `f64`, which costs nothing
 /// at these sizes. The gradient is written down rather than derived by autodiff since it is this
 /// simple, and since autodiff of the stable forms is wrong at the kinks of `max` and `abs`.
-pub(super) fn cross_entropy(logits: &[f32], labels: &[usize], outputs: usize, rule: LossRule) -> BatchLoss {
+pub(super) fn cross_entropy(
+    logits: &[f32],
+    labels: &[usize],
+    outputs: usize,
+    rule: LossRule,
+) -> BatchLoss {
     let mut loss = BatchLoss { sum: 0.0, correct: 0, gradient: Vec::with_capacity(logits.len()) };
     let samples = labels.len() as f64;
-    let smooth = |target: f64, classes: f64| target * (1.0 - rule.smoothing) + rule.smoothing / classes;
+    let smooth =
+        |target: f64, classes: f64| target * (1.0 - rule.smoothing) + rule.smoothing / classes;
     for (row, &label) in logits.chunks_exact(outputs).zip(labels) {
         let weight = rule.weights.get(label).copied().unwrap_or(1.0);
         if let &[logit] = row {
@@ -66,15 +72,16 @@ pub(super) fn cross_entropy(logits: &[f32], labels: &[usize], outputs: usize, ru
         let exponential = |logit: f32| (f64::from(logit) - largest).exp();
         let total: f64 = row.iter().map(|&logit| exponential(logit)).sum();
         let target = |class: usize| smooth(if class == label { 1.0 } else { 0.0 }, outputs as f64);
-        let expected: f64 =
-            row.iter().zip(0..).map(|(&logit, class)| target(class) * (f64::from(logit) - largest)).sum();
+        let expected: f64 = row
+            .iter()
+            .zip(0..)
+            .map(|(&logit, class)| target(class) * (f64::from(logit) - largest))
+            .sum();
         loss.sum += weight * (total.ln() - expected);
         loss.correct += usize::from(predicted == label);
-        loss.gradient.extend(
-            row.iter()
-                .enumerate()
-                .map(|(class, &logit)| (weight * (exponential(logit) / total - target(class)) / samples) as f32),
-        );
+        loss.gradient.extend(row.iter().enumerate().map(|(class, &logit)| {
+            (weight * (exponential(logit) / total - target(class)) / samples) as f32
+        }));
     }
     loss
 }
@@ -130,7 +137,8 @@ mod tests {
         let loss = cross_entropy(&[1.0, 2.0, 3.0], &[0], 3, rule);
         let total: f64 = (1..4).map(|z| f64::from(z).exp()).sum();
         let target = [0.8 + 0.2 / 3.0, 0.2 / 3.0, 0.2 / 3.0];
-        let expected: f64 = (1..4).zip(target).map(|(z, y)| -y * (f64::from(z).exp() / total).ln()).sum();
+        let expected: f64 =
+            (1..4).zip(target).map(|(z, y)| -y * (f64::from(z).exp() / total).ln()).sum();
         close(loss.sum, 0.5 * expected);
         for (g, (z, y)) in loss.gradient.iter().zip((1..4).zip(target)) {
             assert!((f64::from(*g) - 0.5 * (f64::from(z).exp() / total - y)).abs() < 1e-7);

@@ -74,7 +74,8 @@ impl Network {
                 let norm = BatchNorm { gamma: read(gamma.clone())?, mean, variance };
                 let factors: Vec<f32> = norm.factors().map(|factor| factor as f32).collect();
                 let shape = [1, factors.len()];
-                hidden = (hidden - tensor(&self.device, norm.mean, shape)) * tensor(&self.device, factors, shape);
+                hidden = (hidden - tensor(&self.device, norm.mean, shape))
+                    * tensor(&self.device, factors, shape);
             }
             hidden = hidden + layer.bias.clone();
         }
@@ -164,7 +165,8 @@ impl Network {
         let mut gradients = gradients.tensors.into_iter().enumerate();
         let mut penalty = 0.0;
         let mut step = |weights: Tensor<2>, l2: f64| {
-            let (index, gradient) = gradients.next().ok_or_else(|| TrainError::backend("gradients are missing"))?;
+            let (index, gradient) =
+                gradients.next().ok_or_else(|| TrainError::backend("gradients are missing"))?;
             let mut weights = data(weights)?;
             let mut gradient = data(gradient)?;
             let values = weights.as_mut_slice().map_err(TrainError::backend)?;
@@ -172,7 +174,10 @@ impl Network {
             if l2 > 0.0 {
                 penalty += l2 * sum_of_squares(values);
                 let factor = (2.0 * l2) as f32;
-                slopes.iter_mut().zip(&*values).for_each(|(slope, weight)| *slope += factor * weight);
+                slopes
+                    .iter_mut()
+                    .zip(&*values)
+                    .for_each(|(slope, weight)| *slope += factor * weight);
             }
             optimizer.update(index, values, slopes);
             Ok::<_, TrainError>(Tensor::from_data(weights, (&device, DType::F32)))
@@ -184,11 +189,13 @@ impl Network {
                 let norm = match norm {
                     Some(Norm { gamma, mut mean, mut variance }) => {
                         let gamma = step(gamma, 0.0)?;
-                        let batch = moments.next().ok_or_else(|| TrainError::backend("moments are missing"))?;
+                        let batch = moments
+                            .next()
+                            .ok_or_else(|| TrainError::backend("moments are missing"))?;
                         for (moving, batch) in [&mut mean, &mut variance].into_iter().zip(batch) {
                             for (moving, value) in moving.iter_mut().zip(read(batch)?) {
-                                *moving =
-                                    *moving * BatchNorm::MOMENTUM as f32 + value * (1.0 - BatchNorm::MOMENTUM) as f32;
+                                *moving = *moving * BatchNorm::MOMENTUM as f32
+                                    + value * (1.0 - BatchNorm::MOMENTUM) as f32;
                             }
                         }
                         Some(Norm { gamma, mean, variance })

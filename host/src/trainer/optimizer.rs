@@ -35,9 +35,25 @@ struct Slot {
 /// An [`Optimizer`] with its numbers rounded to `f32` in the way that Keras does.
 #[derive(Clone, Copy)]
 enum Rule {
-    RmsProp { lr: f32, rho: f32, one_minus_rho: f32, epsilon: f32, momentum: f32 },
-    Adam { lr: f32, beta1: f32, beta2: f32, one_minus_beta1: f32, one_minus_beta2: f32, epsilon: f32 },
-    Sgd { lr: f32, momentum: f32 },
+    RmsProp {
+        lr: f32,
+        rho: f32,
+        one_minus_rho: f32,
+        epsilon: f32,
+        momentum: f32,
+    },
+    Adam {
+        lr: f32,
+        beta1: f32,
+        beta2: f32,
+        one_minus_beta1: f32,
+        one_minus_beta2: f32,
+        epsilon: f32,
+    },
+    Sgd {
+        lr: f32,
+        momentum: f32,
+    },
 }
 
 impl From<Optimizer> for Rule {
@@ -58,7 +74,9 @@ impl From<Optimizer> for Rule {
                 one_minus_beta2: (1.0 - beta2) as f32,
                 epsilon: epsilon as f32,
             },
-            Optimizer::Sgd { lr, momentum } => Self::Sgd { lr: lr as f32, momentum: momentum as f32 },
+            Optimizer::Sgd { lr, momentum } => {
+                Self::Sgd { lr: lr as f32, momentum: momentum as f32 }
+            }
         }
     }
 }
@@ -89,7 +107,9 @@ impl OptimizerState {
 
     /// Goes on where another one was; whether the tensors are of the same lengths.
     pub(super) fn restore(&mut self, moments: Moments) -> bool {
-        let lengths = |m: &Moments| m.slots.iter().map(|s| (s.momentum.len(), s.velocity.len())).collect::<Vec<_>>();
+        let lengths = |m: &Moments| {
+            m.slots.iter().map(|s| (s.momentum.len(), s.velocity.len())).collect::<Vec<_>>()
+        };
         let fits = lengths(&moments) == lengths(&self.moments);
         self.moments = moments;
         fits
@@ -98,7 +118,9 @@ impl OptimizerState {
     /// The learning rate of the next steps.
     pub(super) fn set_lr(&mut self, rate: f64) {
         match &mut self.rule {
-            Rule::RmsProp { lr, .. } | Rule::Adam { lr, .. } | Rule::Sgd { lr, .. } => *lr = rate as f32,
+            Rule::RmsProp { lr, .. } | Rule::Adam { lr, .. } | Rule::Sgd { lr, .. } => {
+                *lr = rate as f32
+            }
         }
     }
 
@@ -190,7 +212,10 @@ fn in_chunks<const N: usize>(
     for (i, values) in state.into_iter().enumerate() {
         (state0[i], state1[i]) = values.split_at_mut(middle);
     }
-    rayon::join(|| in_chunks(weights0, gradient0, state0, step), || in_chunks(weights1, gradient1, state1, step));
+    rayon::join(
+        || in_chunks(weights0, gradient0, state0, step),
+        || in_chunks(weights1, gradient1, state1, step),
+    );
 }
 
 #[cfg(test)]

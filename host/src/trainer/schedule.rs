@@ -74,7 +74,8 @@ mod tests {
     #[test]
     fn steps_are_tenths() {
         let config = config(Schedule::Step { epochs: 3 });
-        let rates: Vec<f64> = (1..=7).map(|epoch| Rate::new(&config).at(&config, epoch, 0, 1)).collect();
+        let rates: Vec<f64> =
+            (1..=7).map(|epoch| Rate::new(&config).at(&config, epoch, 0, 1)).collect();
         for (found, wanted) in rates.iter().zip([0.8, 0.8, 0.8, 0.08, 0.08, 0.08, 0.008]) {
             assert!((found - wanted).abs() < 1e-12, "{rates:?}");
         }

@@ -37,7 +37,13 @@ pub(super) struct Part {
 
 impl Part {
     /// The figures of an epoch that has come to its end after `samples`, `measured` on what validates.
-    pub(super) fn end(self, epoch: usize, samples: usize, measured: Option<Evaluation>, lr: f64) -> EpochStats {
+    pub(super) fn end(
+        self,
+        epoch: usize,
+        samples: usize,
+        measured: Option<Evaluation>,
+        lr: f64,
+    ) -> EpochStats {
         EpochStats {
             epoch,
             loss: self.loss / samples as f64,
@@ -87,9 +93,23 @@ pub(super) struct Best {
 
 impl State {
     /// Before the first epoch.
-    pub(super) fn new(config: &TrainConfig, layers: Vec<DenseWeights>, random: Random, samples: usize) -> Self {
+    pub(super) fn new(
+        config: &TrainConfig,
+        layers: Vec<DenseWeights>,
+        random: Random,
+        samples: usize,
+    ) -> Self {
         let (order, rate) = ((0..samples).collect(), Rate::new(config));
-        Self { layers, moments: None, random, order, rate, history: Vec::new(), best: None, part: None }
+        Self {
+            layers,
+            moments: None,
+            random,
+            order,
+            rate,
+            history: Vec::new(),
+            best: None,
+            part: None,
+        }
     }
 
     /// How many epochs are done.
@@ -100,7 +120,9 @@ impl State {
     /// Whether more epochs have passed since the best than patience allows.
     pub(super) fn out_of_patience(&self, config: &TrainConfig) -> bool {
         let waited = self.history.len() - self.best.as_ref().map_or(0, |best| best.stats.epoch);
-        config.patience.is_some_and(|patience| !self.history.is_empty() && waited >= patience.max(1))
+        config
+            .patience
+            .is_some_and(|patience| !self.history.is_empty() && waited >= patience.max(1))
     }
 
     /// Whether no epoch is left to run.
@@ -109,7 +131,12 @@ impl State {
     }
 
     /// Holds a state that was read from a file against the network, whose layers have these widths, and the data.
-    pub(super) fn check(&self, config: &TrainConfig, widths: &[usize], samples: usize) -> Result<(), TrainError> {
+    pub(super) fn check(
+        &self,
+        config: &TrainConfig,
+        widths: &[usize],
+        samples: usize,
+    ) -> Result<(), TrainError> {
         let wrong = |what| Err(TrainError::WrongState { what });
         let fits = |layers: &[DenseWeights]| {
             layers.len() + 1 == widths.len()
@@ -120,7 +147,9 @@ impl State {
                     (layer.inputs, layer.outputs) == (inputs, outputs)
                         && (layer.kernel.len(), layer.bias.len()) == (inputs * outputs, outputs)
                         && norm.is_some() == (config.batch_norm && hidden)
-                        && norm.is_none_or(|n| [&n.gamma, &n.mean, &n.variance].iter().all(|v| v.len() == outputs))
+                        && norm.is_none_or(|n| {
+                            [&n.gamma, &n.mean, &n.variance].iter().all(|v| v.len() == outputs)
+                        })
                         && layer.is_finite()
                 })
         };
@@ -132,7 +161,9 @@ impl State {
         if !order.iter().copied().eq(0..samples) {
             return wrong("order of the samples");
         }
-        let of_history = |best: &Best| (1..=self.history.len()).contains(&best.stats.epoch) && fits(&best.layers);
+        let of_history = |best: &Best| {
+            (1..=self.history.len()).contains(&best.stats.epoch) && fits(&best.layers)
+        };
         if !self.best.as_ref().map_or(self.history.is_empty(), of_history) {
             return wrong("best epoch");
         }

@@ -104,7 +104,7 @@ fn foreign_weights_become_a_base_that_both_programs_run() {
     fail(
         host().args(["base", "compare"]).arg(at("f32.onnx")).arg(base()).arg(&data),
         1,
-        "pre-process pictures differently",
+        "preprocess images differently",
     );
 
     let head = at("head.postcard");
@@ -308,7 +308,7 @@ fn fetching_survives_cut_connections_and_resumes() {
     // Another file than was promised is thrown away.
     std::fs::remove_file(&output).unwrap();
     let (url, _asked) = serve(content[1..].to_vec(), vec![Answer::Whole]);
-    let words = fail(&mut fetch(&url, &hash, &output), 1, "not the file that was expected");
+    let words = fail(&mut fetch(&url, &hash, &output), 1, "not the expected file");
     assert!(!output.exists() && !part.exists(), "{words}");
     // A page that is not there, and no server at all.
     let (url, _asked) = serve(content, vec![Answer::Status(404)]);
@@ -335,7 +335,7 @@ fn bad_calibration_is_one_line_and_writes_nothing() {
         command.arg("--calibrate").arg(calibrate).arg("-o").arg(at("out.onnx")).args(more);
         command
     };
-    fail(&mut run(&at("empty"), &[]), 1, "no pictures");
+    fail(&mut run(&at("empty"), &[]), 1, "no images");
     fail(&mut run(&at("missing"), &[]), 1, "missing");
     fail(&mut run(&at("black"), &[]), 1, "of a single color");
     let some = root().join("tests/fixtures/jpeg");

@@ -27,7 +27,7 @@ fn looks_well(page: &Path, name: &str, then: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn a_training_leaves_page_figures_and_history() {
+fn report_of_a_training_has_page_charts_and_history() {
     let folder = tempfile::tempdir().unwrap();
     let (head, report) = (folder.path().join("head.postcard"), folder.path().join("made/by/train"));
     let out = succeed(
@@ -132,7 +132,7 @@ fn sha256(file: &Path) -> String {
 }
 
 #[test]
-fn hostile_names_are_shown_and_odd_data_is_named() {
+fn report_shows_hostile_names_and_problems_of_the_data() {
     let folder = tempfile::tempdir().unwrap();
     let (data, report) = (folder.path().join("data"), folder.path().join("report"));
     // A label that would be markup, one that would turn the text around.
@@ -180,14 +180,14 @@ fn hostile_names_are_shown_and_odd_data_is_named() {
             "eval document.querySelectorAll('.cards img').length > 0 && [...document.images].every(i => i.naturalWidth === 160)",
             "eval document.querySelectorAll('script, [onclick], [onerror]').length",
             "eval document.body.textContent.includes('<img src=x onerror=alert(1)>')",
-            "eval document.querySelector('.twins').textContent",
+            "eval document.querySelector('.duplicates').textContent",
             "eval document.querySelector('.notice').textContent",
             "eval document.querySelector('#unreadable + div').textContent",
         ],
     );
     assert_eq!(found[..3], ["true", "0", "true"], "thumbnails, markup, names");
     for words in
-        ["conflict of labels", "across training and validation", "twin & other.bmp", "twin.bmp"]
+        ["label conflict", "in training and validation", "twin & other.bmp", "twin.bmp"]
     {
         assert!(found[3].contains(words), "{words}: {}", found[3]);
     }
@@ -210,7 +210,7 @@ fn hostile_names_are_shown_and_odd_data_is_named() {
 }
 
 #[test]
-fn int8_is_held_against_f32_if_its_weights_are_given() {
+fn report_compares_int8_with_f32_if_its_weights_are_given() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     weights(&at("vgg16.safetensors"));
@@ -242,7 +242,7 @@ fn int8_is_held_against_f32_if_its_weights_are_given() {
         host
     };
     // Weights of another base are refused before the work.
-    let errors = fail(&mut train(&base()), 1, "pre-process pictures differently");
+    let errors = fail(&mut train(&base()), 1, "preprocess images differently");
     assert!(!errors.contains("pictures in"), "{errors}");
 
     let result = ndjson(&succeed(&mut train(&at("int8.onnx")))).pop().unwrap();
@@ -256,9 +256,9 @@ fn int8_is_held_against_f32_if_its_weights_are_given() {
     let (int8, f32, differ) = (
         row("accuracy on int8 features"),
         row("accuracy on f32 features"),
-        row("decisions that differ"),
+        row("predictions that differ"),
     );
-    let (lost, won) = (row("of these, right on f32 only"), row("of these, right on int8 only"));
+    let (lost, won) = (row("of these, correct on f32 only"), row("of these, correct on int8 only"));
     assert_eq!(
         int8 as f64 / result["val"].as_f64().unwrap(),
         result["val_accuracy"].as_f64().unwrap()

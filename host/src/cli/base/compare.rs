@@ -1,21 +1,21 @@
-//! `host base compare`: what quantization costs, layer by layer and in the accuracy of heads.
+//! `host base compare`: measures the cost of quantization, by layer and in the accuracy of heads.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
+use quant::FloatBase;
 use quant::compare::{LayerReport, compare};
 use quant::float::{FloatNet, Map};
 use quant::quantize::{Inputs, input};
 use rayon::prelude::*;
 use serde_json::{Value, json};
-use vgg_edge::Backbone;
 use vgg_edge::head::Pool;
 use vgg_edge::kernels::Kernel;
 use vgg_edge::preprocess::{Fit, Preprocess};
-use vgg_edge_cli::terminal::{Interrupted, interrupted, note, print_line};
+use vgg_edge::{Backbone, Image};
+use vgg_edge_cli::terminal::{CancelToken, print_line};
 
-use crate::PROGRAM;
 use crate::cli::options::ExtractOptions;
 use crate::cli::train::Recipe;
 use crate::dataset::{self, Item};
@@ -23,43 +23,59 @@ use crate::features::extraction::{Features, Rows, extract};
 use crate::progress::Meter;
 use crate::trainer::{self, Dataset, FeatureSource};
 
-/// Compares an int8 base with the f32 weights it was made of
+/// Compare an int8 base with the f32 weights that it was quantized from
 ///
-/// Runs both on pictures and prints for each layer the signal-to-quantization-noise ratio, the
-/// relative L2 error, the cosine, the largest error and the share of values clipped. If DATA has
-/// class folders, heads are trained on the features of both, with the same seeds.
+/// Runs both on images, and prints for each layer the signal-to-quantization-noise ratio (SQNR),
+/// the relative L2 error, the cosine similarity, the maximum error and the fraction of clipped
+/// values. If DATA has class directories, heads are trained on the features of both, with the same
+/// seeds.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  host base compare vgg16.onnx int8.onnx photos\n  \
     host base compare vgg16.onnx int8.onnx photos --size 128 --seeds 5 --html compare.html")]
 pub struct Args {
     #[command(flatten)]
-    weights: super::Weights,
+    weights: super::WeightsOptions,
 
-    /// The int8 base
+    /// Int8 base
     #[arg(value_name = "INT8")]
     int8: PathBuf,
 
-    /// Folder of pictures; with class folders, or train/ and val/ over them, heads are compared too
+    /// Directory of images; with class directories, heads are compared too
+    ///
+    /// The class directories may be in train/ and val/.
     data: PathBuf,
 
     /// Height and width of the input in pixels
     #[arg(long, value_name = "PIXELS", default_value_t = 64)]
     size: u32,
 
-    /// Pictures at most for the table of layers, spread evenly over the files
-    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pictures: u32,
+    /// Maximum number of images for the table of layers, spread evenly over the files
+    #[arg(
+        long = "images",
+        alias = "pictures",
+        value_name = "N",
+        default_value_t = 200,
+        value_parser = clap::value_parser!(u32).range(1..=10_000)
+    )]
+    images: u32,
 
-    /// Heads to train on each, with seeds from 0; 0 for none
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(0..=100))]
+    /// Number of heads to train on the features of each base; 0 for none
+    ///
+    /// The seeds count from 0.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 3,
+        value_parser = clap::value_parser!(u32).range(0..=100)
+    )]
     seeds: u32,
 
-    /// Writes the figures as a page
-    #[arg(long, value_name = "FILE")]
+    /// Write the results to an HTML file
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
     html: Option<PathBuf>,
 
-    /// Prints one object
-    #[arg(long)]
+    /// Print a JSON object
+    #[arg(long, help_heading = "Output")]
     json: bool,
 
     #[command(flatten)]
@@ -68,16 +84,16 @@ pub struct Args {
 
 /// Accuracies of heads trained with the same seeds.
 pub struct HeadReport {
-    /// What the validation pictures are.
+    /// Description of the validation set.
     pub data: String,
-    /// On f32 features, one a seed.
+    /// On f32 features, one per seed.
     pub float: Vec<f64>,
-    /// On int8 features, one a seed.
+    /// On int8 features, one per seed.
     pub int8: Vec<f64>,
 }
 
 impl HeadReport {
-    /// `int8 - float`, one a seed.
+    /// `int8 - float`, one per seed.
     pub fn differences(&self) -> Vec<f64> {
         self.int8.iter().zip(&self.float).map(|(a, b)| a - b).collect()
     }
@@ -92,52 +108,52 @@ pub fn mean_deviation(values: &[f64]) -> (f64, f64) {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> Result<()> {
+pub fn run(args: Args, cancel: &CancelToken) -> Result<()> {
     if let Some(html) = &args.html {
         vgg_edge::durable_fs::check_writable(html)?;
     }
     let float = args.weights.load()?;
     let kernel = Kernel::detect()?;
-    let base = Backbone::load(&args.int8, kernel)?;
-    let contract = base.contract();
-    let n = float.normalization;
-    if (n.channel_order, n.mean, n.std) != (contract.channel_order, contract.mean, contract.std) {
-        bail!(
-            "{} and {} pre-process pictures differently; if the weights are those it was made of, say so with --preprocess",
-            args.weights.path.display(),
-            args.int8.display()
-        );
-    }
-    let preprocess = Preprocess::new(contract.clone(), args.size, Fit::Stretch, contract.resize)?;
-    let layers = base.unpacked_layers();
+    let int8 = Backbone::load(&args.int8, kernel)?;
+    super::check_preprocessing(&args.weights.path, &float, &int8)?;
+    let spec = int8.contract();
+    let preprocess = Preprocess::new(spec.clone(), args.size, Fit::Stretch, spec.resize)?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(args.extract.threads()).build()?;
     let quantizer = quant::quantize::preprocess(&float, args.size, Fit::Stretch).quantizer();
     let mut inputs = Inputs::default();
-    let reports = pool.install(|| -> Result<_> {
-        let pictures = super::pictures(&args.data, args.pictures as usize, |frame| {
-            input(&quantizer, args.size, frame)
-        });
-        pictures?.into_iter().for_each(|picture| inputs.push(picture));
-        Ok(compare(&float, &layers, &base.scales(), &inputs, kernel)?)
+    let layers = pool.install(|| -> Result<_> {
+        let convert = |frame: &Image| input(&quantizer, args.size, frame);
+        let images = super::convert_images(&args.data, args.images as usize, cancel, convert)?;
+        images.into_iter().for_each(|image| inputs.push(image));
+        Ok(compare(&float, &int8.unpacked_layers(), &int8.scales(), &inputs, kernel)?)
     })?;
-    let pictures = inputs.real.len();
     if !args.json {
-        print_layers(&reports)?;
+        print_layers(&layers)?;
     }
-    let heads =
-        if args.seeds > 0 { heads(&args, &float, &base, &preprocess, &pool)? } else { None };
-    if let (Some(heads), false) = (&heads, args.json) {
+    let heads = if args.seeds > 0 {
+        HeadComparison {
+            args: &args,
+            float: &float,
+            int8: &int8,
+            preprocess: &preprocess,
+            pool: &pool,
+        }
+        .run(cancel)?
+    } else {
+        None
+    };
+    if args.json {
+        print_line(as_json(&layers, heads.as_ref()))?;
+    } else if let Some(heads) = &heads {
         print_heads(heads)?;
     }
-    let title = format!("{pictures} pictures of {} at {} px", args.data.display(), args.size);
-    if args.json {
-        print_line(as_json(&reports, heads.as_ref()))?;
-    }
     if let Some(path) = &args.html {
-        let page =
-            super::page::page(&title, &base.fingerprint().to_string(), &reports, heads.as_ref());
+        let images = inputs.real.len();
+        let title = format!("{images} images of {} at {} px", args.data.display(), args.size);
+        let fingerprint = int8.fingerprint().to_string();
+        let page = super::page::page(&title, &fingerprint, &layers, heads.as_ref());
         vgg_edge::durable_fs::write_bytes(path, page.as_bytes())?;
-        note(PROGRAM, format_args!("wrote {}", path.display()));
+        log::info!("wrote {}", path.display());
     }
     Ok(())
 }
@@ -162,7 +178,7 @@ fn print_layers(reports: &[LayerReport]) -> Result<()> {
 }
 
 fn print_heads(heads: &HeadReport) -> Result<()> {
-    let words = |values: &[f64]| {
+    let summary = |values: &[f64]| {
         let (mean, deviation) = mean_deviation(values);
         format!("{:.2} % +- {:.2}", 100.0 * mean, 100.0 * deviation)
     };
@@ -171,9 +187,9 @@ fn print_heads(heads: &HeadReport) -> Result<()> {
         "heads, {} seeds, {}: f32 {}, int8 {}, difference {} points",
         heads.float.len(),
         heads.data,
-        words(&heads.float),
-        words(&heads.int8),
-        words(&differences).replace(" %", "")
+        summary(&heads.float),
+        summary(&heads.int8),
+        summary(&differences).replace(" %", "")
     ))?;
     Ok(())
 }
@@ -181,16 +197,27 @@ fn print_heads(heads: &HeadReport) -> Result<()> {
 fn as_json(reports: &[LayerReport], heads: Option<&HeadReport>) -> Value {
     let layers = reports.iter().map(|r| {
         json!({
-            "name": r.name, "sqnr_db": r.sqnr_db, "relative_error": r.relative_error, "cosine": r.cosine,
-            "max_error": r.max_error, "scale": r.scale, "clipped": r.clipped,
+            "name": r.name,
+            "sqnr_db": r.sqnr_db,
+            "relative_error": r.relative_error,
+            "cosine": r.cosine,
+            "max_error": r.max_error,
+            "scale": r.scale,
+            "clipped": r.clipped,
         })
     });
-    let heads =
-        heads.map(|h| json!({ "data": h.data, "float": h.float, "int8": h.int8, "differences": h.differences() }));
+    let heads = heads.map(|h| {
+        json!({
+            "data": h.data,
+            "float": h.float,
+            "int8": h.int8,
+            "differences": h.differences(),
+        })
+    });
     json!({ "layers": layers.collect::<Vec<_>>(), "heads": heads })
 }
 
-/// f32 features, a row a picture.
+/// f32 features, one row per image.
 struct FloatRows<'a> {
     data: &'a [f32],
     dim: usize,
@@ -214,101 +241,95 @@ impl FeatureSource for FloatRows<'_> {
     }
 }
 
-/// Trains heads on the features of both; `None` if the data are not sorted into classes.
-fn heads(
-    args: &Args,
-    float: &quant::FloatBase,
-    base: &Backbone,
-    preprocess: &Preprocess,
-    pool: &rayon::ThreadPool,
-) -> Result<Option<HeadReport>> {
-    let splits = match dataset::open(&args.data) {
-        Ok(splits) => splits,
-        Err(e) => {
-            note(PROGRAM, format_args!("no heads are compared: {e}"));
-            return Ok(None);
-        }
-    };
-    let what = match &splits.val {
-        Some((path, _)) => format!("validated on {}", path.display()),
-        None => "a fifth of each class set aside".to_owned(),
-    };
-    let pictures = splits.pool();
-    let integers = extract(base, preprocess, &pictures.items, &args.extract)?;
-    let floats = float_features(float, preprocess, &pictures.items, &integers, pool)?;
-    let of = pictures.classes_of(&integers.items);
-    let mut report = HeadReport { data: what, float: Vec::new(), int8: Vec::new() };
-    for seed in 0..u64::from(args.seeds) {
-        let (train_rows, val_rows) = pictures.rows(&integers.items, &integers.hashes, 0.2, seed);
-        let labels = |rows: &[usize]| rows.iter().map(|&row| of[row]).collect::<Vec<_>>();
-        let (train_labels, val_labels) = (labels(&train_rows), labels(&val_rows));
-        let dim = integers.dim;
-        let float_of = |rows| FloatRows { data: &floats, dim, rows };
-        let int_of = |rows| Rows { features: &integers, rows, pool: Pool::Flatten };
-        let (float_train, float_val) = (float_of(&train_rows), float_of(&val_rows));
-        let (int_train, int_val) = (int_of(&train_rows), int_of(&val_rows));
-        let run = |train: &dyn FeatureSource, val: &dyn FeatureSource| {
-            let train = Dataset { features: train, labels: &train_labels };
-            let val = Dataset { features: val, labels: &val_labels };
-            pool.install(|| accuracy(pictures.classes.len(), seed, &train, &val))
+/// Heads trained on the features of both bases.
+struct HeadComparison<'a> {
+    args: &'a Args,
+    float: &'a FloatBase,
+    int8: &'a Backbone,
+    preprocess: &'a Preprocess,
+    pool: &'a rayon::ThreadPool,
+}
+
+impl HeadComparison<'_> {
+    /// Trains and measures the heads; `None` if the images are not sorted into classes.
+    fn run(&self, cancel: &CancelToken) -> Result<Option<HeadReport>> {
+        let splits = match dataset::open(&self.args.data) {
+            Ok(splits) => splits,
+            Err(e) => {
+                log::warn!("no heads are compared: {e}");
+                return Ok(None);
+            }
         };
-        report.float.push(run(&float_train, &float_val)?);
-        report.int8.push(run(&int_train, &int_val)?);
-        note(
-            PROGRAM,
-            format_args!(
-                "seed {seed}: f32 {:.4}, int8 {:.4}",
-                report.float[seed as usize], report.int8[seed as usize]
-            ),
-        );
+        let data = match &splits.val {
+            Some((path, _)) => format!("validated on {}", path.display()),
+            None => "validated on 20 % of each class".to_owned(),
+        };
+        let images = splits.pool();
+        let int8 = extract(self.int8, self.preprocess, &images.items, &self.args.extract)?;
+        let float = self.float_features(&images.items, &int8, cancel)?;
+        let classes = images.classes_of(&int8.items);
+        let mut report = HeadReport { data, float: Vec::new(), int8: Vec::new() };
+        for seed in 0..u64::from(self.args.seeds) {
+            let (train_rows, val_rows) = images.rows(&int8.items, &int8.hashes, 0.2, seed);
+            let labels = |rows: &[usize]| rows.iter().map(|&row| classes[row]).collect::<Vec<_>>();
+            let (train_labels, val_labels) = (labels(&train_rows), labels(&val_rows));
+            let measure = |train: &dyn FeatureSource, val: &dyn FeatureSource| {
+                let train = Dataset { features: train, labels: &train_labels };
+                let val = Dataset { features: val, labels: &val_labels };
+                let classes = images.classes.len();
+                self.pool.install(|| accuracy(classes, seed, &train, &val, cancel))
+            };
+            let float_of = |rows| FloatRows { data: &float, dim: int8.dim, rows };
+            let int8_of = |rows| Rows { features: &int8, rows, pool: Pool::Flatten };
+            let float_accuracy = measure(&float_of(&train_rows), &float_of(&val_rows))?;
+            let int8_accuracy = measure(&int8_of(&train_rows), &int8_of(&val_rows))?;
+            log::info!("seed {seed}: f32 {float_accuracy:.4}, int8 {int8_accuracy:.4}");
+            report.float.push(float_accuracy);
+            report.int8.push(int8_accuracy);
+        }
+        Ok(Some(report))
     }
-    Ok(Some(report))
+
+    /// Returns the f32 features of the images that have int8 features, in the same order.
+    fn float_features(
+        &self,
+        items: &[Item],
+        int8: &Features,
+        cancel: &CancelToken,
+    ) -> Result<Vec<f32>> {
+        let net = FloatNet::new(self.float);
+        let quantizer = self.preprocess.quantizer();
+        let side = self.preprocess.size as usize;
+        let mut out = vec![0.0; int8.items.len() * int8.dim];
+        log::info!("extracting f32 features of {} images", int8.items.len());
+        let bar = Meter::new(int8.items.len() as u64, "images");
+        let extract = |(out, &item): (&mut [f32], &usize)| -> Result<()> {
+            cancel.check()?;
+            let frame = vgg_edge::image::decode::decode_file(&items[item].path)?;
+            let input =
+                Map { height: side, width: side, channels: 3, data: quantizer.normalize(&frame) };
+            out.copy_from_slice(&net.features(&input).data);
+            bar.inc(1);
+            Ok(())
+        };
+        self.pool
+            .install(|| out.par_chunks_mut(int8.dim).zip(&int8.items).try_for_each(extract))?;
+        Ok(out)
+    }
 }
 
 /// The best validation accuracy of a head with the defaults of `host train`.
-fn accuracy(classes: usize, seed: u64, train: &Dataset<'_>, val: &Dataset<'_>) -> Result<f64> {
+fn accuracy(
+    classes: usize,
+    seed: u64,
+    train: &Dataset<'_>,
+    val: &Dataset<'_>,
+    cancel: &CancelToken,
+) -> Result<f64> {
     let config = Recipe::Fast.config(classes, seed);
     let trained = trainer::train(&config, train, Some(val), None, &mut |_| {
-        if interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if cancel.is_canceled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
-    if interrupted() {
-        return Err(Interrupted.into());
-    }
+    cancel.check()?;
     Ok(trained.history.iter().filter_map(|epoch| epoch.val_accuracy).fold(0.0, f64::max))
-}
-
-/// f32 features of the pictures that have int8 features, in the same order.
-fn float_features(
-    float: &quant::FloatBase,
-    preprocess: &Preprocess,
-    items: &[Item],
-    integers: &Features,
-    pool: &rayon::ThreadPool,
-) -> Result<Vec<f32>> {
-    let net = FloatNet::new(float);
-    let quantizer = preprocess.quantizer();
-    let side = preprocess.size as usize;
-    let mut out = vec![0.0; integers.items.len() * integers.dim];
-    note(PROGRAM, format_args!("f32 features of {} pictures", integers.items.len()));
-    let bar = Meter::new(integers.items.len() as u64, "pictures");
-    pool.install(|| {
-        out.par_chunks_mut(integers.dim).zip(&integers.items).try_for_each(
-            |(out, &item)| -> Result<()> {
-                if interrupted() {
-                    return Err(Interrupted.into());
-                }
-                let frame = vgg_edge::image::decode::decode_file(&items[item].path)?;
-                let input = Map {
-                    height: side,
-                    width: side,
-                    channels: 3,
-                    data: quantizer.normalize(&frame),
-                };
-                out.copy_from_slice(&net.features(&input).data);
-                bar.inc(1);
-                Ok(())
-            },
-        )
-    })?;
-    Ok(out)
 }

@@ -1,4 +1,4 @@
-//! `host base import`: weights of another program to an f32 base.
+//! `host base import`: converts weights to an f32 base.
 
 use std::path::PathBuf;
 
@@ -7,24 +7,24 @@ use quant::weights::CANONICAL;
 use serde_json::json;
 use vgg_edge_cli::terminal::print_line;
 
-/// Reads the weights of a VGG16 and writes its convolutional base as ONNX, in f32
+/// Convert the weights of a VGG16 to its convolutional base in f32, as ONNX
 ///
-/// A classifier on top is dropped. Every shape is checked. The pre-processing of the weights
-/// travels in the file.
+/// A classifier on top is dropped. Every shape is checked. The preprocessing of the weights is
+/// stored in the file.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     host base import vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5 -o vgg16.onnx\n  \
-    host base import vgg16.safetensors -o vgg16.onnx          # torchvision's\n  \
+    host base import vgg16.safetensors -o vgg16.onnx          # from torchvision\n  \
     host base import classifier.onnx -o vgg16.onnx --preprocess tutorial")]
 pub struct Args {
     #[command(flatten)]
-    weights: super::Weights,
+    weights: super::WeightsOptions,
 
-    /// Where the f32 base goes
+    /// Output file of the f32 base
     #[arg(short, long, value_name = "ONNX")]
     output: PathBuf,
 
-    /// Prints one object
+    /// Print a JSON object
     #[arg(long)]
     json: bool,
 }
@@ -40,22 +40,28 @@ pub fn run(args: Args) -> Result<()> {
     let canonical = digest == CANONICAL;
     if args.json {
         print_line(json!({
-            "output": args.output, "parameters": base.parameters(), "layers": base.layers.len(), "source": base.source,
-            "weights_sha256": digest, "canonical": canonical,
-            "channel_order": n.channel_order.name(), "mean": n.mean, "std": n.std,
+            "output": args.output,
+            "parameters": base.parameters(),
+            "layers": base.layers.len(),
+            "source": base.source,
+            "weights_sha256": digest,
+            "canonical": canonical,
+            "channel_order": n.channel_order.name(),
+            "mean": n.mean,
+            "std": n.std,
         }))?;
     } else {
-        let words =
-            if canonical { "the ImageNet weights of VGG16" } else { "weights of their own" };
+        let origin =
+            if canonical { "the ImageNet weights of VGG16" } else { "not the published weights" };
         print_line(format_args!(
-            "{}: {} parameters, {words} ({})\npre-processing: {}, mean {:?}, std {:?}\nnext: host base quantize {} --calibrate PICTURES -o int8.onnx",
+            "{0}: {1} parameters, {origin} ({digest})\n\
+             preprocessing: {2}, mean {3:?}, std {4:?}\n\
+             next: host base quantize {0} --calibrate IMAGES -o int8.onnx",
             args.output.display(),
             base.parameters(),
-            digest,
             n.channel_order.name(),
             n.mean,
             n.std,
-            args.output.display(),
         ))?;
     }
     Ok(())

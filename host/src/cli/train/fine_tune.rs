@@ -19,7 +19,7 @@ use crate::cli::options::ExtractOptions;
 use crate::features::extraction::{Features, Rows, extract};
 use crate::metrics;
 use crate::progress::Meter;
-use crate::report::Order;
+use crate::report::ReportSettings;
 use crate::trainer::{
     self, Dataset, DenseWeights, FineTuneState, FineTuned, Model, Moment, Optimizer, TrainConfig,
     TrainedHead,
@@ -366,7 +366,9 @@ impl Job<'_> {
             ..self.head.clone()
         };
         // The f32 weights that the report compares with are those of the frozen base.
-        let order = self.order.map(|order| Order { folder: order.folder.clone(), float: None });
+        let order = self
+            .order
+            .map(|order| ReportSettings { directory: order.directory.clone(), float: None });
         let job = Job {
             args: self.args,
             printer: self.printer,
@@ -378,6 +380,7 @@ impl Job<'_> {
             classes: self.classes,
             head,
             order: order.as_ref(),
+            cancel: self.cancel,
             words,
         };
         let mut head = job.head_of(tuned.head.clone());

@@ -14,13 +14,19 @@ fn bad_data_sets_are_refused() {
     let split = Split::Training;
     let empty = Samples::new(6, &[], &[]);
     assert_eq!(error(&config, &empty, None), TrainError::Empty { split });
-    assert_eq!(error(&config, &good(), Some(&empty)), TrainError::Empty { split: Split::Validation });
+    assert_eq!(
+        error(&config, &good(), Some(&empty)),
+        TrainError::Empty { split: Split::Validation }
+    );
     let flat = Samples::new(0, &[], &[0, 1, 0]);
     assert_eq!(error(&config, &flat, None), TrainError::NoFeatures { split });
 
     let mut samples = good();
     samples.labels.pop();
-    assert_eq!(error(&config, &samples, None), TrainError::LabelCount { split, rows: 20, labels: 19 });
+    assert_eq!(
+        error(&config, &samples, None),
+        TrainError::LabelCount { split, rows: 20, labels: 19 }
+    );
     let mut samples = good();
     samples.labels[7] = 2;
     let found = error(&config, &samples, None);
@@ -40,8 +46,8 @@ fn features_that_are_not_finite_are_named() {
     for bad in [f32::NAN, f32::INFINITY] {
         let mut samples = good();
         samples.features.values[6 * 13 + 2] = bad;
-        let [training, validation] =
-            [Split::Training, Split::Validation].map(|split| TrainError::NonFiniteFeature { split, row: 13 });
+        let [training, validation] = [Split::Training, Split::Validation]
+            .map(|split| TrainError::NonFiniteFeature { split, row: 13 });
         assert_eq!(error(&small_config(), &samples, None), training);
         assert_eq!(error(&small_config(), &good(), Some(&samples)), validation);
     }

@@ -10,7 +10,12 @@ const SHAPE: MapShape = [4, 4, 5];
 fn network(pool: Pool) -> (Vec<FloatLayer>, Vec<DenseWeights>) {
     let mut random = random::Random::new(11);
     let mut values = |len: usize, size: f32| -> Vec<f32> {
-        random.weights.glorot_uniform(len, 1).iter().map(|v| size * v * ((len + 1) as f32 / 6.0).sqrt()).collect()
+        random
+            .weights
+            .glorot_uniform(len, 1)
+            .iter()
+            .map(|v| size * v * ((len + 1) as f32 / 6.0).sqrt())
+            .collect()
     };
     let mut conv = |name: &str, inputs: usize, outputs: usize, pool| FloatLayer {
         name: name.into(),
@@ -78,12 +83,17 @@ fn it_learns_and_keeps_the_best_epoch() {
         let long = TrainConfig { epochs: 40, ..config() };
         let tuned = tune(&long, &network(pool), pool, true, None, &mut all).unwrap();
         assert_eq!(tuned.history.len(), 41);
-        assert!(tuned.history[40].loss < 0.8 * tuned.history[1].loss, "{pool:?}: {:?}", tuned.history);
+        assert!(
+            tuned.history[40].loss < 0.8 * tuned.history[1].loss,
+            "{pool:?}: {:?}",
+            tuned.history
+        );
         let best = &tuned.history[tuned.best_epoch];
         assert!(tuned.history.iter().all(|stats| stats.val_accuracy <= best.val_accuracy));
         // The weights that are kept are those of that epoch.
         let again = (tuned.tail.clone(), tuned.head.clone());
-        let again = tune(&config(), &again, pool, true, None, &mut |_| ControlFlow::Break(())).unwrap();
+        let again =
+            tune(&config(), &again, pool, true, None, &mut |_| ControlFlow::Break(())).unwrap();
         assert_eq!(again.history[0].val_loss, best.val_loss);
         assert_eq!((again.best_epoch, &again.tail), (0, &tuned.tail));
     }
@@ -96,7 +106,8 @@ fn gradients_are_those_of_the_loss() {
         let before = network(pool);
         let lr = 1e-3;
         // One batch of all samples, and the weights after it whether they are better or not.
-        let one = TrainConfig { optimizer: Optimizer::sgd(lr), epochs: 1, batch_size: 40, ..config() };
+        let one =
+            TrainConfig { optimizer: Optimizer::sgd(lr), epochs: 1, batch_size: 40, ..config() };
         let tuned = tune(&one, &before, pool, false, None, &mut all).unwrap();
         assert_eq!(tuned.best_epoch, 0, "the loss of the epoch is that before its step");
         let mut after = None;
@@ -107,7 +118,9 @@ fn gradients_are_those_of_the_loss() {
         .unwrap();
         let after = after.unwrap();
         let loss = |network: &(Vec<FloatLayer>, Vec<DenseWeights>)| {
-            tune(&one, network, pool, false, None, &mut |_| ControlFlow::Break(())).unwrap().history[0].loss
+            tune(&one, network, pool, false, None, &mut |_| ControlFlow::Break(())).unwrap().history
+                [0]
+            .loss
         };
         let mut checked = 0;
         for layer in 0..2 {
@@ -120,7 +133,10 @@ fn gradients_are_those_of_the_loss() {
                 };
                 let difference = (moved(2e-3) - moved(-2e-3)) / 4e-3;
                 // A kink of ReLU or of a maximum may lie between; f32 has seven digits.
-                assert!((gradient - difference).abs() < 2e-3 + 0.02 * difference.abs(), "{gradient} {difference}");
+                assert!(
+                    (gradient - difference).abs() < 2e-3 + 0.02 * difference.abs(),
+                    "{gradient} {difference}"
+                );
                 checked += usize::from(difference.abs() > 1e-3);
             }
         }

@@ -60,7 +60,13 @@ impl Case {
                 let gamma = norm.then(&mut next);
                 let bias = next();
                 let norm = gamma.map(|gamma| BatchNorm { gamma, mean: next(), variance: next() });
-                DenseWeights { inputs: kernel.len() / bias.len(), outputs: bias.len(), kernel, bias, norm }
+                DenseWeights {
+                    inputs: kernel.len() / bias.len(),
+                    outputs: bias.len(),
+                    kernel,
+                    bias,
+                    norm,
+                }
             })
             .collect()
     }
@@ -81,12 +87,19 @@ fn epochs_with_options_match() {
         let validation = Samples::new(FEATURES, case.val_features, case.val_labels);
         let config = case.config();
         config.validate().unwrap();
-        let start = State::new(&config, case.layers(case.start), Random::new(0), training.labels.len());
+        let start =
+            State::new(&config, case.layers(case.start), Random::new(0), training.labels.len());
         let mut last = Vec::new();
-        let head = fit(&config, start, &training.dataset(), Some(&validation.dataset()), &mut |progress| {
-            last = progress.state().unwrap().layers;
-            ControlFlow::Continue(())
-        })
+        let head = fit(
+            &config,
+            start,
+            &training.dataset(),
+            Some(&validation.dataset()),
+            &mut |progress| {
+                last = progress.state().unwrap().layers;
+                ControlFlow::Continue(())
+            },
+        )
         .unwrap();
         assert_eq!(head.history.len(), case.loss.len());
         for (i, stats) in head.history.iter().enumerate() {
@@ -119,7 +132,11 @@ fn folding_keeps_the_logits() {
         let (before, after) = (logits(&layers), logits(&folded));
         let largest = before.iter().fold(0.0f32, |a, b| a.max(b.abs()));
         for (before, after) in before.iter().zip(&after) {
-            assert!((before - after).abs() <= 1e-5 * largest, "{}: {before} and {after}", case.name);
+            assert!(
+                (before - after).abs() <= 1e-5 * largest,
+                "{}: {before} and {after}",
+                case.name
+            );
         }
         folded_some |= folded != layers;
     }

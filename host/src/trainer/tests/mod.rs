@@ -84,9 +84,19 @@ fn small_config() -> TrainConfig {
     }
 }
 
-fn run(config: &TrainConfig, training: &Samples, validation: Option<&Samples>) -> Result<TrainedHead, TrainError> {
+fn run(
+    config: &TrainConfig,
+    training: &Samples,
+    validation: Option<&Samples>,
+) -> Result<TrainedHead, TrainError> {
     let validation = validation.map(Samples::dataset);
-    train(config, &training.dataset(), validation.as_ref(), None, &mut |_| ControlFlow::Continue(()))
+    train(
+        config,
+        &training.dataset(),
+        validation.as_ref(),
+        None,
+        &mut |_| ControlFlow::Continue(()),
+    )
 }
 
 /// The weights as bits, since -0.0 equals 0.0 and NaN nothing.

@@ -220,7 +220,11 @@ fn the_callback_sees_and_stops() {
                     seen.push(*stats);
                 }
             }
-            if batches.len() + seen.len() == stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if batches.len() + seen.len() == stop {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         })
         .map(|head| (head, seen.clone(), batches.clone()))
     };
@@ -267,11 +271,21 @@ fn dropout_acts_only_while_training() {
 fn going_on_changes_no_bit() {
     let training = Samples::separable(50, 9, 3, 1);
     let validation = Samples::separable(20, 9, 3, 2);
-    let schedules =
-        [Schedule::Constant, Schedule::Cosine, Schedule::Step { epochs: 2 }, Schedule::Plateau { patience: 1 }];
-    let optimizers = [Optimizer::adam(0.01), Optimizer::rms_prop(0.005), Optimizer::Sgd { lr: 0.05, momentum: 0.9 }];
-    for ((schedule, optimizer), batch_norm) in
-        schedules.into_iter().zip(optimizers.into_iter().cycle()).zip([false, true].into_iter().cycle())
+    let schedules = [
+        Schedule::Constant,
+        Schedule::Cosine,
+        Schedule::Step { epochs: 2 },
+        Schedule::Plateau { patience: 1 },
+    ];
+    let optimizers = [
+        Optimizer::adam(0.01),
+        Optimizer::rms_prop(0.005),
+        Optimizer::Sgd { lr: 0.05, momentum: 0.9 },
+    ];
+    for ((schedule, optimizer), batch_norm) in schedules
+        .into_iter()
+        .zip(optimizers.into_iter().cycle())
+        .zip([false, true].into_iter().cycle())
     {
         let config = TrainConfig {
             units: vec![8, 6],
@@ -287,7 +301,9 @@ fn going_on_changes_no_bit() {
         let data = (training.dataset(), validation.dataset());
         let whole = run(&config, &training, Some(&validation)).unwrap();
         // After whole epochs, and between batches of the one that follows, the first among them.
-        for (away_after, batches) in [(1, 0), (4, 0), (whole.history.len(), 0), (0, 2), (3, 1), (4, 6)] {
+        for (away_after, batches) in
+            [(1, 0), (4, 0), (whole.history.len(), 0), (0, 2), (3, 1), (4, 6)]
+        {
             let mut left = None;
             let stopped = train(&config, &data.0, Some(&data.1), None, &mut |progress| {
                 let here = match progress.at {
@@ -324,17 +340,27 @@ fn states_that_do_not_fit_are_refused() {
     let mut state = None;
     train(&config, &training.dataset(), None, None, &mut |progress| {
         state = Some(progress.state().unwrap());
-        if progress.at.stats().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if progress.at.stats().is_some() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     })
     .unwrap();
     let state = state.unwrap();
     let fewer = Samples::separable(29, 9, 3, 1);
-    let beyond = State { part: Some(state::Part { batches: 4, ..Default::default() }), ..state.clone() };
-    let refused = train(&config, &training.dataset(), None, Some(beyond), &mut |_| ControlFlow::Continue(()));
+    let beyond =
+        State { part: Some(state::Part { batches: 4, ..Default::default() }), ..state.clone() };
+    let refused =
+        train(&config, &training.dataset(), None, Some(beyond), &mut |_| ControlFlow::Continue(()));
     assert!(matches!(refused, Err(TrainError::WrongState { .. })));
-    let other = |config: &TrainConfig, data: &Samples| {
-        train(config, &data.dataset(), None, Some(state.clone()), &mut |_| ControlFlow::Continue(())).map(drop)
-    };
+    let other =
+        |config: &TrainConfig, data: &Samples| {
+            train(config, &data.dataset(), None, Some(state.clone()), &mut |_| {
+                ControlFlow::Continue(())
+            })
+            .map(drop)
+        };
     for (config, data) in [
         (TrainConfig { units: vec![9], ..config.clone() }, &training),
         (TrainConfig { batch_norm: true, ..config.clone() }, &training),
@@ -358,14 +384,20 @@ fn the_last_epoch_is_kept_if_asked_for() {
 #[test]
 fn weightless_classes_have_no_say() {
     let training = Samples::separable(40, 6, 3, 1);
-    let config = TrainConfig { classes: 3, class_weights: vec![1.0, 1.0, 0.0], dropout: 0.0, ..small_config() };
+    let config = TrainConfig {
+        classes: 3,
+        class_weights: vec![1.0, 1.0, 0.0],
+        dropout: 0.0,
+        ..small_config()
+    };
     let mut changed = Samples::separable(40, 6, 3, 1);
     for (row, &label) in training.labels.iter().enumerate() {
         if label == 2 {
             changed.features.values[row * 6..][..6].fill(0.25);
         }
     }
-    let train = |config: &TrainConfig, samples: &Samples| bits(&run(config, samples, None).unwrap());
+    let train =
+        |config: &TrainConfig, samples: &Samples| bits(&run(config, samples, None).unwrap());
     assert_eq!(train(&config, &training), train(&config, &changed));
     let even = TrainConfig { class_weights: vec![], ..config };
     assert_ne!(train(&even, &training), train(&even, &changed));
