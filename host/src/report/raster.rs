@@ -52,7 +52,7 @@ fn options() -> &'static Options<'static> {
     })
 }
 
-/// What the style sheet of the page says about charts.
+/// The rules of the page's style sheet that concern charts, in the colors on white.
 fn style_sheet() -> String {
     let colors = Style::ALL.map(|style| {
         let (name, color) = (style.name(), style.color());
