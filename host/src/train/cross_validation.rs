@@ -40,7 +40,7 @@ impl Job<'_> {
             self.run_fold(fold, SplitRows { train: &train, val: &val }, &mut completed).map_err(
                 |e| stopped_in(e, &checkpoint, &format!("fold {} of {folds}", fold + 1)),
             )?;
-            if let Err(e) = checkpoint.save(|| Ok(&completed), true) {
+            if let Err(e) = checkpoint.save(|| &completed, true) {
                 log::warn!("cannot write the checkpoint: {e:#}");
             }
         }

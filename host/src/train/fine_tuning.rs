@@ -19,9 +19,9 @@ use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::features::extraction::{ExtractSettings, Features, Rows, extract};
 use crate::metrics;
 use crate::progress::Progress;
-use crate::report::Order;
+use crate::report::ReportSettings;
 use crate::trainer::{
-    self, Dataset, DenseWeights, FineTuneState, FineTuned, Model, Moment, TrainConfig, TrainedHead,
+    self, Dataset, DenseWeights, FineTuneState, FineTuned, Model, ProgressEvent, TrainConfig, TrainedHead,
 };
 
 /// Extension of the checkpoint of fine-tuning.
@@ -44,8 +44,8 @@ pub(super) fn model_bytes(base: &Backbone) -> Result<Vec<u8>> {
 pub(super) enum Start<'a> {
     /// Layers of the head that was just trained on the frozen backbone.
     Head(&'a [DenseWeights]),
-    /// State of an interrupted run.
-    State(Box<FineTuneState>),
+    /// HeadState of an interrupted run.
+    HeadState(Box<FineTuneState>),
 }
 
 /// Inputs of fine-tuning: the file of the backbone, its last layers, and the feature maps
@@ -153,7 +153,7 @@ impl Job<'_> {
         let first = &settings.first;
         let model = model_bytes(self.base)?;
         let tail = tail(&model, first)?;
-        let part = self.base.truncated(tail.frozen);
+        let part = self.base.prefix(tail.frozen);
         let preprocess =
             Preprocess { base: part.contract().clone(), ..self.head.preprocess.clone() };
         let layer = part.layers().last().map_or("", |layer| layer.name.as_str());
@@ -201,7 +201,7 @@ impl Job<'_> {
     ) -> Result<FineTuned> {
         let (head, from) = match start {
             Start::Head(layers) => (layers, None),
-            Start::State(state) => (Default::default(), Some(*state)),
+            Start::HeadState(state) => (Default::default(), Some(*state)),
         };
         let rows = frozen.rows;
         let pool = vgg_edge::head::Pool::Flatten;
@@ -228,7 +228,7 @@ impl Job<'_> {
                 // The steps before the first and after the last epoch take long too.
                 let due = matches!(
                     progress.at,
-                    Moment::Epoch { stats, last } if last || stats.epoch == 0
+                    ProgressEvent::Epoch { stats, last } if last || stats.epoch == 0
                 );
                 if let Err(e) = checkpoint.save(|| progress.state(), stopped || due) {
                     report.warn(format_args!("cannot write the checkpoint: {e:#}"));
@@ -296,7 +296,7 @@ impl Job<'_> {
         let extract = ExtractSettings { cache: None, ..self.settings.data.extract.clone() };
         let features = self.features_of(base, &preprocess, &extract)?;
         // The f32 weights that the report compares with are those of the frozen backbone.
-        let order = self.order.map(|order| Order { folder: order.folder.clone(), float: None });
+        let order = self.order.map(|order| ReportSettings { folder: order.folder.clone(), float: None });
         let job = Job {
             augmentation: None,
             config: self.config.clone(),

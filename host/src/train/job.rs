@@ -16,9 +16,9 @@ use crate::dataset::Item;
 use crate::features::extraction::{Features, Rows};
 use crate::features::workers::FeatureWorkers;
 use crate::metrics;
-use crate::report::Order;
+use crate::report::ReportSettings;
 use crate::trainer::{
-    self, Dataset, DenseWeights, FeatureSource, Moment, Progress, State, TrainConfig, TrainError,
+    self, Dataset, DenseWeights, FeatureSource, ProgressEvent, Progress, HeadState, TrainConfig, TrainError,
     TrainedHead,
 };
 
@@ -43,7 +43,7 @@ pub(super) struct SplitRows<'a> {
     pub val: &'a [usize],
 }
 
-/// State shared by all trainings of a run.
+/// HeadState shared by all trainings of a run.
 pub(super) struct Job<'a> {
     pub settings: &'a TrainSettings,
     pub cancel: &'a CancelToken,
@@ -59,7 +59,7 @@ pub(super) struct Job<'a> {
     /// The head without layers, temperature and training record.
     pub head: Head,
     /// The report, if any.
-    pub order: Option<&'a Order>,
+    pub order: Option<&'a ReportSettings>,
     /// Text that is added to the settings in the training record.
     pub record: String,
 }
@@ -89,8 +89,8 @@ impl Job<'_> {
         &self,
         config: &TrainConfig,
         rows: SplitRows<'_>,
-        from: Option<State>,
-        on_event: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
+        from: Option<HeadState>,
+        on_event: &mut dyn FnMut(&Progress<HeadState>) -> ControlFlow<()>,
     ) -> Result<TrainedHead, TrainError> {
         let source = |rows| Rows { features: self.features, rows, pool: self.head.pool };
         let (train_source, val_source) = (source(rows.train), source(rows.val));
@@ -184,17 +184,17 @@ impl Job<'_> {
     pub fn train_validated(&self, rows: SplitRows<'_>) -> Result<()> {
         let config = self.weighted_config(rows.train)?;
         if let Some(state) = self.resumed_tuning(&config, rows)? {
-            return self.fine_tune(&config, Start::State(Box::new(state)), rows);
+            return self.fine_tune(&config, Start::HeadState(Box::new(state)), rows);
         }
         let mut checkpoint = self.head_checkpoint(&config, rows);
         let from = self.resumed_head(&checkpoint)?;
         let mut stopped = false;
         let mut saved = Ok(());
-        let done = from.as_ref().map_or(0, State::epochs);
+        let done = from.as_ref().map_or(0, HeadState::epochs);
         let epochs = [config.epochs, done];
         let report = self.progress(&config, rows.train.len(), epochs, Stage::Head);
         let trained = self.train(&config, rows, from, &mut |progress| {
-            let last = matches!(progress.at, Moment::Epoch { last: true, .. });
+            let last = matches!(progress.at, ProgressEvent::Epoch { last: true, .. });
             stopped = self.cancel.is_canceled() && !last;
             report.report(progress.at);
             // Until fine-tuning has a state of its own, its interruption resumes from the complete
@@ -235,9 +235,9 @@ impl Job<'_> {
     }
 
     /// Returns the state of an interrupted training of the head, if it is to be resumed.
-    fn resumed_head(&self, checkpoint: &Checkpoint) -> Result<Option<State>> {
+    fn resumed_head(&self, checkpoint: &Checkpoint) -> Result<Option<HeadState>> {
         if self.settings.checkpoint.resume {
-            let state: State = checkpoint.load()?;
+            let state: HeadState = checkpoint.load()?;
             log::info!("resuming after epoch {}", state.epochs());
             return Ok(Some(state));
         }

@@ -9,7 +9,7 @@ use super::job::{Job, SplitRows};
 use super::record;
 use crate::PROGRAM;
 use crate::metrics::{self, Evaluation};
-use crate::report::{self, Order};
+use crate::report::{self, ReportSettings};
 use crate::trainer::{EpochStats, TrainedHead};
 
 /// Metrics of a head on its training and validation sets.
@@ -82,20 +82,20 @@ impl Job<'_> {
 
     fn write_report(
         &self,
-        order: &Order,
+        order: &ReportSettings,
         head: &Head,
         trained: &TrainedHead,
         measured: &Measured,
         rows: SplitRows<'_>,
     ) -> Result<()> {
-        let mut parts = vec![report::Part { name: "training".into(), rows: rows.train.to_vec() }];
+        let mut parts = vec![report::DataSplit { name: "training".into(), rows: rows.train.to_vec() }];
         if measured.val.is_some() {
-            parts.push(report::Part { name: "validation".into(), rows: rows.val.to_vec() });
+            parts.push(report::DataSplit { name: "validation".into(), rows: rows.val.to_vec() });
         }
         // Without the state before the first epoch, which starts the history of fine-tuning.
         let epochs: Vec<EpochStats> =
             trained.history.iter().filter(|stats| stats.epoch > 0).copied().collect();
-        let made = report::Made {
+        let made = report::ReportInputs {
             data: self.settings.data.source.path(),
             head,
             head_file: &self.settings.output.head,

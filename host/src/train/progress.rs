@@ -6,7 +6,7 @@ use serde_json::json;
 use vgg_edge_cli::terminal::Printer;
 
 use crate::progress::Progress;
-use crate::trainer::{EpochStats, Moment};
+use crate::trainer::{EpochStats, ProgressEvent};
 
 /// Subject of a training.
 #[derive(Clone, Copy)]
@@ -52,11 +52,11 @@ impl<'a> TrainProgress<'a> {
     }
 
     /// Reports a batch or an epoch.
-    pub fn report(&self, at: Moment) {
+    pub fn report(&self, at: ProgressEvent) {
         let batches = self.extent.batches;
         let done = match at {
-            Moment::Batch { epoch, done } => (epoch - 1) * batches + done,
-            Moment::Epoch { stats, .. } => stats.epoch * batches,
+            ProgressEvent::Batch { epoch, done } => (epoch - 1) * batches + done,
+            ProgressEvent::Epoch { stats, .. } => stats.epoch * batches,
         };
         if let Some(bar) = &self.bar {
             bar.set(done as u64);

@@ -106,7 +106,7 @@ fn convert_images<T: Send>(
     cancel: &CancelToken,
     convert: impl Fn(&Image) -> T + Sync,
 ) -> Result<Vec<T>> {
-    let files = crate::dataset::pictures(directory)?;
+    let files = crate::dataset::images(directory)?;
     if files.is_empty() {
         bail!("{}: no images found", directory.display());
     }
