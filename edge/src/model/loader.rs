@@ -29,17 +29,18 @@ pub struct TrustOptions {
 }
 
 impl TrustOptions {
-    /// What of it must go on working in the sandbox. Makes the state folder.
+    /// Adds what must remain accessible in the sandbox.
+    pub fn needs(&self, needs: &mut Needs) {
+        self.trust.iter().for_each(|key| needs.replaceable(key));
+        self.state.iter().for_each(|directory| needs.writable(directory));
+    }
+
+    /// Creates the state directory, which the sandbox requires to exist.
     ///
     /// # Errors
-    /// If the folder cannot be made.
-    pub fn needs(&self, needs: &mut Needs) -> Result<()> {
-        self.trust.iter().for_each(|key| needs.replaceable(key));
-        if let Some(folder) = &self.state {
-            ModelStore::open(folder)?;
-            needs.writable(folder);
-        }
-        Ok(())
+    /// If it cannot be created.
+    pub fn create_state(&self) -> Result<()> {
+        self.state.as_deref().map_or(Ok(()), |directory| ModelStore::open(directory).map(drop))
     }
 }
 

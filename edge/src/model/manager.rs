@@ -44,17 +44,6 @@ pub enum Origin {
     RolledBack,
 }
 
-impl Origin {
-    /// What has become of it, in events.
-    pub fn event(self) -> &'static str {
-        match self {
-            Self::InPlace => "swapped",
-            Self::LastGood => "last-good",
-            Self::RolledBack => "rolled-back",
-        }
-    }
-}
-
 /// What makes an engine of a pair, and tries it.
 pub type Make<T> = Box<dyn Fn(&Model) -> Result<T> + Send>;
 

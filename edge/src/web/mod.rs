@@ -430,7 +430,7 @@ fn events(shared: &Arc<Shared>, id: u64, permit: OwnedSemaphorePermit) -> Answer
         let mut told = 0;
         let (mut message, mut hello) = ("retry: 1000\n".to_owned(), String::new());
         loop {
-            let greeting = status.hello();
+            let greeting = status.run_info_json();
             if greeting != hello {
                 message += &format!("event: hello\ndata: {greeting}\n\n");
                 hello = greeting;
@@ -439,7 +439,7 @@ fn events(shared: &Arc<Shared>, id: u64, permit: OwnedSemaphorePermit) -> Answer
                 message += &format!("event: log\ndata: {entry}\n\n");
                 told = id;
             }
-            message += &format!("event: state\ndata: {}\n\n", status.now());
+            message += &format!("event: state\ndata: {}\n\n", status.snapshot_json());
             let sent = sender.send(std::mem::take(&mut message).into());
             if !matches!(tokio::time::timeout(EVENT_TIME, sent).await, Ok(Ok(()))) {
                 return;

@@ -360,7 +360,7 @@ fn settings_come_from_a_file_and_the_command_line_has_the_last_word() {
 #[test]
 fn flags_that_do_not_go_together() {
     for (args, words) in [
-        (&["--source", "x", "--raw", "nv12:4x4"][..], "--source - only"),
+        (&["--source", "x", "--raw", "nv12:4x4"][..], "--source -"),
         (&["--source", "-", "--loop"], "--loop"),
         (&["--device", "/dev/video0", "--loop"], "--loop"),
         (&["--source", "-", "--fps", "5"], "--fps"),
@@ -625,7 +625,7 @@ fn a_new_token_comes_with_a_reload() {
     assert_eq!((status(&live, old), status(&live, new)), (200, 401));
     std::fs::remove_file(&file).unwrap();
     live.signal("-HUP");
-    while !live.words.recv_timeout(PATIENCE).unwrap().contains("the old settings stay") {}
+    while !live.words.recv_timeout(PATIENCE).unwrap().contains("keeping the old settings") {}
     assert_eq!((status(&live, old), status(&live, new)), (200, 401));
     std::fs::write(&file, new).unwrap();
     live.signal("-HUP");
@@ -657,7 +657,7 @@ fn counters_outlive_their_source() {
     let before = live.metric(dropped);
     write(1);
     live.signal("-HUP");
-    live.log("read again");
+    live.log("reloaded");
     assert!(live.metric(dropped) >= before, "{} after {before}", live.metric(dropped));
     let words = live.stop();
     let last: f64 =
@@ -681,7 +681,7 @@ fn hanging_up_reloads_and_a_bad_head_changes_nothing() {
     let first = live.info();
     std::fs::write(&head, b"VGGEHEADjunk").unwrap();
     live.signal("-HUP");
-    assert!(live.log("kept the old settings").contains("head"));
+    assert!(live.log("keeping the old settings").contains("head"));
     assert_eq!(live.info(), first);
 
     let data = folder.path().join("data");
@@ -694,14 +694,14 @@ fn hanging_up_reloads_and_a_bad_head_changes_nothing() {
             .arg(&head),
     );
     live.signal("-HUP");
-    live.log("read again");
+    live.log("reloaded");
     assert_ne!(live.info(), first);
     let classified = live.metric("vgg_edge_frames_total{outcome=\"classified\"}");
     live.until("/metrics", |_, _| {
         live.metric("vgg_edge_frames_total{outcome=\"classified\"}") > classified
     });
     let words = live.stop();
-    assert!(words.contains("the old settings stay"), "{words}");
+    assert!(words.contains("keeping the old settings"), "{words}");
 }
 
 /// A reload that fails half way, at the folder for collected frames, leaves the old head in place
@@ -734,11 +734,11 @@ fn a_reload_that_fails_half_way_changes_nothing() {
     let first = live.info();
     write(&head, &config);
     live.signal("-HUP");
-    live.log("kept the old settings");
+    live.log("keeping the old settings");
     assert_eq!(live.info(), first);
     write(&head, &folder.path().join("kept"));
     live.signal("-HUP");
-    live.log("read again");
+    live.log("reloaded");
     assert_ne!(live.info(), first);
     live.stop();
 }
@@ -773,12 +773,12 @@ fn a_stream_on_stdin_outlives_a_reload() {
     goes_on(&live);
     write("color = \"bt709\"\n");
     live.signal("-HUP");
-    live.log("cannot be taken in another way");
+    live.log("cannot change how stdin is decoded");
     goes_on(&live);
     // Of a camera, which there is none of.
     write("stall = 9\nfrozen = 5\ncapture = \"320x240\"\nthreshold = 0.4\n");
     live.signal("-HUP");
-    live.log("read again");
+    live.log("reloaded");
     goes_on(&live);
     let words = live.stop();
     assert!(words.contains(" 0 unreadable"), "{words}");
@@ -797,7 +797,7 @@ fn it_goes_on_without_a_page_until_there_is_an_address() {
     let output = run(&mut edge);
     let words = String::from_utf8(output.stderr).unwrap();
     assert!(
-        output.status.success() && words.contains("page: goes on without, and tries again"),
+        output.status.success() && words.contains("page: not available, trying again"),
         "{words}"
     );
     assert_eq!(results(&String::from_utf8(output.stdout).unwrap()).len(), 8);
@@ -956,7 +956,7 @@ fn a_head_elsewhere_is_out_of_reach_until_a_restart() {
         write(&head);
         live.signal("-HUP");
         if landlock {
-            let line = live.log("kept the old settings");
+            let line = live.log("keeping the old settings");
             assert!(
                 line.contains("the sandbox holds edge to the folders") && line.contains("restart"),
                 "{line}"
@@ -965,7 +965,7 @@ fn a_head_elsewhere_is_out_of_reach_until_a_restart() {
             write(small_head());
             live.signal("-HUP");
         }
-        live.log("read again");
+        live.log("reloaded");
         std::fs::write(&config, format!("head = {head:?}\nsandbox = \"require\"\n")).unwrap();
         live.signal("-HUP");
         live.log("the sandbox cannot change");

@@ -625,7 +625,7 @@ fn a_bad_head_is_told_once_and_changes_nothing() {
     place.put("head", &good);
     edge.expect("swapped", &digest(&scene.heads[1]));
     let words = edge.stop();
-    assert_eq!(words.matches("refused, what ran goes on").count(), 4, "{words}");
+    assert_eq!(words.matches("refused, the running model stays").count(), 4, "{words}");
 }
 
 #[test]
@@ -687,7 +687,7 @@ fn rolling_back_holds_until_something_else_is_put_in_place() {
         edge.args(["rollback", "--json", "--state"]).arg(place.path("state"));
         edge
     };
-    fail(&mut rollback(), 1, "no such state folder");
+    fail(&mut rollback(), 1, "no such state directory");
     place.put("head", &bytes(&scene.heads[0]));
     // A port that is free; another program may take it meanwhile, which then fails loudly.
     let address =
@@ -740,7 +740,7 @@ fn rolling_back_holds_until_something_else_is_put_in_place() {
     // One folder, one run.
     fail(&mut place.edge(&["--frames", "1"]), 1, "another edge run");
     let info = succeed(Device::Native.edge().args(["info", "--state"]).arg(place.path("state")));
-    assert!(info.contains("kept ") && !info.contains("held back"), "{info}");
+    assert!(info.contains("kept ") && !info.contains("rejected"), "{info}");
     edge.stop();
 }
 
@@ -886,7 +886,7 @@ fn settings_name_keys_and_a_state_folder() {
     fail(
         Device::Native.edge().args(["rollback", "--config"]).arg(&config),
         1,
-        "names no state folder",
+        "no state directory",
     );
     assert!(scene.folder.path().exists());
 }
