@@ -336,9 +336,8 @@ mod tests {
             unkept: Some("disk full".into()),
             text: "runs aa".into(),
         };
-        let json = format!(
-            r#"{{"base":"bb","detail":"damaged","event":"model","head":"aa","state":"last-good","#
-        ) + &format!(r#""time":"{TIME}","unkept":"disk full","version":3}}"#);
+        let json = r#"{"base":"bb","detail":"damaged","event":"model","head":"aa","#.to_owned()
+            + &format!(r#""state":"last-good","time":"{TIME}","unkept":"disk full","version":3}}"#);
         let event = Event::Model(swapped);
         check(&event, &json, "runs aa");
         assert!(event.needs_attention());

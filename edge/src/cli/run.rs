@@ -1,28 +1,19 @@
 //! The flags of `edge run`, and the settings that they resolve to.
 
-use std::net::SocketAddr;
+mod flags;
+mod values;
+
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::Result;
-use vgg_edge::pixel::{parse_layout, parse_size};
-use vgg_edge_cli::options::{BaseOptions, ViewOptions};
+use vgg_edge_cli::options::ViewOptions;
 use vgg_edge_cli::terminal::{Signals, UsageError};
 
-use crate::cli::options::Threads;
-use crate::collect::CollectOptions;
-use crate::model::loader::TrustOptions;
-use crate::run::settings::{
-    CollectSettings, DecisionSettings, Input, ModelSettings, OutputSettings, RunSettings,
-    SourceSettings, WebSettings,
-};
+use crate::run::settings::{DecisionSettings, ModelSettings, OutputSettings, RunSettings};
 use crate::sandbox::SandboxOptions;
-use crate::source::camera::{CameraOptions, is_jpeg_name, parse_format};
-use crate::source::pipe;
-use crate::web::{Access, check_token};
-
-/// Largest token file in bytes.
-const MAX_TOKEN_FILE: u64 = 4096;
+use flags::{
+    CameraFlags, CollectFlags, DecisionFlags, ModelFlags, OutputFlags, SourceFlags, WebFlags,
+};
 
 /// Classify a stream of frames
 ///
@@ -90,282 +81,6 @@ pub struct Args {
     sandbox: SandboxOptions,
 }
 
-#[derive(Clone, clap::Args)]
-#[command(next_help_heading = "Source")]
-struct SourceFlags {
-    /// V4L2 camera, such as /dev/video0
-    ///
-    /// A link in /dev/v4l/by-id stays the same when the camera is plugged in elsewhere.
-    #[arg(
-        long,
-        value_name = "NODE",
-        required_unless_present = "source",
-        conflicts_with = "source"
-    )]
-    device: Option<PathBuf>,
-
-    /// Directory, image or video, or - for stdin
-    #[arg(long, value_name = "DIR|FILE|-")]
-    source: Option<PathBuf>,
-
-    /// Format of raw frames on stdin: FORMAT:WIDTHxHEIGHT, or mjpeg
-    ///
-    /// For example yuv420:640x480. If rows are padded, FORMAT:WIDTHxHEIGHT:STRIDE.
-    #[arg(long, value_name = "LAYOUT", value_parser = parse_raw)]
-    raw: Option<pipe::Kind>,
-
-    /// Frames per second
-    ///
-    /// Requested from a camera. Files are played at this rate, as by a camera, and so become live.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
-    fps: Option<u32>,
-
-    /// Start again at the end of the files
-    #[arg(long = "loop")]
-    looped: bool,
-
-    /// Classify each frame of a live source, however late, instead of the newest
-    #[arg(long)]
-    every_frame: bool,
-
-    /// Stop after N frames
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    frames: Option<u64>,
-}
-
-#[derive(Clone, clap::Args)]
-#[command(next_help_heading = "Camera")]
-struct CameraFlags {
-    /// Pixel format requested from the camera
-    ///
-    /// One of YUYV, UYVY, NV12, NV21, YU12, RGB3, BGR3, GREY, MJPG, BA81 and others (edge devices);
-    /// auto takes the first that edge understands.
-    #[arg(
-        long,
-        value_name = "FOURCC",
-        default_value = "auto",
-        value_parser = parse_format_name
-    )]
-    format: CameraFormat,
-
-    /// Resolution requested from the camera, in pixels
-    #[arg(
-        long,
-        alias = "capture",
-        value_name = "WxH",
-        default_value = "640x480",
-        value_parser = parse_resolution
-    )]
-    resolution: (u32, u32),
-
-    /// Seconds without a frame before the camera is reopened
-    #[arg(
-        long,
-        alias = "stall",
-        value_name = "SECONDS",
-        default_value_t = 5.0,
-        value_parser = parse_stall_timeout
-    )]
-    stall_timeout: f32,
-
-    /// Seconds of identical frames before the camera is reopened (0: never)
-    ///
-    /// Frames are compared byte for byte. The time doubles after each attempt.
-    #[arg(
-        long,
-        alias = "frozen",
-        value_name = "SECONDS",
-        default_value_t = 60,
-        value_parser = clap::value_parser!(u64).range(..=86400)
-    )]
-    freeze_timeout: u64,
-}
-
-#[derive(Clone, clap::Args)]
-#[command(next_help_heading = "Decision")]
-struct DecisionFlags {
-    /// Report `unknown` below this score, 0 to 1 [default: from the head]
-    #[arg(long, value_name = "SCORE", value_parser = parse_score)]
-    threshold: Option<f32>,
-
-    /// Weight of earlier frames in the averaged scores, 0 (off) to below 1
-    #[arg(long, value_name = "WEIGHT", default_value_t = 0.0, value_parser = parse_weight)]
-    smooth: f32,
-
-    /// Frames a new label must lead before it is reported
-    #[arg(
-        long,
-        alias = "hold",
-        value_name = "N",
-        default_value_t = 1,
-        value_parser = clap::value_parser!(u32).range(1..)
-    )]
-    min_frames: u32,
-
-    /// Skip inference while nothing moves [default level: 6]
-    ///
-    /// A frame is classified if an 8x8 block of the base's input has changed by this many gray
-    /// levels on average.
-    #[arg(
-        long,
-        value_name = "LEVEL",
-        num_args = 0..=1,
-        default_missing_value = "6",
-        require_equals = true,
-        value_parser = parse_level
-    )]
-    on_motion: Option<f32>,
-}
-
-#[derive(Clone, clap::Args)]
-#[command(next_help_heading = "Output")]
-struct OutputFlags {
-    /// Print NDJSON
-    #[arg(long)]
-    json: bool,
-
-    /// Print only changes of the label, the source and the model
-    #[arg(long)]
-    events: bool,
-
-    /// Add the SHA-256 of the quantized feature map to each line, to compare machines
-    #[arg(long, requires = "json")]
-    digest: bool,
-}
-
-#[derive(Clone, clap::Args)]
-#[command(next_help_heading = "Collecting")]
-struct CollectFlags {
-    /// Directory to save unsure frames and label changes to
-    ///
-    /// Each frame is saved as JPEG, with a line in frames.ndjson.
-    #[arg(long, value_name = "DIR")]
-    collect: Option<PathBuf>,
-
-    /// Maximum number of images in the directory
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 1000,
-        value_parser = clap::value_parser!(u64).range(1..)
-    )]
-    collect_max: u64,
-
-    /// Maximum size of the images in the directory, in megabytes
-    #[arg(
-        long,
-        value_name = "MB",
-        default_value_t = 500,
-        value_parser = clap::value_parser!(u64).range(1..)
-    )]
-    collect_megabytes: u64,
-
-    /// Minimum seconds between two live frames saved for the same reason (0: save all)
-    #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = parse_interval)]
-    collect_every: f32,
-
-    /// Score below which a frame is unsure, 0 to 1
-    #[arg(
-        long,
-        alias = "collect-below",
-        value_name = "SCORE",
-        default_value_t = 0.6,
-        value_parser = parse_score
-    )]
-    collect_threshold: f32,
-}
-
-#[derive(Clone, clap::Args)]
-#[command(next_help_heading = "Web page")]
-struct WebFlags {
-    /// Address to serve a page at, such as 127.0.0.1:8080
-    ///
-    /// The page shows the live image; /metrics, /healthz and /events are served too.
-    #[arg(long, value_name = "ADDRESS")]
-    http: Option<SocketAddr>,
-
-    /// Token required to see the page; mandatory unless --http is a loopback address
-    ///
-    /// Open http://ADDRESS/?token=TOKEN once to log in.
-    #[arg(
-        long,
-        value_name = "TOKEN",
-        env = "VGG_EDGE_HTTP_TOKEN",
-        hide_env_values = true,
-        value_parser = check_token
-    )]
-    http_token: Option<String>,
-
-    /// File with the token, such as a systemd credential; overrides --http-token
-    #[arg(long, value_name = "FILE")]
-    http_token_file: Option<PathBuf>,
-}
-
-#[derive(Clone, clap::Args)]
-#[command(next_help_heading = "Model")]
-struct ModelFlags {
-    /// Head file
-    #[arg(long, value_name = "FILE")]
-    head: PathBuf,
-
-    #[command(flatten)]
-    base: BaseOptions,
-
-    /// Use a new head, or a new base and its head, once it is moved into place
-    #[arg(long)]
-    watch: bool,
-
-    #[command(flatten)]
-    trust: TrustOptions,
-
-    #[command(flatten)]
-    threads: Threads,
-}
-
-/// A fourcc, or the first that is understood. A type of its own, as clap treats an `Option` as a
-/// flag that may be missing.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct CameraFormat(Option<[u8; 4]>);
-
-fn parse_format_name(text: &str) -> Result<CameraFormat, String> {
-    parse_format(text).map(CameraFormat)
-}
-
-fn parse_resolution(text: &str) -> Result<(u32, u32), String> {
-    let size =
-        parse_size(text).and_then(|(w, h)| Some((u32::try_from(w).ok()?, u32::try_from(h).ok()?)));
-    size.filter(|&(w, h)| w > 0 && h > 0).ok_or_else(|| "expected WxH, such as 640x480".into())
-}
-
-fn parse_raw(text: &str) -> Result<pipe::Kind, String> {
-    if is_jpeg_name(text) { Ok(pipe::Kind::Jpeg) } else { parse_layout(text).map(pipe::Kind::Raw) }
-}
-
-fn parse_number(text: &str, range: std::ops::RangeInclusive<f32>) -> Result<f32, String> {
-    let found = text.parse().ok().filter(|value| range.contains(value));
-    found.ok_or_else(|| format!("expected a number from {} to {}", range.start(), range.end()))
-}
-
-fn parse_score(text: &str) -> Result<f32, String> {
-    parse_number(text, 0.0..=1.0)
-}
-
-fn parse_weight(text: &str) -> Result<f32, String> {
-    parse_number(text, 0.0..=0.999)
-}
-
-fn parse_level(text: &str) -> Result<f32, String> {
-    parse_number(text, 0.0..=255.0)
-}
-
-fn parse_stall_timeout(text: &str) -> Result<f32, String> {
-    parse_number(text, 0.5..=3600.0)
-}
-
-fn parse_interval(text: &str) -> Result<f32, String> {
-    parse_number(text, 0.0..=86400.0)
-}
-
 impl Args {
     /// Resolves the flags to settings.
     ///
@@ -429,71 +144,6 @@ impl Args {
     }
 }
 
-impl SourceFlags {
-    fn is_stdin(&self) -> bool {
-        self.source.as_deref().is_some_and(|path| path.as_os_str() == "-")
-    }
-
-    fn resolve(self, camera: CameraFlags, view: &ViewOptions) -> Result<SourceSettings> {
-        let color = view.color;
-        let is_stdin = self.is_stdin();
-        let Some(path) = self.device.as_ref().or(self.source.as_ref()) else {
-            return Err(UsageError("--device or --source is required".into()).into());
-        };
-        let name = if is_stdin { "stdin".into() } else { path.to_string_lossy().into_owned() };
-        let input = match self {
-            Self { device: Some(device), fps, .. } => Input::Camera(CameraOptions {
-                device,
-                format: camera.format.0,
-                size: camera.resolution,
-                fps,
-                stall: Duration::from_secs_f32(camera.stall_timeout),
-                frozen: Duration::from_secs(camera.freeze_timeout),
-                color,
-            }),
-            Self { raw: Some(pipe::Kind::Raw(layout)), .. } => {
-                Input::RawStdin(pipe::Kind::Raw(view.color(layout)))
-            }
-            Self { raw: Some(pipe::Kind::Jpeg), .. } => Input::RawStdin(pipe::Kind::Jpeg),
-            Self { .. } if is_stdin => Input::Stdin { color },
-            Self { looped, fps, .. } => Input::Files { path: path.clone(), color, looped, fps },
-        };
-        Ok(SourceSettings { name, input, every_frame: self.every_frame })
-    }
-}
-
-impl CollectFlags {
-    fn resolve(self) -> Option<CollectSettings> {
-        let options = CollectOptions {
-            folder: self.collect?,
-            most: self.collect_max,
-            most_bytes: self.collect_megabytes.saturating_mul(1_000_000),
-            every: Duration::from_secs_f32(self.collect_every),
-        };
-        Some(CollectSettings { options, threshold: self.collect_threshold })
-    }
-}
-
-impl WebFlags {
-    fn resolve(self) -> Result<Option<WebSettings>> {
-        let Some(address) = self.http else { return Ok(None) };
-        let token = match &self.http_token_file {
-            Some(path) => {
-                let bytes = vgg_edge::durable_fs::read_limited(path, MAX_TOKEN_FILE)?;
-                let token = check_token(String::from_utf8_lossy(&bytes).trim());
-                Some(
-                    token
-                        .map_err(|problem| UsageError(format!("{}: {problem}", path.display())))?,
-                )
-            }
-            None => self.http_token,
-        };
-        let access = Access::new(address, token.as_deref());
-        let access = access.map_err(|problem| UsageError(problem.to_string()))?;
-        Ok(Some(WebSettings { access, token_file: self.http_token_file }))
-    }
-}
-
 /// Runs the command; `again` parses the command line and reads the settings file again, for SIGHUP.
 pub fn run(args: Args, again: &dyn Fn() -> Result<Args>, signals: &Signals) -> Result<()> {
     crate::run::run(args.resolve()?, &|| again()?.resolve(), signals)
@@ -501,9 +151,12 @@ pub fn run(args: Args, again: &dyn Fn() -> Result<Args>, signals: &Signals) -> R
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use clap::Parser;
 
     use super::*;
+    use crate::run::settings::Input;
     use crate::{Cli, Command};
 
     fn resolve(flags: &str) -> Result<RunSettings> {
@@ -512,18 +165,6 @@ mod tests {
             Command::Run(args) => args.resolve(),
             _ => panic!("not edge run"),
         }
-    }
-
-    #[test]
-    fn flag_values_out_of_range_are_refused() {
-        assert_eq!(parse_level("6"), Ok(6.0));
-        assert!(parse_level("-1").is_err());
-        assert!(parse_weight("1").is_err());
-        assert!(parse_score("nan").is_err());
-        assert!(parse_interval("0").is_ok());
-        assert!(parse_interval("-1").is_err() && parse_interval("inf").is_err());
-        assert_eq!(parse_resolution("640x480"), Ok((640, 480)));
-        assert!(parse_resolution("0x480").is_err() && parse_resolution("640").is_err());
     }
 
     #[test]
