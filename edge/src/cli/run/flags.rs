@@ -1,4 +1,6 @@
 //! The flags of `edge run` by groups of the help, and what each group resolves to.
+//!
+//! The groups have no doc comments: clap would take them for the help of the command.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -23,10 +25,8 @@ use crate::web::{Access, check_token};
 /// Largest token file in bytes.
 const MAX_TOKEN_FILE: u64 = 4096;
 
-// The source of frames. Not a doc comment, which clap would take for the help of the command.
 #[derive(Clone, clap::Args)]
 #[command(next_help_heading = "Source")]
-#[allow(missing_docs, reason = "clap shows the help of each flag")]
 pub struct SourceFlags {
     /// V4L2 camera, such as /dev/video0
     ///
@@ -68,10 +68,8 @@ pub struct SourceFlags {
     pub frames: Option<u64>,
 }
 
-// The mode of a camera. Not a doc comment, which clap would take for the help of the command.
 #[derive(Clone, clap::Args)]
 #[command(next_help_heading = "Camera")]
-#[allow(missing_docs, reason = "clap shows the help of each flag")]
 pub struct CameraFlags {
     /// Pixel format requested from the camera
     ///
@@ -118,10 +116,8 @@ pub struct CameraFlags {
     pub freeze_timeout: u64,
 }
 
-// How scores become a label. Not a doc comment, which clap would take for the help of the command.
 #[derive(Clone, clap::Args)]
 #[command(next_help_heading = "Decision")]
-#[allow(missing_docs, reason = "clap shows the help of each flag")]
 pub struct DecisionFlags {
     /// Report `unknown` below this score, 0 to 1 [default: from the head]
     #[arg(long, value_name = "SCORE", value_parser = parse_score)]
@@ -156,10 +152,8 @@ pub struct DecisionFlags {
     pub on_motion: Option<f32>,
 }
 
-// Results on stdout. Not a doc comment, which clap would take for the help of the command.
 #[derive(Clone, clap::Args)]
 #[command(next_help_heading = "Output")]
-#[allow(missing_docs, reason = "clap shows the help of each flag")]
 pub struct OutputFlags {
     /// Print NDJSON
     #[arg(long)]
@@ -174,10 +168,8 @@ pub struct OutputFlags {
     pub digest: bool,
 }
 
-// Collecting of frames. Not a doc comment, which clap would take for the help of the command.
 #[derive(Clone, clap::Args)]
 #[command(next_help_heading = "Collecting")]
-#[allow(missing_docs, reason = "clap shows the help of each flag")]
 pub struct CollectFlags {
     /// Directory to save unsure frames and label changes to
     ///
@@ -218,10 +210,8 @@ pub struct CollectFlags {
     pub collect_threshold: f32,
 }
 
-// The page. Not a doc comment, which clap would take for the help of the command.
 #[derive(Clone, clap::Args)]
 #[command(next_help_heading = "Web page")]
-#[allow(missing_docs, reason = "clap shows the help of each flag")]
 pub struct WebFlags {
     /// Address to serve a page at, such as 127.0.0.1:8080
     ///
@@ -246,10 +236,8 @@ pub struct WebFlags {
     pub http_token_file: Option<PathBuf>,
 }
 
-// The model. Not a doc comment, which clap would take for the help of the command.
 #[derive(Clone, clap::Args)]
 #[command(next_help_heading = "Model")]
-#[allow(missing_docs, reason = "clap shows the help of each flag")]
 pub struct ModelFlags {
     /// Head file
     #[arg(long, value_name = "FILE")]
