@@ -5,6 +5,7 @@
 //! both programs have.
 
 pub mod classify;
+pub mod http;
 pub mod logging;
 pub mod options;
 pub mod record;

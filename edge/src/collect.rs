@@ -1,4 +1,4 @@
-//! Keeps frames that were unsure or changed the label, for people to sort and train on.
+//! Collection of frames that had a low score or changed the label, to label and train on.
 
 use std::cell::Cell;
 use std::fs::{File, OpenOptions};
@@ -10,40 +10,38 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde_json::json;
-use vgg_edge_cli::terminal::note;
 
-use crate::PROGRAM;
+use crate::frame::Frame;
 use crate::jpeg::encode;
-use crate::picture::Picture;
 use crate::status::Status;
 
-/// Name of the file with a JSON line for each picture.
+/// Name of the file with a JSON line for each image.
 pub const INDEX: &str = "frames.ndjson";
 
 /// Quality of the JPEGs.
 const QUALITY: u8 = 95;
 
-/// The widest that pictures are kept; the base sees far less.
-const WIDEST: usize = 4096;
+/// Largest width of collected images, in pixels; the backbone uses far less.
+const MAX_WIDTH: usize = 4096;
 
-/// A full folder is looked at again after so long: people take pictures out of it.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// Time after which a full directory is scanned again: people take images out of it.
+const RESCAN_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How much is kept.
+/// The directory and its limits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CollectOptions {
-    /// The folder.
-    pub folder: PathBuf,
-    /// Most pictures in it.
-    pub most: u64,
-    /// Most bytes of pictures in it.
-    pub most_bytes: u64,
-    /// Least time between two live frames that are kept for the same reason; those in between would
-    /// look the same.
+    /// The directory.
+    pub directory: PathBuf,
+    /// Most images in it.
+    pub max_images: u64,
+    /// Most bytes of images in it.
+    pub max_bytes: u64,
+    /// Least time between two live frames that are collected for the same reason; those in between
+    /// would look the same.
     pub every: Duration,
 }
 
-/// Why a frame is kept.
+/// The reason to collect a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// Its best score is low.
@@ -61,55 +59,55 @@ impl Reason {
     }
 }
 
-/// A frame to keep.
+/// A frame to collect.
 pub struct Collected {
-    /// The picture.
-    pub picture: Arc<Picture>,
+    /// The frame.
+    pub frame: Arc<Frame>,
     /// When it was captured; `None` for one of a file.
     pub at: Option<Instant>,
     /// When it was classified, RFC 3339.
     pub time: String,
-    /// Where it came from.
+    /// The name of its source.
     pub source: Arc<str>,
-    /// Why it is kept.
+    /// The reason to collect it.
     pub reason: Reason,
-    /// What was said.
+    /// The label that was reported.
     pub label: String,
     /// Labels and scores.
     pub scores: Vec<(String, f32)>,
 }
 
-/// A thread that encodes and writes, so that a slow card never holds up the classifier. What it
-/// keeps and misses is on the status.
+/// A thread that encodes and writes, so that a slow card never blocks the classifier. It counts in
+/// the status what it collects and misses.
 pub struct Collector {
     sender: Option<SyncSender<Collected>>,
     thread: Option<JoinHandle<()>>,
     status: Arc<Status>,
     options: CollectOptions,
-    /// When the last live frame was kept, for each reason.
+    /// When the last live frame was collected, for each reason.
     last: [Cell<Option<Instant>>; 2],
 }
 
 impl Collector {
-    /// Opens the folder, and makes it if it is not there.
+    /// Opens the directory, and creates it if it does not exist.
     ///
     /// # Errors
-    /// If it cannot be made, read or written to.
+    /// If it cannot be created, read or written to.
     pub fn new(options: &CollectOptions, status: &Arc<Status>) -> Result<Self> {
-        let folder = &options.folder;
-        make_folder(folder)?;
-        let index = folder.join(INDEX);
+        let directory = &options.directory;
+        make_directory(directory)?;
+        let index = directory.join(INDEX);
         vgg_edge::durable_fs::check_writable(&index)?;
         if index.exists() {
-            // It may be another's, who ran it here by hand.
+            // It may belong to another user, who ran edge here by hand.
             drop(open_index(&index)?);
         }
-        let (count, bytes) = stock(folder)?;
+        let (count, bytes) = scan(directory)?;
         // One frame waits while one is written; more would be memory.
         let (sender, receiver) = sync_channel(1);
         let (theirs, settings) = (status.clone(), options.clone());
         let thread = std::thread::Builder::new().name("collect".into()).spawn(move || {
-            work(Shelf { options: settings, count, bytes, full: None }, &receiver, &theirs)
+            work(CollectDir { options: settings, count, bytes, full: None }, &receiver, &theirs)
         })?;
         let (status, options) = (status.clone(), options.clone());
         Ok(Self {
@@ -121,13 +119,13 @@ impl Collector {
         })
     }
 
-    /// What it was made with.
+    /// The options it was created with.
     pub fn options(&self) -> &CollectOptions {
         &self.options
     }
 
-    /// Whether a frame of that reason and time comes long enough after the last one. ModelLoader
-    /// are not live: each of them is due.
+    /// Whether a frame of that reason and time arrives long enough after the last one. Files are
+    /// not live: each of them is due.
     pub fn is_due(&self, reason: Reason, at: Option<Instant>) -> bool {
         match (self.last[reason as usize].get(), at) {
             (Some(last), Some(at)) => at.saturating_duration_since(last) >= self.options.every,
@@ -135,7 +133,7 @@ impl Collector {
         }
     }
 
-    /// Hands over a frame. If the one before is not yet written, a live one is let go and counted;
+    /// Passes on a frame. If the one before is not yet written, a live one is dropped and counted;
     /// one of a file waits.
     pub fn keep(&self, frame: Collected) {
         let Some(sender) = &self.sender else { return };
@@ -161,20 +159,20 @@ impl Drop for Collector {
     }
 }
 
-/// Makes the folder if it is not there.
+/// Creates the directory if it does not exist.
 ///
 /// # Errors
-/// What the system says.
-pub fn make_folder(folder: &Path) -> Result<()> {
-    std::fs::create_dir_all(folder)
-        .with_context(|| format!("{}: cannot make the folder", folder.display()))
+/// The system's error, with the path.
+pub fn make_directory(directory: &Path) -> Result<()> {
+    std::fs::create_dir_all(directory)
+        .with_context(|| format!("{}: cannot create the directory", directory.display()))
 }
 
-/// Pictures and bytes that are there.
-fn stock(folder: &Path) -> Result<(u64, u64)> {
-    let list = || format!("{}: cannot list", folder.display());
+/// Counts the images and their bytes.
+fn scan(directory: &Path) -> Result<(u64, u64)> {
+    let list = || format!("{}: cannot list", directory.display());
     let (mut count, mut bytes) = (0, 0);
-    for entry in std::fs::read_dir(folder).with_context(list)? {
+    for entry in std::fs::read_dir(directory).with_context(list)? {
         let entry = entry.with_context(list)?;
         if entry.path().extension().is_some_and(|e| e == "jpg") {
             count += 1;
@@ -184,16 +182,16 @@ fn stock(folder: &Path) -> Result<(u64, u64)> {
     Ok((count, bytes))
 }
 
-fn work(mut shelf: Shelf, frames: &Receiver<Collected>, status: &Status) {
-    let folder = shelf.options.folder.display().to_string();
-    let tell = |words: String| {
-        note(PROGRAM, format_args!("{folder}: {words}"));
-        status.log("collect", format!("{folder}: {words}"), None);
+fn work(mut directory: CollectDir, frames: &Receiver<Collected>, status: &Status) {
+    let name = directory.options.directory.display().to_string();
+    let report = |level: log::Level, message: String| {
+        log::log!(level, "{name}: {message}");
+        status.log("collect", format!("{name}: {message}"), None);
     };
-    let (mut was_full, mut told_error) = (false, false);
+    let (mut was_full, mut reported_error) = (false, false);
     for frame in frames {
-        let outcome = shelf.keep(&frame, Instant::now());
-        let full = shelf.full.is_some();
+        let outcome = directory.keep(&frame, Instant::now());
+        let full = directory.full.is_some();
         status.update(|now| {
             let count = if matches!(outcome, Ok(true)) {
                 &mut now.collected
@@ -204,29 +202,30 @@ fn work(mut shelf: Shelf, frames: &Receiver<Collected>, status: &Status) {
             now.collect_full = full;
         });
         if std::mem::replace(&mut was_full, full) != full {
-            tell(if full {
-                let megabytes = shelf.bytes as f64 / 1e6;
-                format!(
-                    "full ({} pictures, {megabytes:.1} MB); nothing more is collected until there is room",
-                    shelf.count
-                )
+            if full {
+                let (count, megabytes) = (directory.count, directory.bytes as f64 / 1e6);
+                let message = format!(
+                    "full ({count} images, {megabytes:.1} MB); collection is paused until there is \
+                     room"
+                );
+                report(log::Level::Warn, message);
             } else {
-                "there is room again".into()
-            });
+                report(log::Level::Info, "there is room again; collection continues".into());
+            }
         }
         match outcome {
-            Ok(kept) => told_error &= !kept,
+            Ok(kept) => reported_error &= !kept,
             // A card that fails must not fill the log as well.
-            Err(e) if !std::mem::replace(&mut told_error, true) => {
-                tell(format!("cannot collect: {e:#}"))
+            Err(e) if !std::mem::replace(&mut reported_error, true) => {
+                report(log::Level::Error, format!("cannot collect: {e:#}"))
             }
             Err(_) => {}
         }
     }
 }
 
-/// The folder, with what is in it.
-struct Shelf {
+/// The directory and its contents.
+struct CollectDir {
     options: CollectOptions,
     count: u64,
     bytes: u64,
@@ -234,20 +233,20 @@ struct Shelf {
     full: Option<Instant>,
 }
 
-impl Shelf {
+impl CollectDir {
     /// Writes a frame, if there is room for it.
     fn keep(&mut self, frame: &Collected, now: Instant) -> Result<bool> {
-        let CollectOptions { folder, most, most_bytes, .. } = &self.options;
+        let CollectOptions { directory, max_images, max_bytes, .. } = &self.options;
         if let Some(since) = self.full {
-            if now.saturating_duration_since(since) < LOOK_AGAIN {
+            if now.saturating_duration_since(since) < RESCAN_INTERVAL {
                 return Ok(false);
             }
-            (self.count, self.bytes) = stock(folder)?;
+            (self.count, self.bytes) = scan(directory)?;
         }
-        // A picture is encoded only if it may fit.
-        let fits = |jpeg: &Vec<u8>| self.bytes + jpeg.len() as u64 <= *most_bytes;
-        let jpeg = match self.count < *most && self.bytes < *most_bytes {
-            true => Some(encode(&frame.picture, WIDEST, QUALITY)?).filter(fits),
+        // A frame is encoded only if it may fit.
+        let fits = |jpeg: &Vec<u8>| self.bytes + jpeg.len() as u64 <= *max_bytes;
+        let jpeg = match self.count < *max_images && self.bytes < *max_bytes {
+            true => Some(encode(&frame.frame, MAX_WIDTH, QUALITY)?).filter(fits),
             false => None,
         };
         let Some(jpeg) = jpeg else {
@@ -255,12 +254,12 @@ impl Shelf {
             return Ok(false);
         };
         self.full = None;
-        let name = write_picture(folder, frame, &jpeg)?;
+        let name = write_image(directory, frame, &jpeg)?;
         self.count += 1;
         self.bytes += jpeg.len() as u64;
-        if let Err(e) = write_line(folder, frame, &name) {
-            // Without a line it is of no use, and would fill the card all the same.
-            if std::fs::remove_file(folder.join(&name)).is_ok() {
+        if let Err(e) = write_line(directory, frame, &name) {
+            // Without a line it is useless, and would still take up space.
+            if std::fs::remove_file(directory.join(&name)).is_ok() {
                 self.count -= 1;
                 self.bytes -= jpeg.len() as u64;
             }
@@ -270,20 +269,20 @@ impl Shelf {
     }
 }
 
-/// Writes the picture under a name that is free, which it gives. Its line comes after it: a line
-/// never names a picture that is not there.
-fn write_picture(folder: &Path, frame: &Collected, jpeg: &[u8]) -> Result<String> {
-    // Colons are not welcome in file names everywhere.
+/// Writes the image under a free name, and returns that. Its line is written after it: a line never
+/// names an image that does not exist.
+fn write_image(directory: &Path, frame: &Collected, jpeg: &[u8]) -> Result<String> {
+    // Colons are not allowed in file names everywhere.
     let stem = format!(
         "{}-{}",
         frame.time.replace(':', "").trim_end_matches('Z'),
         file_name_of(&frame.label)
     );
-    // The clock of a status without a battery shows the same time again after each start.
+    // The clock of a board without a battery shows the same time again after each start.
     let mut names = std::iter::once(format!("{stem}.jpg"))
         .chain((2..).map(|number| format!("{stem}-{number}.jpg")));
-    let name = names.find(|name| !folder.join(name).exists()).unwrap_or_default();
-    vgg_edge::durable_fs::write_bytes(&folder.join(&name), jpeg)?;
+    let name = names.find(|name| !directory.join(name).exists()).unwrap_or_default();
+    vgg_edge::durable_fs::write_bytes(&directory.join(&name), jpeg)?;
     Ok(name)
 }
 
@@ -296,8 +295,8 @@ fn open_index(path: &Path) -> Result<File> {
         .with_context(|| path.display().to_string())
 }
 
-/// Adds the line of a picture.
-fn write_line(folder: &Path, frame: &Collected, name: &str) -> Result<()> {
+/// Appends the line of an image.
+fn write_line(directory: &Path, frame: &Collected, name: &str) -> Result<()> {
     let scores: serde_json::Map<_, _> =
         frame.scores.iter().map(|(label, score)| (label.clone(), json!(score))).collect();
     let line = json!({
@@ -308,7 +307,7 @@ fn write_line(folder: &Path, frame: &Collected, name: &str) -> Result<()> {
         "label": frame.label,
         "scores": scores,
     });
-    let path = folder.join(INDEX);
+    let path = directory.join(INDEX);
     let is_new = !path.exists();
     let index = open_index(&path)?;
     vgg_edge::durable_fs::append_line(&index, &line.to_string()).context(INDEX)?;
@@ -318,7 +317,7 @@ fn write_line(folder: &Path, frame: &Collected, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// A label in letters that any file system takes.
+/// A label in characters that any file system accepts.
 fn file_name_of(label: &str) -> String {
     label.chars().take(40).map(|c| if c.is_alphanumeric() || c == '-' { c } else { '_' }).collect()
 }
@@ -330,7 +329,7 @@ mod tests {
 
     fn frame(second: u32) -> Collected {
         Collected {
-            picture: Arc::new(Picture::Rgb(Image::new(8, 8, vec![90; 192]).unwrap())),
+            frame: Arc::new(Frame::Rgb(Image::new(8, 8, vec![90; 192]).unwrap())),
             at: None,
             time: format!("2026-11-24T10:00:{second:02}.000Z"),
             source: "/dev/video0".into(),
@@ -340,17 +339,17 @@ mod tests {
         }
     }
 
-    fn options(folder: &Path) -> CollectOptions {
+    fn options(directory: &Path) -> CollectOptions {
         CollectOptions {
-            folder: folder.to_owned(),
-            most: 3,
-            most_bytes: 1 << 30,
+            directory: directory.to_owned(),
+            max_images: 3,
+            max_bytes: 1 << 30,
             every: Duration::from_secs(5),
         }
     }
 
-    /// What the status knows of collected frames: kept and missed, and how often the folder was
-    /// found full.
+    /// The counts of the status: frames collected and missed, and how often the directory was found
+    /// full.
     fn counts(status: &Status) -> (u64, u64, usize) {
         let mut counts = (0, 0);
         status.update(|now| counts = (now.collected, now.collect_missed));
@@ -362,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn it_keeps_no_more_than_allowed_and_counts_what_was_there() {
+    fn collection_stays_within_its_count_and_includes_earlier_images() {
         let dir = tempfile::tempdir().unwrap();
         let options = options(&dir.path().join("new"));
         let status = Arc::new(Status::new());
@@ -374,8 +373,8 @@ mod tests {
             drop(collector);
             assert_eq!(counts(&status), if run == 0 { (3, 1, 1) } else { (3, 5, 2) });
         }
-        assert_eq!(stock(&options.folder).unwrap().0, 3);
-        let index = std::fs::read_to_string(options.folder.join(INDEX)).unwrap();
+        assert_eq!(scan(&options.directory).unwrap().0, 3);
+        let index = std::fs::read_to_string(options.directory.join(INDEX)).unwrap();
         let lines: Vec<serde_json::Value> =
             index.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
         let names: Vec<&str> = lines.iter().map(|line| line["file"].as_str().unwrap()).collect();
@@ -386,58 +385,60 @@ mod tests {
                 .map(|end| format!("{start}{end}"))
         );
         names.iter().for_each(|name| {
-            assert!(vgg_edge::image::decode::decode_file(&options.folder.join(name)).is_ok())
+            assert!(vgg_edge::image::decode::decode_file(&options.directory.join(name)).is_ok())
         });
     }
 
     #[test]
-    fn it_stays_within_its_bytes_to_the_last_picture() {
+    fn collection_stays_within_its_bytes_to_the_last_image() {
         let dir = tempfile::tempdir().unwrap();
         let status = Arc::new(Status::new());
-        let length = encode(&frame(0).picture, WIDEST, QUALITY).unwrap().len() as u64;
+        let length = encode(&frame(0).frame, MAX_WIDTH, QUALITY).unwrap().len() as u64;
         let options = CollectOptions {
-            most: 100,
-            most_bytes: 2 * length + length / 2,
+            max_images: 100,
+            max_bytes: 2 * length + length / 2,
             ..options(dir.path())
         };
         let collector = Collector::new(&options, &status).unwrap();
         (0..4).for_each(|second| collector.keep(frame(second)));
         drop(collector);
-        assert_eq!(stock(dir.path()).unwrap(), (2, 2 * length));
+        assert_eq!(scan(dir.path()).unwrap(), (2, 2 * length));
         assert_eq!(counts(&status), (2, 2, 1));
     }
 
     #[test]
-    fn a_folder_that_was_emptied_is_filled_again() {
+    fn an_emptied_collect_directory_is_filled_again() {
         let dir = tempfile::tempdir().unwrap();
-        let mut shelf = Shelf { options: options(dir.path()), count: 0, bytes: 0, full: None };
+        let mut directory =
+            CollectDir { options: options(dir.path()), count: 0, bytes: 0, full: None };
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        (0..3).for_each(|second| assert!(shelf.keep(&frame(second), start).unwrap()));
-        assert!(!shelf.keep(&frame(3), start).unwrap());
+        (0..3).for_each(|second| assert!(directory.keep(&frame(second), start).unwrap()));
+        assert!(!directory.keep(&frame(3), start).unwrap());
         for entry in std::fs::read_dir(dir.path()).unwrap() {
             std::fs::remove_file(entry.unwrap().path()).unwrap();
         }
         assert!(
-            !shelf.keep(&frame(4), at(59)).unwrap(),
-            "listing a folder for each frame would be too much"
+            !directory.keep(&frame(4), at(59)).unwrap(),
+            "scanning a directory for each frame would be too much"
         );
-        assert!(shelf.keep(&frame(5), at(60)).unwrap());
-        assert_eq!((shelf.count, shelf.full), (1, None));
+        assert!(directory.keep(&frame(5), at(60)).unwrap());
+        assert_eq!((directory.count, directory.full), (1, None));
     }
 
     #[test]
-    fn a_picture_without_a_line_is_not_kept() {
+    fn an_image_without_a_line_is_not_kept() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join(INDEX)).unwrap();
-        let mut shelf = Shelf { options: options(dir.path()), count: 0, bytes: 0, full: None };
-        assert!(shelf.keep(&frame(0), Instant::now()).is_err());
-        assert_eq!((stock(dir.path()).unwrap(), shelf.count, shelf.bytes), ((0, 0), 0, 0));
+        let mut directory =
+            CollectDir { options: options(dir.path()), count: 0, bytes: 0, full: None };
+        assert!(directory.keep(&frame(0), Instant::now()).is_err());
+        assert_eq!((scan(dir.path()).unwrap(), directory.count, directory.bytes), ((0, 0), 0, 0));
         assert!(Collector::new(&options(dir.path()), &Arc::new(Status::new())).is_err());
     }
 
     #[test]
-    fn live_frames_that_would_look_the_same_are_not_due() {
+    fn live_frames_soon_after_a_collected_one_are_not_due() {
         let dir = tempfile::tempdir().unwrap();
         let collector = Collector::new(&options(dir.path()), &Arc::new(Status::new())).unwrap();
         let start = Instant::now();
@@ -453,10 +454,10 @@ mod tests {
     }
 
     #[test]
-    fn a_live_frame_never_waits_for_the_disk() {
+    fn collecting_a_live_frame_never_waits_for_the_disk() {
         let dir = tempfile::tempdir().unwrap();
         let status = Arc::new(Status::new());
-        // A thread that takes nothing.
+        // A thread that receives nothing.
         let (sender, _receiver) = sync_channel(1);
         let collector = Collector {
             sender: Some(sender),

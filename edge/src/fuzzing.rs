@@ -1,8 +1,8 @@
-//! What reads bytes that others choose, as functions of bytes: for fuzzing and the tests of hostile
+//! The parsers of untrusted bytes, as functions of bytes: for fuzzing and the tests of hostile
 //! input (`tests/fuzz-targets`).
 //!
-//! Each returns whatever comes of the bytes, errors as words; only a panic, too much memory or too
-//! much time is a fault.
+//! Each returns the result for the bytes, errors as text; only a panic, too much memory or too much
+//! time is a fault.
 
 use std::io::{self, Cursor, Read};
 use std::path::Path;
@@ -14,23 +14,24 @@ use std::time::Duration;
 use clap::Parser;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::picture::Picture;
+use crate::frame::Frame;
+use crate::source::Next;
 use crate::source::files::Source;
-use crate::source::{Next, pipe};
+use crate::source::stream::Splitter;
 use crate::status::Status;
 use crate::web::{Access, serve_one};
 use crate::{Cli, config};
 
-/// How long a connection is followed.
+/// How long a connection is served.
 const PATIENCE: Duration = Duration::from_millis(20);
 
-/// Most answers of the page that are kept, in bytes.
-const MOST_ANSWERS: usize = 1 << 20;
+/// Largest responses of the page that are kept, in bytes.
+const MAX_RESPONSE_BYTES: usize = 1 << 20;
 
-/// The settings of `edge.toml`, held against the flags as on the command line.
+/// Checks the settings of `edge.toml` against the flags of the command line.
 ///
 /// # Errors
-/// What is said of them.
+/// The message about a setting that is not valid.
 pub fn config(text: &str) -> Result<(), String> {
     let flags =
         config::to_flags::<Cli>(Path::new("edge.toml"), text).map_err(|e| format!("{e:#}"))?;
@@ -38,44 +39,41 @@ pub fn config(text: &str) -> Result<(), String> {
     Cli::try_parse_from(arguments).map(drop).map_err(|e| e.to_string())
 }
 
-/// A stream on standard input that says itself what it is: YUV4MPEG2, or a picture. `look` sees
-/// each frame.
+/// Reads a stream on standard input whose format is detected: YUV4MPEG2, or an image. `look`
+/// receives each frame.
 ///
 /// # Errors
-/// What is said of the stream or of a frame.
+/// The message about the stream or a frame.
 pub fn stream(
     bytes: Vec<u8>,
     look: &mut dyn FnMut(&dyn vgg_edge::pixel::Pixels),
 ) -> Result<(), String> {
-    let words = |e: anyhow::Error| format!("{e:#}");
+    let message = |e: anyhow::Error| format!("{e:#}");
     let mut source =
-        Source::from_reader("stdin", None, Box::new(Cursor::new(bytes)), false).map_err(words)?;
+        Source::from_reader("stdin", None, Box::new(Cursor::new(bytes)), false).map_err(message)?;
     loop {
-        match source.next().map_err(words)? {
-            Next::Frame(frame) => {
-                frame.picture.with_pixels(&mut *look).map_err(|e| e.to_string())?
-            }
-            Next::Unreadable(words) => return Err(words),
+        match source.next().map_err(message)? {
+            Next::Frame(timed) => timed.frame.with_pixels(&mut *look).map_err(|e| e.to_string())?,
+            Next::Unreadable(message) => return Err(message),
             _ => return Ok(()),
         }
     }
 }
 
-/// Sees the bytes of a file and what became of it.
+/// Receives the bytes of a file and its pixels or error.
 pub type Look<'a> = dyn FnMut(&[u8], vgg_edge::Result<&dyn vgg_edge::pixel::Pixels>) + 'a;
 
-/// A stream of JPEG files, read `step` bytes at a time; `look` sees the bytes of each file and what
-/// became of it.
+/// Reads a stream of JPEG files, `step` bytes at a time; `look` receives the bytes of each file and
+/// its pixels or error.
 ///
 /// # Errors
-/// What is said of the stream.
+/// The message about the stream.
 pub fn jpegs(bytes: &[u8], step: usize, look: &mut Look) -> Result<(), String> {
-    let (mut splitter, mut input) =
-        (pipe::Splitter::default(), Drip { rest: bytes, step: step.max(1) });
+    let (mut splitter, mut input) = (Splitter::default(), Drip { rest: bytes, step: step.max(1) });
     let mut file = Vec::new();
     while splitter.next(&mut input, &mut file).map_err(|e| format!("{e:#}"))? {
-        match Picture::Jpeg(file.clone()).decoded().as_ref() {
-            Ok(Picture::Rgb(frame)) => look(&file, Ok(frame)),
+        match Frame::Jpeg(file.clone()).decoded().as_ref() {
+            Ok(Frame::Rgb(image)) => look(&file, Ok(image)),
             Ok(_) => {}
             Err(e) => look(&file, Err(vgg_edge::Error::Picture(e.to_string()))),
         }
@@ -84,7 +82,7 @@ pub fn jpegs(bytes: &[u8], step: usize, look: &mut Look) -> Result<(), String> {
     Ok(())
 }
 
-/// Gives a few bytes at a time, as pipes do.
+/// Returns a few bytes at a time, as pipes do.
 struct Drip<'a> {
     rest: &'a [u8],
     step: usize,
@@ -99,41 +97,42 @@ impl Read for Drip<'_> {
     }
 }
 
-/// What the page answers to a client that sends these bytes and then closes its side, with or
-/// without a token.
+/// Returns the page's responses to a client that sends these bytes and then closes its side, with
+/// or without a token.
 ///
 /// # Errors
-/// If no runtime can be had.
+/// If the runtime cannot be started.
 pub fn http(bytes: &[u8], token: Option<&str>) -> Result<Vec<u8>, String> {
-    let access = Access::new(([127, 0, 0, 1], 80).into(), token)?;
+    let access = Access::new(([127, 0, 0, 1], 80).into(), token).map_err(|e| e.to_string())?;
     converse(bytes, |client| serve_one(client, access, Arc::new(Status::new())))
         .map_err(|e| e.to_string())
 }
 
-/// What a server of one connection answers to a client that sends these bytes and then closes its
-/// side. What the server does in other threads is done when this returns.
+/// Returns the responses of a server of one connection to a client that sends these bytes and then
+/// closes its side. Work of the server in other threads is finished when this returns.
 ///
 /// # Errors
-/// If no runtime can be had.
+/// If the runtime cannot be started.
 pub fn converse<F: Future>(bytes: &[u8], serve: impl FnOnce(Client) -> F) -> io::Result<Vec<u8>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-    let answers = Arc::new(Mutex::new(Vec::new()));
-    let client = Client { requests: bytes.to_vec(), sent: 0, waits: 16, answers: answers.clone() };
-    // A stream of events goes on until the client is found to be gone, which takes seconds.
+    let responses = Arc::new(Mutex::new(Vec::new()));
+    let client =
+        Client { requests: bytes.to_vec(), sent: 0, waits: 16, responses: responses.clone() };
+    // A stream of events continues until the client is found to be gone, which takes seconds.
     let _ = runtime.block_on(async { tokio::time::timeout(PATIENCE, serve(client)).await });
     drop(runtime);
-    let answers = std::mem::take(&mut *answers.lock().unwrap_or_else(PoisonError::into_inner));
-    Ok(answers)
+    let responses = std::mem::take(&mut *responses.lock().unwrap_or_else(PoisonError::into_inner));
+    Ok(responses)
 }
 
 /// The other end of a connection.
 pub struct Client {
     requests: Vec<u8>,
     sent: usize,
-    /// How often it is asked in vain before it closes: a connection that is closed at once is not
-    /// answered.
+    /// Reads that stay pending before it closes: a connection that is closed at once gets no
+    /// response.
     waits: u32,
-    answers: Arc<Mutex<Vec<u8>>>,
+    responses: Arc<Mutex<Vec<u8>>>,
 }
 
 impl AsyncRead for Client {
@@ -160,11 +159,11 @@ impl AsyncWrite for Client {
         _: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        if answers.len() > MOST_ANSWERS {
+        let mut responses = self.responses.lock().unwrap_or_else(PoisonError::into_inner);
+        if responses.len() > MAX_RESPONSE_BYTES {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
-        answers.extend_from_slice(bytes);
+        responses.extend_from_slice(bytes);
         Poll::Ready(Ok(bytes.len()))
     }
 

@@ -11,10 +11,10 @@ use serde::Serialize;
 use tokio::sync::watch;
 use vgg_edge_cli::record::time;
 
+use crate::frame::Frame;
 use crate::health::health;
 use crate::metrics::{self, LatencyHistogram, Readings};
 use crate::model::manager::Origin;
-use crate::picture::Picture;
 use crate::sandbox::Sandbox;
 use crate::source::{Lost, SourceState};
 use crate::system;
@@ -158,7 +158,7 @@ pub struct Shown {
     /// Number of the image, from 1.
     pub number: u64,
     /// The image.
-    pub picture: Arc<Picture>,
+    pub picture: Arc<Frame>,
     /// Time at which it was set.
     pub at: Instant,
 }
@@ -290,7 +290,7 @@ impl Status {
     }
 
     /// Sets the newest image and returns the one before.
-    pub fn show(&self, picture: Arc<Picture>) -> Option<Arc<Picture>> {
+    pub fn show(&self, picture: Arc<Frame>) -> Option<Arc<Frame>> {
         let mut inner = self.lock();
         inner.pictures += 1;
         let number = inner.pictures;

@@ -48,7 +48,7 @@ pub fn run(args: Args) -> Result<()> {
 /// Describes a device; `None` if it does not capture.
 fn describe(path: &Path) -> std::io::Result<Option<Value>> {
     let device = Device::with_path(path)?;
-    let camera::Names { driver, card, bus } = camera::names(&device)?;
+    let camera::Identity { driver, card, bus } = camera::Identity::of(&device)?;
     let formats: Vec<Value> = match device.enum_formats() {
         Ok(formats) if !formats.is_empty() => formats
             .into_iter()
@@ -56,7 +56,7 @@ fn describe(path: &Path) -> std::io::Result<Option<Value>> {
                 json!({
                     "fourcc": camera::text(format.fourcc.repr),
                     "description": format.description,
-                    "understood": camera::is_understood(format.fourcc.repr),
+                    "understood": camera::is_supported(format.fourcc.repr),
                     "sizes": sizes(&device, format.fourcc),
                 })
             })

@@ -1,5 +1,5 @@
-//! A head and its base: read once, verified, held against each other, and tried before frames
-//! depend on them.
+//! Loading of a model: head and base are read once, verified, checked against each other, and
+//! tested before frames depend on them.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,16 +14,16 @@ use vgg_edge_cli::options::BaseOptions;
 use crate::model::store::{ModelId, ModelPart, ModelStore, Record};
 use crate::sandbox::Needs;
 
-/// Whom to believe.
+/// Trusted keys, and the record of versions.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct TrustOptions {
-    /// A public key (host keygen): heads and bases must be signed by it and newer than those
-    /// before; can be given more than once
+    /// Public key that must have signed head and base (host keygen); repeatable
+    ///
+    /// Versions must not go back: a file older than one that this device had is refused.
     #[arg(long, value_name = "KEY.pub")]
     pub trust: Vec<PathBuf>,
 
-    /// Keeps the versions that were seen, and of edge run the last good heads and bases, in this
-    /// folder
+    /// State directory: versions that were accepted, and the last good models of edge run
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
 }
@@ -44,7 +44,7 @@ impl TrustOptions {
     }
 }
 
-/// Where a pair comes from, and what it must fulfil.
+/// Loads models from their files, and checks the trust in them.
 #[derive(Clone)]
 pub struct ModelLoader {
     head: PathBuf,
@@ -54,28 +54,29 @@ pub struct ModelLoader {
     state: Option<ModelStore>,
 }
 
-/// A head on its base.
+/// A head and its base.
 pub struct Model {
     /// The head.
     pub head: Arc<Head>,
-    /// The base; one that several pairs share is there once.
+    /// The base; one that several models share is in memory once.
     pub base: Arc<Backbone>,
-    /// What both are.
+    /// Both, by content.
     pub id: ModelId,
-    /// What the signature of the head says, once it is verified.
+    /// The signature of the head, once it is verified.
     pub head_signed: Option<Signed>,
     /// The same of the base.
     pub base_signed: Option<Signed>,
-    /// The bytes, until they are kept.
+    /// The files' bytes, until copies are stored.
     head_file: Signable,
     base_file: Signable,
 }
 
 impl ModelLoader {
-    /// Settles the places and reads the keys.
+    /// Resolves the paths and reads the keys.
     ///
     /// # Errors
-    /// Keys that cannot be read, no base, a kernel that the CPU lacks, keys without a state folder.
+    /// Keys that cannot be read, no base, a kernel that the CPU lacks, keys without a state
+    /// directory.
     pub fn new(head: &Path, base: &BaseOptions, trust: &TrustOptions) -> Result<Self> {
         let keys = match &trust.trust[..] {
             [] => None,
@@ -84,34 +85,34 @@ impl ModelLoader {
         let state = trust.state.as_deref().map(ModelStore::open).transpose()?;
         if keys.is_some() && state.is_none() {
             bail!(vgg_edge_cli::terminal::UsageError(
-                "--trust wants --state DIR, a folder that remembers which versions were seen; without it an old head could be played \
-                 in again"
+                "--trust needs --state DIR, the directory that records accepted versions; without \
+                 it an old head could be installed again"
                     .into()
             ));
         }
         Ok(Self { head: head.to_owned(), base: base.path()?, kernel: base.kernel()?, keys, state })
     }
 
-    /// The state folder.
+    /// The state directory.
     pub fn state(&self) -> Option<&ModelStore> {
         self.state.as_ref()
     }
 
-    /// Whether signatures are demanded.
+    /// Whether signatures are required.
     pub fn is_trusting(&self) -> bool {
         self.keys.is_some()
     }
 
-    /// The files that a pair is read from.
+    /// The files that the model is read from: head and base.
     pub fn paths(&self) -> [&Path; 2] {
         [&self.head, &self.base]
     }
 
-    /// What is known of earlier runs. Without keys a record that is damaged is one that is not
-    /// there: nobody can be let in by it, and a device should run.
+    /// The record of earlier runs. Without keys a damaged record counts as missing: it protects
+    /// nothing, and a device should run.
     ///
     /// # Errors
-    /// As [`ModelStore::read`], if signatures are demanded.
+    /// As [`ModelStore::read`], if signatures are required.
     pub fn record(&self) -> Result<Record> {
         match self.state.as_ref().map(ModelStore::read) {
             None => Ok(Record::default()),
@@ -120,31 +121,30 @@ impl ModelLoader {
         }
     }
 
-    /// Reads the pair as it was put in place. If the base is that of `running`, it is not read into
-    /// memory twice.
+    /// Loads the installed model. If its base is that of `running`, the two share it.
     ///
     /// # Errors
-    /// Everything that is wrong with either; [`Error::WrongBase`] if they do not belong together.
+    /// The errors of either file; [`Error::WrongBase`] if they do not belong together.
     pub fn load(&self, running: Option<&Model>) -> Result<Model> {
         // The head first: it is small, and its errors should not wait for the base.
         let head = Signable::read(&self.head, vgg_edge::head::MAX_BYTES)?;
-        let pair = self.join(
+        let model = self.join(
             head,
             || Ok(Signable::read(&self.base, vgg_edge::backbone::MAX_BYTES)?),
             running,
         )?;
         let record = self.record()?;
-        self.check_versions(&record, &pair)?;
-        Ok(pair)
+        self.check_versions(&record, &model)?;
+        Ok(model)
     }
 
-    /// Reads a pair that was kept. Signatures are verified again, since keys may have been
-    /// withdrawn; versions are not: it was accepted.
+    /// Loads a stored model. Signatures are verified again, since keys may have been withdrawn;
+    /// versions are not checked: it was accepted before.
     ///
     /// # Errors
-    /// As [`ModelLoader::load`], and for copies that are damaged.
+    /// As [`ModelLoader::load`], and for damaged copies.
     pub fn load_kept(&self, id: ModelId, running: Option<&Model>) -> Result<Model> {
-        let state = self.state.as_ref().context("there is no state folder")?;
+        let state = self.state.as_ref().context("no state directory")?;
         let head = state.read_kept(ModelPart::Head, id.head, vgg_edge::head::MAX_BYTES)?;
         self.join(
             head,
@@ -166,11 +166,13 @@ impl ModelLoader {
         let head =
             head.map_err(|source| Error::HeadFile { path: head_file.path.clone(), source })?;
         let base_file = base_file()?;
-        // Those that run were verified, but perhaps by keys that are no longer trusted.
+        // The running base was verified, but perhaps by keys that are no longer trusted.
         let base_signed = verify(&base_file)?;
         let base = match running {
-            Some(pair) if pair.id.base == base_file.digest && pair.base.kernel() == self.kernel => {
-                pair.base.clone()
+            Some(model)
+                if model.id.base == base_file.digest && model.base.kernel() == self.kernel =>
+            {
+                model.base.clone()
             }
             _ => Arc::new(Backbone::from_bytes(&base_file.path, &base_file.bytes, self.kernel)?),
         };
@@ -179,45 +181,48 @@ impl ModelLoader {
         Ok(Model { head: Arc::new(head), base, id, head_signed, base_signed, head_file, base_file })
     }
 
-    fn check_versions(&self, record: &Record, pair: &Model) -> Result<()> {
+    fn check_versions(&self, record: &Record, model: &Model) -> Result<()> {
         let Some(keys) = &self.keys else { return Ok(()) };
-        for (part, signed, file) in pair.parts() {
+        for (part, signed, file) in model.parts() {
             if let Some(signed) = signed {
                 let checked = record.check(part, signed, file.digest, keys.ids());
-                checked.map_err(|reason| Error::Untrusted { path: file.path.clone(), reason })?;
+                checked.map_err(|error| Error::Untrusted {
+                    path: file.path.clone(),
+                    reason: error.to_string(),
+                })?;
             }
         }
         Ok(())
     }
 
-    /// Notes the versions of a pair, before anything is said by it.
+    /// Records the versions of a model, before it classifies anything.
     ///
     /// # Errors
-    /// If they cannot be noted: after a power cut an older head would be let in.
-    pub fn note_versions(&self, pair: &Model) -> Result<()> {
-        self.update(pair, |_| {})
+    /// If they cannot be recorded: after a power cut an older head would be accepted.
+    pub fn note_versions(&self, model: &Model) -> Result<()> {
+        self.update(model, |_| {})
     }
 
-    /// Keeps a pair that was found good, with its versions, as the one that runs from now on.
+    /// Stores a model that passed its test, with its versions, as the one that runs from now on.
     ///
     /// # Errors
-    /// If that cannot be written. Without keys the pair may run all the same, but is not there
+    /// If that cannot be written. Without keys the model may run all the same, but is not available
     /// after a power cut.
-    pub fn accept(&self, pair: &Model) -> Result<()> {
+    pub fn accept(&self, model: &Model) -> Result<()> {
         let Some(state) = &self.state else { return Ok(()) };
-        state.keep(ModelPart::Head, &pair.head_file)?;
-        state.keep(ModelPart::Base, &pair.base_file)?;
-        self.update(pair, |record| record.run(pair.id))?;
+        state.keep(ModelPart::Head, &model.head_file)?;
+        state.keep(ModelPart::Base, &model.base_file)?;
+        self.update(model, |record| record.run(model.id))?;
         state.sweep();
         Ok(())
     }
 
-    fn update(&self, pair: &Model, change: impl FnOnce(&mut Record)) -> Result<()> {
+    fn update(&self, model: &Model, change: impl FnOnce(&mut Record)) -> Result<()> {
         let Some(state) = &self.state else { return Ok(()) };
         state.update(|record| {
-            // Once more, now that nobody else can change it.
-            self.check_versions(record, pair)?;
-            for (part, signed, file) in pair.parts() {
+            // Again, now that no other process can change it.
+            self.check_versions(record, model)?;
+            for (part, signed, file) in model.parts() {
                 if let Some(signed) = signed {
                     record.accept(part, signed, file.digest);
                 }
@@ -236,19 +241,19 @@ impl Model {
         ]
     }
 
-    /// Whether it is the same, signed as the other is.
+    /// Whether it has the same content and the same signatures.
     pub fn is_same(&self, other: &Self) -> bool {
-        let of = |pair: &Self| (pair.id, pair.head_signed, pair.base_signed);
-        of(self) == of(other)
+        let key = |model: &Self| (model.id, model.head_signed, model.base_signed);
+        key(self) == key(other)
     }
 
-    /// The bytes are of no use any more once they are parsed and kept.
+    /// Frees the files' bytes, which are not needed once they are parsed and stored.
     pub fn forget_bytes(&mut self) {
         self.head_file.bytes = Vec::new();
         self.base_file.bytes = Vec::new();
     }
 
-    /// Something that classifies with them.
+    /// Creates a classifier.
     ///
     /// # Errors
     /// As [`Classifier::new`].
@@ -257,11 +262,11 @@ impl Model {
     }
 }
 
-/// Has a classifier answer for a black input and one of noise. That also pays for the first pass,
-/// which the first frame should not.
+/// Classifies a black input and one of noise. That also pays for the first pass, which the first
+/// frame should not.
 ///
 /// # Errors
-/// If its scores are no scores.
+/// If the scores are not a probability distribution.
 pub fn smoke_test(classifier: &mut Classifier) -> Result<()> {
     let length = classifier.head().preprocess.input_len();
     let noise = Fingerprint::of(b"noise").0;
@@ -272,7 +277,7 @@ pub fn smoke_test(classifier: &mut Classifier) -> Result<()> {
         let scores = classifier.classify_input(&input)?.scores;
         let sum: f32 = scores.iter().sum();
         if !(scores.iter().all(|score| score.is_finite()) && (sum - 1.0).abs() < 0.01) {
-            bail!("the head gives scores that are no numbers or do not add up to 1");
+            bail!("the head's scores are not finite or do not add up to 1");
         }
     }
     Ok(())

@@ -1,11 +1,11 @@
-//! Which head and base run: what was put in place if it is good, else the last good pair.
+//! The choice of the running model: the installed one if it is valid, else the last good one.
 //!
-//! A thread looks at the files, loads, verifies and tries what is new, and writes it down; the loop
-//! takes the finished engine between two frames. So it never waits, and no frame sees half of a
-//! change. The files are looked at twice a second rather than watched by inotify: that costs a few
-//! system calls, sees a rename, a copy, a mount and a changed link alike, on network file systems
-//! too, and cannot lose an event. What it sees it can open within the folders that the sandbox left
-//! open at the start.
+//! A thread checks the files, loads, verifies and tests new ones, and records them; the loop takes
+//! the finished engine between two frames. So the loop never waits, and no frame sees half of a
+//! change. The files are polled twice per second rather than watched by inotify: that costs a few
+//! system calls, detects a rename, a copy, a mount and a changed link alike, on network file
+//! systems too, and cannot lose an event. New files can be opened if they are in the directories
+//! that the sandbox left accessible at the start.
 
 use std::fmt;
 use std::fs::File;
@@ -24,57 +24,57 @@ use vgg_edge::signature::signature_path;
 use crate::model::loader::{Model, ModelLoader};
 use crate::model::store::{ModelId, Record};
 
-/// Time between two looks at the files.
-const POLL: Duration = Duration::from_millis(500);
+/// Time between two checks of the files.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Time after which what could not be read or written down is tried again: disks become free, and
-/// file systems come back.
-const AGAIN: Duration = Duration::from_secs(60);
+/// Time after which a failed read or write is retried: disks become free, and file systems come
+/// back.
+const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Why that pair runs.
+/// The reason why a model runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Origin {
-    /// It is what was put in place.
+    /// It is the installed one.
     #[default]
     InPlace,
-    /// What was put in place is bad.
+    /// The installed one is not valid.
     LastGood,
-    /// Somebody went back to it.
+    /// It was rolled back to.
     RolledBack,
 }
 
-/// What makes an engine of a pair, and tries it.
+/// Builds and tests the engine of a model.
 pub type Make<T> = Box<dyn Fn(&Model) -> Result<T> + Send>;
 
-/// What is to run.
+/// The model to run.
 pub struct ModelSpec<T> {
-    /// Where the pair is.
+    /// The loader of the model.
     pub files: ModelLoader,
-    /// What becomes of it.
+    /// Builds its engine.
     pub make: Make<T>,
-    /// Whether what is put in place later is taken.
+    /// Whether models that are installed later are loaded.
     pub watch: bool,
 }
 
-/// Something to run from now on.
+/// A model to run from now on.
 pub struct Swap<T> {
-    /// What was made of the pair.
+    /// The engine.
     pub made: T,
-    /// The pair.
+    /// The model.
     pub id: ModelId,
-    /// The version of the head, if signatures are demanded.
+    /// The version of the head, if signatures are required.
     pub version: Option<u64>,
-    /// Why it is that one.
+    /// The reason why this model runs.
     pub origin: Origin,
-    /// Why it is not the one in place.
+    /// The reason why the installed one does not run.
     pub why: Option<String>,
-    /// Why it could not be kept, so that it is not there after a power cut.
+    /// The reason why it could not be stored, so that it is not available after a power cut.
     pub unkept: Option<String>,
 }
 
 impl<T> Swap<T> {
-    /// Whether somebody should hear of it, even at the start.
+    /// Whether it is worth a warning, even at the start.
     pub fn is_odd(&self) -> bool {
         self.origin != Origin::InPlace || self.unkept.is_some()
     }
@@ -83,11 +83,11 @@ impl<T> Swap<T> {
 impl<T> fmt::Display for Swap<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.origin {
-            Origin::InPlace => write!(f, "runs {} now", self.id)?,
+            Origin::InPlace => write!(f, "running {}", self.id)?,
             Origin::LastGood => {
-                write!(f, "runs the last good {}, since what is in place cannot run", self.id)?
+                write!(f, "running the last good {}, since the installed one cannot run", self.id)?
             }
-            Origin::RolledBack => write!(f, "runs {} again", self.id)?,
+            Origin::RolledBack => write!(f, "running the earlier {}", self.id)?,
         }
         if let Some(version) = self.version {
             write!(f, ", version {version}")?;
@@ -96,78 +96,78 @@ impl<T> fmt::Display for Swap<T> {
             write!(f, ": {why}")?;
         }
         if let Some(unkept) = &self.unkept {
-            write!(f, "; it cannot be kept: {unkept}")?;
+            write!(f, "; it cannot be stored: {unkept}")?;
         }
         Ok(())
     }
 }
 
-/// What the thread tells.
+/// An event of the model manager.
 pub enum ModelEvent<T> {
-    /// Another pair is ready.
+    /// Another model is ready.
     Swap(Swap<T>),
-    /// The answer to [`ModelManager::reload`].
+    /// The result of [`ModelManager::reload`].
     Reloaded(Result<Swap<T>>),
-    /// What was put in place is bad.
+    /// The installed model is not valid.
     Refused(anyhow::Error),
-    /// One of head and base was put in place, and belongs to another.
+    /// One of head and base was installed, and does not match the other.
     Waiting(String),
-    /// What is in place is again what runs.
+    /// The installed model is the running one again.
     Settled,
 }
 
-/// The loop's side of the thread.
+/// Keeps the right model running, by a thread that loads models.
 pub struct ModelManager<T> {
-    plans: Sender<ModelSpec<T>>,
-    news: Receiver<ModelEvent<T>>,
+    specs: Sender<ModelSpec<T>>,
+    events: Receiver<ModelEvent<T>>,
 }
 
 impl<T: Send + 'static> ModelManager<T> {
-    /// Gives what to run at first, and starts the thread.
+    /// Returns the first model to run, and starts the thread.
     ///
     /// # Errors
-    /// If neither what is in place nor what was kept can run, or another process uses the state
-    /// folder.
-    pub fn start(plan: ModelSpec<T>) -> Result<(Swap<T>, Self)> {
-        let claim = claim(&plan.files, None)?;
-        let (places, record) = (Stamps::of_places(&plan), Stamp::of_record(&plan));
-        let loaded = guarded(|| plan.files.load(None));
-        let (swap, pair) = choose(&plan, loaded, None, true)?.parts();
+    /// If neither the installed nor a stored model can run, or another process uses the state
+    /// directory.
+    pub fn start(spec: ModelSpec<T>) -> Result<(Swap<T>, Self)> {
+        let claim = claim(&spec.files, None)?;
+        let (files, record) = (ModelStamps::of_installed(&spec), FileStamp::of_record(&spec));
+        let loaded = guarded(|| spec.files.load(None));
+        let (swap, model) = choose(&spec, loaded, None, true)?.parts();
         let worker = Worker {
-            running: pair,
+            running: model,
             origin: swap.origin,
-            told: swap.why.clone(),
-            loaded: places.clone(),
-            places,
+            reported: swap.why.clone(),
+            loaded: files.clone(),
+            checked: files,
             unsettled: None,
             record,
-            again: None,
+            retry_at: None,
             claim,
-            plan,
+            spec,
         };
-        let (plans, jobs) = mpsc::channel();
-        let (sender, news) = mpsc::channel();
+        let (specs, jobs) = mpsc::channel();
+        let (sender, events) = mpsc::channel();
         std::thread::Builder::new()
             .name("manager".into())
             .spawn(move || worker.run(&jobs, &sender))?;
-        Ok((swap, Self { plans, news }))
+        Ok((swap, Self { specs, events }))
     }
 
-    /// Has everything loaded again for another plan; [`ModelEvent::Reloaded`] is the answer.
+    /// Loads everything again for another specification; [`ModelEvent::Reloaded`] follows.
     ///
     /// # Errors
     /// If the thread has ended.
-    pub fn reload(&self, plan: ModelSpec<T>) -> Result<()> {
-        self.plans.send(plan).map_err(|_| ended())
+    pub fn reload(&self, spec: ModelSpec<T>) -> Result<()> {
+        self.specs.send(spec).map_err(|_| ended())
     }
 
-    /// What there is to tell; never waits.
+    /// Returns the next event, if there is one; never waits.
     ///
     /// # Errors
-    /// If the thread has ended, so that nothing new would ever be taken.
+    /// If the thread has ended, so that no new model would ever be loaded.
     pub fn news(&self) -> Result<Option<ModelEvent<T>>> {
-        match self.news.try_recv() {
-            Ok(news) => Ok(Some(news)),
+        match self.events.try_recv() {
+            Ok(event) => Ok(Some(event)),
             Err(TryRecvError::Empty) => Ok(None),
             Err(TryRecvError::Disconnected) => Err(ended()),
         }
@@ -175,12 +175,12 @@ impl<T: Send + 'static> ModelManager<T> {
 }
 
 fn ended() -> anyhow::Error {
-    anyhow!("the thread that loads heads has ended")
+    anyhow!("internal error: the thread that loads models has ended")
 }
 
-/// What a file system says of a file that changes when it is replaced or written to.
+/// The properties of a file that change when it is replaced or written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
+struct FileStamp {
     device: u64,
     inode: u64,
     size: u64,
@@ -188,7 +188,7 @@ struct Stamp {
     changed: (i64, i64),
 }
 
-impl Stamp {
+impl FileStamp {
     fn of(path: &Path) -> Option<Self> {
         let found = std::fs::metadata(path).ok()?;
         Some(Self {
@@ -200,28 +200,32 @@ impl Stamp {
         })
     }
 
-    fn of_record<T>(plan: &ModelSpec<T>) -> Option<Self> {
-        Self::of(&plan.files.state()?.record_path())
+    fn of_record<T>(spec: &ModelSpec<T>) -> Option<Self> {
+        Self::of(&spec.files.state()?.record_path())
     }
 }
 
-/// Head and base, each with its signature.
+/// The stamps of head and base, each with that of its signature.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Stamps([[Option<Stamp>; 2]; 2]);
+struct ModelStamps([[Option<FileStamp>; 2]; 2]);
 
-impl Stamps {
-    fn of_places<T>(plan: &ModelSpec<T>) -> Self {
-        if !plan.watch {
+impl ModelStamps {
+    fn of_installed<T>(spec: &ModelSpec<T>) -> Self {
+        if !spec.watch {
             return Self::default();
         }
-        Self(plan.files.paths().map(|path| [Stamp::of(path), Stamp::of(&signature_path(path))]))
+        Self(
+            spec.files
+                .paths()
+                .map(|path| [FileStamp::of(path), FileStamp::of(&signature_path(path))]),
+        )
     }
 }
 
-/// A pair that can run.
+/// A model that can run.
 struct Candidate<T> {
     made: T,
-    pair: Model,
+    model: Model,
     origin: Origin,
     why: Option<String>,
     unkept: Option<String>,
@@ -229,101 +233,113 @@ struct Candidate<T> {
 
 impl<T> Candidate<T> {
     fn parts(self) -> (Swap<T>, Model) {
-        let Self { made, pair, origin, why, unkept } = self;
-        let version = pair.head_signed.map(|signed| signed.version);
-        (Swap { made, id: pair.id, version, origin, why, unkept }, pair)
+        let Self { made, model, origin, why, unkept } = self;
+        let version = model.head_signed.map(|signed| signed.version);
+        (Swap { made, id: model.id, version, origin, why, unkept }, model)
     }
 }
 
-/// What is in place, as it was `loaded`; or what was kept, if that is bad and something else may
-/// run, or if it was rolled back from.
+/// Chooses the installed model, as it was `loaded`; or a stored one, if that is not valid and
+/// another may run, or if it was rolled back from.
 fn choose<T>(
-    plan: &ModelSpec<T>,
+    spec: &ModelSpec<T>,
     loaded: Result<Model>,
     running: Option<&Model>,
     fall_back: bool,
 ) -> Result<Candidate<T>> {
-    let record = plan.files.record()?;
+    let record = spec.files.record()?;
     let refused = match loaded {
-        Ok(pair) if record.held == Some(pair.id) => {
-            let why = format!("{} is in place, but was rolled back from", pair.id);
-            match kept(plan, record.current, running, Origin::RolledBack, why) {
-                Ok(choice) => return Ok(choice),
-                // What was gone back to may be the one that runs, from memory.
-                Err(e) if running.is_some_and(|running| Some(running.id) == record.current) => {
-                    return Err(e.context(format!(
-                        "{} was rolled back from, and what runs was kept badly",
-                        pair.id
-                    )));
-                }
-                // Better the one that was rolled back from than none.
-                Err(e) => {
-                    let mut choice = in_place(plan, pair)?;
-                    choice.unkept.get_or_insert(format!("what was gone back to cannot run: {e:#}"));
-                    return Ok(choice);
-                }
-            }
+        Ok(model) if record.held == Some(model.id) => {
+            return choose_rolled_back(spec, model, running, &record);
         }
-        Ok(pair) => match in_place(plan, pair) {
-            Ok(choice) => return Ok(choice),
+        Ok(model) => match installed(spec, model) {
+            Ok(candidate) => return Ok(candidate),
             Err(e) => e,
         },
         Err(e) => e,
     };
-    let nothing_kept = record.current.is_none() && record.previous.is_none();
-    if !fall_back || nothing_kept {
+    let nothing_stored = record.current.is_none() && record.previous.is_none();
+    if !fall_back || nothing_stored {
         return Err(refused);
     }
     let why = format!("{refused:#}");
     for id in [record.current, record.previous] {
-        if let Ok(choice) = kept(plan, id, running, Origin::LastGood, why.clone()) {
-            return Ok(choice);
+        if let Ok(candidate) = stored(spec, id, running, Origin::LastGood, why.clone()) {
+            return Ok(candidate);
         }
     }
-    Err(refused.context("the last good pair cannot run either"))
+    Err(refused.context("the last good model cannot run either"))
 }
 
-/// The pair in place: tried, then kept, then run.
-fn in_place<T>(plan: &ModelSpec<T>, mut pair: Model) -> Result<Candidate<T>> {
-    let made = guarded(|| (plan.make)(&pair))?;
-    let unkept = match plan.files.accept(&pair) {
+/// Chooses the model that was rolled back to; the installed one, which was rolled back from, only
+/// if there is nothing else.
+fn choose_rolled_back<T>(
+    spec: &ModelSpec<T>,
+    model: Model,
+    running: Option<&Model>,
+    record: &Record,
+) -> Result<Candidate<T>> {
+    let why = format!("the installed {} was rolled back from", model.id);
+    match stored(spec, record.current, running, Origin::RolledBack, why) {
+        Ok(candidate) => Ok(candidate),
+        // The model that was rolled back to may be the one that runs, from memory.
+        Err(e) if running.is_some_and(|running| Some(running.id) == record.current) => Err(e
+            .context(format!(
+                "{} was rolled back from, and the copy of the running model is damaged",
+                model.id
+            ))),
+        // Better the one that was rolled back from than none.
+        Err(e) => {
+            let mut candidate = installed(spec, model)?;
+            let reason = format!("the model that was rolled back to cannot run: {e:#}");
+            candidate.unkept.get_or_insert(reason);
+            Ok(candidate)
+        }
+    }
+}
+
+/// The installed model: tested, then stored, then run.
+fn installed<T>(spec: &ModelSpec<T>, mut model: Model) -> Result<Candidate<T>> {
+    let made = guarded(|| (spec.make)(&model))?;
+    let unkept = match spec.files.accept(&model) {
         Ok(()) => None,
-        // What is not written down could be played in again.
-        Err(e) if plan.files.is_trusting() => {
-            return Err(e.context("the state folder cannot take it"));
+        // Without a record of it, an older one could be installed again.
+        Err(e) if spec.files.is_trusting() => {
+            return Err(e.context("cannot record it in the state directory"));
         }
         Err(e) => Some(format!("{e:#}")),
     };
-    pair.forget_bytes();
-    Ok(Candidate { made, pair, origin: Origin::InPlace, why: None, unkept })
+    model.forget_bytes();
+    Ok(Candidate { made, model, origin: Origin::InPlace, why: None, unkept })
 }
 
-/// A pair that was kept.
-fn kept<T>(
-    plan: &ModelSpec<T>,
+/// A stored model.
+fn stored<T>(
+    spec: &ModelSpec<T>,
     id: Option<ModelId>,
     running: Option<&Model>,
     origin: Origin,
     why: String,
 ) -> Result<Candidate<T>> {
-    let id = id.context("nothing was kept")?;
-    let mut pair = guarded(|| plan.files.load_kept(id, running))?;
-    let made = guarded(|| (plan.make)(&pair))?;
-    pair.forget_bytes();
-    Ok(Candidate { made, pair, origin, why: Some(why), unkept: None })
+    let id = id.context("no model is stored")?;
+    let mut model = guarded(|| spec.files.load_kept(id, running))?;
+    let made = guarded(|| (spec.make)(&model))?;
+    model.forget_bytes();
+    Ok(Candidate { made, model, origin, why: Some(why), unkept: None })
 }
 
-/// A file that brings a parser down is a bad file, and must not bring down what runs.
+/// Turns a panic into an error: a file that a parser panics on is not valid, and must not end the
+/// program.
 fn guarded<R>(work: impl FnOnce() -> Result<R>) -> Result<R> {
     catch_unwind(AssertUnwindSafe(work))
-        .unwrap_or_else(|_| Err(anyhow!("loading it failed in an unforeseen way")))
+        .unwrap_or_else(|_| Err(anyhow!("internal error while loading the model")))
 }
 
-/// Takes the state folder for this process, unless that was done before.
+/// Claims the state directory for this process, unless it has the claim already.
 fn claim(files: &ModelLoader, before: Option<&(PathBuf, File)>) -> Result<Option<(PathBuf, File)>> {
     match files.state() {
-        Some(state) if before.is_none_or(|(folder, _)| folder != state.folder()) => {
-            Ok(Some((state.folder().to_owned(), state.claim()?)))
+        Some(state) if before.is_none_or(|(directory, _)| directory != state.directory()) => {
+            Ok(Some((state.directory().to_owned(), state.claim()?)))
         }
         _ => Ok(None),
     }
@@ -331,150 +347,157 @@ fn claim(files: &ModelLoader, before: Option<&(PathBuf, File)>) -> Result<Option
 
 /// The thread.
 struct Worker<T> {
-    plan: ModelSpec<T>,
+    spec: ModelSpec<T>,
     running: Model,
     origin: Origin,
-    /// The lock of the state folder.
+    /// The lock of the state directory.
     claim: Option<(PathBuf, File)>,
-    /// What was there when the pair was loaded that runs.
-    loaded: Stamps,
-    /// What was there at the last look that led to something.
-    places: Stamps,
-    /// Something else that is there since the last look, and may still be in the making.
-    unsettled: Option<Stamps>,
-    record: Option<Stamp>,
-    /// When to look again at what was refused for a reason that may pass.
-    again: Option<Instant>,
-    /// What was told last of what is in place, so that it is told once.
-    told: Option<String>,
+    /// The files when the running model was loaded.
+    loaded: ModelStamps,
+    /// The files at the last check that had a result.
+    checked: ModelStamps,
+    /// Other files that were found at the last check, and may still be changing.
+    unsettled: Option<ModelStamps>,
+    record: Option<FileStamp>,
+    /// When to retry files that were refused for a transient reason.
+    retry_at: Option<Instant>,
+    /// The last message about the installed model, so that it is reported once.
+    reported: Option<String>,
 }
 
 impl<T> Worker<T> {
-    fn run(mut self, jobs: &Receiver<ModelSpec<T>>, news: &Sender<ModelEvent<T>>) {
+    fn run(mut self, jobs: &Receiver<ModelSpec<T>>, events: &Sender<ModelEvent<T>>) {
         loop {
-            // With nothing to look at it sleeps.
-            let idle = !self.plan.watch && self.plan.files.state().is_none();
-            let told = match jobs.recv_timeout(if idle { Duration::MAX } else { POLL }) {
-                Ok(plan) => Some(ModelEvent::Reloaded(self.reload(plan))),
-                Err(RecvTimeoutError::Timeout) => self.look(),
+            // With nothing to check it sleeps.
+            let idle = !self.spec.watch && self.spec.files.state().is_none();
+            let event = match jobs.recv_timeout(if idle { Duration::MAX } else { POLL_INTERVAL }) {
+                Ok(spec) => Some(ModelEvent::Reloaded(self.reload(spec))),
+                Err(RecvTimeoutError::Timeout) => self.check(),
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            if let Some(told) = told
-                && news.send(told).is_err()
+            if let Some(event) = event
+                && events.send(event).is_err()
             {
                 return;
             }
         }
     }
 
-    fn take(&mut self, choice: Candidate<T>, places: Stamps) -> Swap<T> {
-        let (swap, pair) = choice.parts();
-        (self.running, self.origin, self.told) = (pair, swap.origin, swap.why.clone());
-        (self.loaded, self.places, self.unsettled, self.again) =
-            (places.clone(), places, None, None);
+    /// Makes a candidate the running model; `files` are those that were there before it was loaded.
+    fn take(&mut self, candidate: Candidate<T>, files: ModelStamps) -> Swap<T> {
+        let (swap, model) = candidate.parts();
+        (self.running, self.origin, self.reported) = (model, swap.origin, swap.why.clone());
+        (self.loaded, self.checked) = (files.clone(), files);
+        (self.unsettled, self.retry_at) = (None, None);
         swap
     }
 
-    fn reload(&mut self, plan: ModelSpec<T>) -> Result<Swap<T>> {
-        let claim = claim(&plan.files, self.claim.as_ref())?;
-        let places = Stamps::of_places(&plan);
-        // Settings can be changed while what is in place is as bad as before.
-        let loaded = guarded(|| plan.files.load(Some(&self.running)));
-        let choice = choose(&plan, loaded, Some(&self.running), self.origin == Origin::LastGood)?;
-        self.plan = plan;
-        if claim.is_some() || self.plan.files.state().is_none() {
+    fn reload(&mut self, spec: ModelSpec<T>) -> Result<Swap<T>> {
+        let claim = claim(&spec.files, self.claim.as_ref())?;
+        let files = ModelStamps::of_installed(&spec);
+        // Settings can be changed while the installed model is as invalid as before.
+        let loaded = guarded(|| spec.files.load(Some(&self.running)));
+        let fall_back = self.origin == Origin::LastGood;
+        let candidate = choose(&spec, loaded, Some(&self.running), fall_back)?;
+        self.spec = spec;
+        if claim.is_some() || self.spec.files.state().is_none() {
             self.claim = claim;
         }
-        Ok(self.take(choice, places))
+        Ok(self.take(candidate, files))
     }
 
-    /// Looks whether there is something new.
-    fn look(&mut self) -> Option<ModelEvent<T>> {
-        let record = Stamp::of_record(&self.plan);
-        // One that cannot be read just now is looked at again.
+    /// Checks for a rollback and for installed files.
+    fn check(&mut self) -> Option<ModelEvent<T>> {
+        let record = FileStamp::of_record(&self.spec);
+        // A record that cannot be read at the moment is read again at the next check.
         if record != self.record
-            && let Ok(found) = self.plan.files.record()
+            && let Ok(found) = self.spec.files.record()
         {
             self.record = record;
-            if let Some(swap) = self.rolled_back(&found) {
-                return Some(swap);
+            if let Some(event) = self.rolled_back(&found) {
+                return Some(event);
             }
         }
-        let places = Stamps::of_places(&self.plan);
-        let again = self.again.is_some_and(|at| Instant::now() >= at);
-        if places == self.places && !again {
+        let files = ModelStamps::of_installed(&self.spec);
+        let retry = self.retry_at.is_some_and(|at| Instant::now() >= at);
+        if files == self.checked && !retry {
             self.unsettled = None;
             return None;
         }
-        // A copy grows, and a base comes before its head: what still changes is looked at when it
-        // has come to rest.
-        if places != self.places && self.unsettled.as_ref() != Some(&places) {
-            self.unsettled = Some(places);
+        // A copy grows, and a base comes before its head: files that still change are loaded once
+        // they have settled.
+        if files != self.checked && self.unsettled.as_ref() != Some(&files) {
+            self.unsettled = Some(files);
             return None;
         }
-        (self.unsettled, self.again) = (None, None);
-        self.places = places.clone();
-        let loaded = guarded(|| self.plan.files.load(Some(&self.running)));
+        (self.unsettled, self.retry_at) = (None, None);
+        self.checked = files.clone();
+        self.load(files)
+    }
+
+    /// Loads the installed files.
+    fn load(&mut self, files: ModelStamps) -> Option<ModelEvent<T>> {
+        let loaded = guarded(|| self.spec.files.load(Some(&self.running)));
         if self.origin == Origin::InPlace
-            && loaded.as_ref().is_ok_and(|pair| pair.is_same(&self.running))
+            && loaded.as_ref().is_ok_and(|model| model.is_same(&self.running))
         {
-            self.loaded = places;
-            return self.told.take().map(|_| ModelEvent::Settled);
+            self.loaded = files;
+            return self.reported.take().map(|_| ModelEvent::Settled);
         }
-        match choose(&self.plan, loaded, Some(&self.running), false) {
-            // The one that is held back was put in place once more.
-            Ok(choice)
-                if choice.origin == Origin::RolledBack && choice.pair.is_same(&self.running) =>
+        match choose(&self.spec, loaded, Some(&self.running), false) {
+            // The model that is held back was installed once more.
+            Ok(candidate)
+                if candidate.origin == Origin::RolledBack
+                    && candidate.model.is_same(&self.running) =>
             {
                 None
             }
-            Ok(choice) => Some(ModelEvent::Swap(self.take(choice, places))),
-            Err(e) => {
-                self.again =
-                    e.chain().any(|cause| cause.is::<io::Error>()).then(|| Instant::now() + AGAIN);
-                let words = format!("{e:#}");
-                if self.told.as_ref() == Some(&words) {
-                    return None;
-                }
-                self.told = Some(words.clone());
-                let replaced = places
-                    .0
-                    .iter()
-                    .zip(&self.loaded.0)
-                    .filter(|(now, before)| now != before)
-                    .count();
-                let misfit = matches!(e.downcast_ref(), Some(Error::WrongBase { .. }));
-                Some(if misfit && replaced == 1 {
-                    ModelEvent::Waiting(words)
-                } else {
-                    ModelEvent::Refused(e)
-                })
-            }
+            Ok(candidate) => Some(ModelEvent::Swap(self.take(candidate, files))),
+            Err(e) => self.refuse(e, &files),
         }
     }
 
-    /// The pair that somebody went back to since, by `edge rollback`.
+    /// Reports an installed model that cannot run, once.
+    fn refuse(&mut self, error: anyhow::Error, files: &ModelStamps) -> Option<ModelEvent<T>> {
+        let is_transient = error.chain().any(|cause| cause.is::<io::Error>());
+        self.retry_at = is_transient.then(|| Instant::now() + RETRY_INTERVAL);
+        let message = format!("{error:#}");
+        if self.reported.as_ref() == Some(&message) {
+            return None;
+        }
+        self.reported = Some(message.clone());
+        let stamps = files.0.iter().zip(&self.loaded.0);
+        let replaced = stamps.filter(|(now, before)| now != before).count();
+        let misfit = matches!(error.downcast_ref(), Some(Error::WrongBase { .. }));
+        Some(if misfit && replaced == 1 {
+            ModelEvent::Waiting(message)
+        } else {
+            ModelEvent::Refused(error)
+        })
+    }
+
+    /// Loads the model that `edge rollback` went back to since the last check, if any.
     fn rolled_back(&mut self, record: &Record) -> Option<ModelEvent<T>> {
         let &Record { current, held, .. } = record;
         if held != Some(self.running.id) || current.is_none_or(|current| current == self.running.id)
         {
             return None;
         }
-        let places = Stamps::of_places(&self.plan);
-        // Going back twice leads to what is in place.
-        let back = guarded(|| self.plan.files.load(Some(&self.running)))
+        let files = ModelStamps::of_installed(&self.spec);
+        // Going back twice leads to the installed model.
+        let back = guarded(|| self.spec.files.load(Some(&self.running)))
             .ok()
-            .filter(|pair| current == Some(pair.id));
-        let choice = match back {
-            Some(pair) => in_place(&self.plan, pair),
+            .filter(|model| current == Some(model.id));
+        let candidate = match back {
+            Some(model) => installed(&self.spec, model),
             None => {
                 let why = format!("{} was rolled back from", self.running.id);
-                kept(&self.plan, current, Some(&self.running), Origin::RolledBack, why)
+                stored(&self.spec, current, Some(&self.running), Origin::RolledBack, why)
             }
         };
-        Some(match choice {
-            Ok(choice) => ModelEvent::Swap(self.take(choice, places)),
-            Err(e) => ModelEvent::Refused(e.context("cannot go back")),
+        Some(match candidate {
+            Ok(candidate) => ModelEvent::Swap(self.take(candidate, files)),
+            Err(e) => ModelEvent::Refused(e.context("cannot roll back")),
         })
     }
 }

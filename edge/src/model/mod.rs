@@ -1,4 +1,4 @@
-//! The model that runs, a backbone and its head: loading, replacement while running, kept copies.
+//! The model that runs, a backbone and its head: loading, replacement while running, stored copies.
 
 pub mod loader;
 pub mod manager;

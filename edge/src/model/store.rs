@@ -1,15 +1,17 @@
-//! The state folder: what a device must still know after a power cut.
+//! The state directory: what a device must still know after a power cut.
 //!
-//! | file | what |
-//! |---|---|
-//! | `state.json` | highest versions, the pair that runs, the one before, the one that was rolled back from |
-//! | `kept/head-SHA256.postcard`, `kept/base-SHA256.onnx`, each with its `.minisig` | copies of these pairs |
-//! | `lock`, `running` | locks: of a change of `state.json`, and of the one `edge run` that uses the folder |
+//! - `state.json`: the highest versions, the running model, the one before, and the one that was
+//!   rolled back from.
+//! - `kept/head-SHA256.postcard`, `kept/base-SHA256.onnx`, each with its `.minisig`: copies of these
+//!   models.
+//! - `lock`, `running`: locks, for changes of `state.json` and for the one `edge run` that uses the
+//!   directory.
 //!
-//! Copies go by content, so each is written once however often devices start, and a base that
-//! several heads share is there once. `state.json` is written last and renamed into place: before
-//! that the old pair counts, after that the new one.
+//! Copies are named by content, so each is written once however often devices start, and a base
+//! that several heads share is stored once. `state.json` is written last and renamed into place:
+//! before that the old model counts, after that the new one.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -27,7 +29,7 @@ const FORMAT: u32 = 1;
 /// Largest `state.json`, in bytes.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// What a file is to a pair.
+/// One of the two files of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ModelPart {
@@ -46,7 +48,7 @@ impl ModelPart {
     }
 }
 
-/// A head and its base, by content.
+/// A model, by the content of its files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelId {
     /// SHA-256 of the head's file.
@@ -63,7 +65,7 @@ impl std::fmt::Display for ModelId {
     }
 }
 
-/// The newest file of a key.
+/// The newest file that a key signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Newest {
     version: u64,
@@ -71,80 +73,106 @@ struct Newest {
     sha256: Fingerprint,
 }
 
+/// A version that may not follow those that were accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VersionError {
+    /// An older version than the newest.
+    #[error(
+        "version {version} is older than version {newest}, which this device accepted before; \
+         sign the {} with a newer version", part.name()
+    )]
+    Older {
+        /// The file.
+        part: ModelPart,
+        /// Its version.
+        version: u64,
+        /// The newest version that was accepted.
+        newest: u64,
+    },
+    /// The newest version, but of another file.
+    #[error(
+        "version {version} is that of another {}, which this device accepted before; \
+         sign it with a newer version", part.name()
+    )]
+    Reused {
+        /// The file.
+        part: ModelPart,
+        /// Its version.
+        version: u64,
+    },
+}
+
 /// The content of `state.json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
     format: u32,
-    /// By the key's number: the highest version that was accepted.
+    /// The highest version that was accepted, by the ID of its key.
     #[serde(default)]
     versions: BTreeMap<String, BTreeMap<ModelPart, Newest>>,
-    /// The pair that runs: the last that was found good, or that was rolled back to.
+    /// The running model: the last that passed its test, or that was rolled back to.
     #[serde(default)]
     pub current: Option<ModelId>,
-    /// The pair before that.
+    /// The model before that.
     #[serde(default)]
     pub previous: Option<ModelId>,
-    /// The pair that was rolled back from. It stays where it was put, and is not run.
+    /// The model that was rolled back from. Its files stay installed, and it does not run.
     #[serde(default)]
     pub held: Option<ModelId>,
 }
 
 impl Record {
-    /// Whether a file may follow those that were accepted from the trusted keys: it must be newer,
-    /// or the very same.
+    /// Checks that a file may follow those that were accepted from the trusted keys: it must be
+    /// newer, or the very same.
     ///
-    /// What counts is the highest version of all keys that are trusted now. So an old file of an
-    /// old key is refused after a new key has signed, and what a stolen key signed no longer counts
-    /// once the key is not trusted.
+    /// The highest version of all keys that are trusted now counts. So an old file of an old key is
+    /// refused after a new key has signed, and the versions of a stolen key no longer count once it
+    /// is not trusted.
     ///
     /// # Errors
-    /// The reason.
+    /// [`VersionError`] if it may not.
     pub fn check(
         &self,
         part: ModelPart,
         signed: Signed,
         digest: Fingerprint,
         trusted: impl Iterator<Item = KeyId>,
-    ) -> Result<(), String> {
+    ) -> Result<(), VersionError> {
         let newest =
             trusted.filter_map(|key| self.versions.get(&key.to_string())?.get(&part).copied());
         let Some(newest) = newest.max_by_key(|newest| newest.version) else { return Ok(()) };
-        let (version, name) = (signed.version, part.name());
+        let version = signed.version;
         match version.cmp(&newest.version) {
-            std::cmp::Ordering::Less => Err(format!(
-                "version {version} is older than version {}, which this device had already; sign the {name} again to go back",
-                newest.version
-            )),
-            std::cmp::Ordering::Equal if digest != newest.sha256 => Err(format!(
-                "version {version} is that of another {name}, which this device had already; sign it anew"
-            )),
+            Ordering::Less => Err(VersionError::Older { part, version, newest: newest.version }),
+            Ordering::Equal if digest != newest.sha256 => {
+                Err(VersionError::Reused { part, version })
+            }
             _ => Ok(()),
         }
     }
 
-    /// Notes an accepted file.
+    /// Records an accepted file.
     pub fn accept(&mut self, part: ModelPart, signed: Signed, digest: Fingerprint) {
         let newest = Newest { version: signed.version, sha256: digest };
         self.versions.entry(signed.key.to_string()).or_default().insert(part, newest);
     }
 
-    /// Notes the pair that runs from now on.
-    pub fn run(&mut self, pair: ModelId) {
-        if self.current != Some(pair) {
-            self.previous = self.current.replace(pair);
+    /// Records the model that runs from now on.
+    pub fn run(&mut self, model: ModelId) {
+        if self.current != Some(model) {
+            self.previous = self.current.replace(model);
         }
         self.held = None;
     }
 
-    /// Goes back to the pair before, and holds back the one that runs.
+    /// Goes back to the previous model, and holds back the running one.
     ///
     /// # Errors
-    /// If there is none.
+    /// If there is no previous model.
     pub fn roll_back(&mut self) -> Result<ModelId> {
         let (Some(current), Some(previous)) = (self.current, self.previous) else {
             bail!(
-                "there is no pair to go back to; one is kept once a second head or base was accepted"
+                "no earlier model to roll back to; one is stored once a second head or base is accepted"
             );
         };
         (self.current, self.previous, self.held) = (Some(previous), Some(current), Some(current));
@@ -152,58 +180,58 @@ impl Record {
     }
 }
 
-/// The folder.
+/// The state directory.
 #[derive(Clone, Debug)]
 pub struct ModelStore {
-    folder: PathBuf,
+    directory: PathBuf,
 }
 
 impl ModelStore {
-    /// Opens the folder, and makes it if there is none. A folder that can only be read is good
+    /// Opens the directory, and creates it if it does not exist. A read-only directory is good
     /// enough until there is something to write.
     ///
     /// # Errors
-    /// If it cannot be made.
-    pub fn open(folder: &Path) -> Result<Self> {
-        for folder in [folder, &folder.join("kept")] {
-            if !folder.is_dir() {
-                std::fs::create_dir_all(folder)
-                    .map_err(Error::io("make the state folder", folder))?;
+    /// If it cannot be created.
+    pub fn open(directory: &Path) -> Result<Self> {
+        for path in [directory, &directory.join("kept")] {
+            if !path.is_dir() {
+                std::fs::create_dir_all(path)
+                    .map_err(Error::io("create the state directory", path))?;
             }
         }
-        Ok(Self { folder: folder.to_owned() })
+        Ok(Self { directory: directory.to_owned() })
     }
 
-    /// Makes this process the one that runs from the folder, for as long as the result lives.
+    /// Makes this process the one that runs from the directory, for as long as the result lives.
     ///
     /// # Errors
-    /// If another one does.
+    /// If another process does.
     pub fn claim(&self) -> Result<File> {
         let file = self.lock_file("running")?;
         match file.try_lock() {
             Ok(()) => Ok(file),
             Err(TryLockError::WouldBlock) => {
                 bail!(
-                    "{}: another edge run uses this state folder; give each its own",
-                    self.folder.display()
+                    "{}: another edge run uses this state directory; each needs its own",
+                    self.directory.display()
                 )
             }
             Err(TryLockError::Error(e)) => {
-                Err(Error::io("lock", self.folder.join("running"))(e).into())
+                Err(Error::io("lock", self.directory.join("running"))(e).into())
             }
         }
     }
 
-    /// Whether an `edge run` uses the folder.
+    /// Whether an `edge run` uses the directory.
     pub fn is_running(&self) -> bool {
         self.claim().is_err()
     }
 
-    /// What is known; nothing at first.
+    /// Reads the record; it is empty at first.
     ///
     /// # Errors
-    /// A file that cannot be read or is damaged. Nothing is taken for granted then: an older head
-    /// might be let in.
+    /// A file that cannot be read or is damaged. It is not taken for an empty one: an older head
+    /// might be accepted.
     pub fn read(&self) -> Result<Record> {
         let path = self.record_path();
         let bytes = match vgg_edge::durable_fs::read_limited(&path, MAX_BYTES) {
@@ -216,23 +244,23 @@ impl ModelStore {
         let damaged = || {
             let name = path.display();
             format!(
-                "{name}: damaged; removing it forgets which versions this device had, and the kept pairs"
+                "{name}: damaged; removing it discards the record of versions and stored models"
             )
         };
         let record: Record = serde_json::from_slice(&bytes).with_context(damaged)?;
         if record.format != FORMAT {
-            bail!("{}: format {}, this program knows {FORMAT}", path.display(), record.format);
+            bail!("{}: format {} is not supported, only {FORMAT}", path.display(), record.format);
         }
         Ok(record)
     }
 
-    /// Changes what is known, if `change` changes it; one process at a time.
+    /// Updates the record, and writes it if `change` changes it; one process at a time.
     ///
     /// # Errors
     /// Those of `change`, and if the file cannot be read or written. Nothing has changed then.
     pub fn update<R>(&self, change: impl FnOnce(&mut Record) -> Result<R>) -> Result<R> {
         let lock = self.lock_file("lock")?;
-        lock.lock().map_err(Error::io("lock", self.folder.join("lock")))?;
+        lock.lock().map_err(Error::io("lock", self.directory.join("lock")))?;
         let before = self.read()?;
         let mut record = before.clone();
         let result = change(&mut record)?;
@@ -244,14 +272,14 @@ impl ModelStore {
         Ok(result)
     }
 
-    /// Keeps a copy of a file under its content, with its signature.
+    /// Stores a copy of a file, named by its content, with its signature.
     ///
     /// # Errors
     /// If it cannot be written.
     pub fn keep(&self, part: ModelPart, file: &Signable) -> Result<()> {
         let path = self.kept(part, file.digest);
-        // What is there may have rotted on the card, or been written by a program that lost power
-        // in its own way.
+        // An existing file may have decayed on the card, or been written by a program that lost
+        // power without the care taken here.
         let same = |path: &Path, bytes: &[u8]| {
             vgg_edge::durable_fs::read_limited(path, bytes.len() as u64)
                 .is_ok_and(|found| found == bytes)
@@ -268,7 +296,7 @@ impl ModelStore {
         Ok(())
     }
 
-    /// A copy that was kept, found to be what it was.
+    /// Reads a stored copy and verifies its content.
     ///
     /// # Errors
     /// If it cannot be read, or has changed.
@@ -280,30 +308,30 @@ impl ModelStore {
         Ok(file)
     }
 
-    /// Removes copies of pairs that nobody can go back to, and what a power cut left half written.
-    /// What cannot be removed stays, and is tried again next time.
+    /// Removes copies of models that can no longer be rolled back to, and files that a power cut
+    /// left incomplete. A file that cannot be removed stays until the next attempt.
     pub fn sweep(&self) {
-        // Under the lock, so that no file that somebody writes just now is taken for a torn one.
+        // Under the lock, so that a file that is being written is not taken for an incomplete one.
         let Ok(lock) = self.lock_file("lock") else { return };
         let Ok(record) = lock.lock().map_err(anyhow::Error::from).and_then(|()| self.read()) else {
             return;
         };
-        let pairs = [record.current, record.previous].into_iter().flatten();
-        let kept: BTreeSet<OsString> = pairs
-            .flat_map(|pair| {
-                [self.kept(ModelPart::Head, pair.head), self.kept(ModelPart::Base, pair.base)]
+        let models = [record.current, record.previous].into_iter().flatten();
+        let kept: BTreeSet<OsString> = models
+            .flat_map(|model| {
+                [self.kept(ModelPart::Head, model.head), self.kept(ModelPart::Base, model.base)]
             })
             .flat_map(|path| [signature_path(&path), path])
             .filter_map(|path| path.file_name().map(ToOwned::to_owned))
             .collect();
-        for folder in [self.folder.clone(), self.folder.join("kept")] {
-            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        for directory in [self.directory.clone(), self.directory.join("kept")] {
+            for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
                 let name = entry.file_name();
                 let text = name.to_string_lossy();
-                let torn = text.starts_with(".vgg-edge-") && text.ends_with(".tmp");
-                let ours = (text.starts_with("head-") || text.starts_with("base-"))
+                let incomplete = text.starts_with(".vgg-edge-") && text.ends_with(".tmp");
+                let unused = (text.starts_with("head-") || text.starts_with("base-"))
                     && !kept.contains(&name);
-                if torn || ours {
+                if incomplete || unused {
                     let _ = std::fs::remove_file(entry.path());
                 }
             }
@@ -312,12 +340,12 @@ impl ModelStore {
 
     /// `state.json`.
     pub fn record_path(&self) -> PathBuf {
-        self.folder.join("state.json")
+        self.directory.join("state.json")
     }
 
-    /// Where it is.
-    pub fn folder(&self) -> &Path {
-        &self.folder
+    /// The path of the directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     fn kept(&self, part: ModelPart, digest: Fingerprint) -> PathBuf {
@@ -325,13 +353,12 @@ impl ModelStore {
             ModelPart::Head => format!("head-{digest}.postcard"),
             ModelPart::Base => format!("base-{digest}.onnx"),
         };
-        self.folder.join("kept").join(name)
+        self.directory.join("kept").join(name)
     }
 
-    /// A lock needs a file that can be opened, no more; it may be there on a card that can only be
-    /// read.
+    /// Opens the file of a lock. It need not be writable: it may exist on a read-only card.
     fn lock_file(&self, name: &str) -> Result<File> {
-        let path = self.folder.join(name);
+        let path = self.directory.join(name);
         let opened = File::open(&path).or_else(|e| match e.kind() {
             std::io::ErrorKind::NotFound => {
                 OpenOptions::new().read(true).append(true).create(true).open(&path)
@@ -342,8 +369,8 @@ impl ModelStore {
     }
 }
 
-/// Writes a file that the service can read, whoever runs `edge rollback` under whatever umask.
-/// Nothing in the folder is secret; the folder itself is the service's.
+/// Writes a file that the service can read, whichever user runs `edge rollback`, with whatever
+/// umask. Nothing in the directory is secret; the directory itself is the service's.
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     vgg_edge::durable_fs::write_atomic::<Error>(path, |file| {
@@ -354,7 +381,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Fingerprints as people and `sha256sum` write them.
+/// Fingerprints as `sha256sum` prints them.
 mod hexadecimal {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
     use vgg_edge::Fingerprint;
@@ -375,19 +402,19 @@ mod hexadecimal {
 mod tests {
     use super::*;
 
-    fn pair(head: &str, base: &str) -> ModelId {
+    fn model(head: &str, base: &str) -> ModelId {
         ModelId { head: Fingerprint::of(head.as_bytes()), base: Fingerprint::of(base.as_bytes()) }
     }
 
-    fn runs(state: &ModelStore, pair: ModelId) -> Result<()> {
+    fn runs(state: &ModelStore, model: ModelId) -> Result<()> {
         state.update(|record| {
-            record.run(pair);
+            record.run(model);
             Ok(())
         })
     }
 
-    fn file(folder: &Path, content: &str) -> Signable {
-        let path = folder.join("file");
+    fn file(directory: &Path, content: &str) -> Signable {
+        let path = directory.join("file");
         std::fs::write(&path, content).unwrap();
         std::fs::write(signature_path(&path), format!("signature of {content}")).unwrap();
         Signable::read(&path, 100).unwrap()
@@ -406,20 +433,20 @@ mod tests {
         record.accept(ModelPart::Head, by(old, 7), a);
         for (version, digest, good) in [(6, a, false), (7, a, true), (7, b, false), (8, b, true)] {
             assert_eq!(check(&record, by(old, version), digest, &[old]), good, "{version}");
-            // Another key that is trusted beside the first is bound by the same versions.
+            // A second trusted key is bound by the same versions.
             assert_eq!(check(&record, by(new, version), digest, &[old, new]), good, "{version}");
         }
-        // Bases count by themselves.
+        // Bases have versions of their own.
         assert!(record.check(ModelPart::Base, by(old, 1), b, [old].into_iter()).is_ok());
-        // A stolen key signs the highest number there is; without it the others go on.
+        // A stolen key signs the highest version there is; without it the others continue.
         record.accept(ModelPart::Head, by(old, u64::MAX), b);
         assert!(!check(&record, by(new, 9), a, &[old, new]));
         assert!(check(&record, by(new, 9), a, &[new]));
     }
 
     #[test]
-    fn rolling_back_holds_what_ran_and_twice_is_there_and_back() {
-        let [a, b, c] = ["a", "b", "c"].map(|head| pair(head, "base"));
+    fn rollback_holds_the_running_model_and_twice_is_there_and_back() {
+        let [a, b, c] = ["a", "b", "c"].map(|head| model(head, "base"));
         let mut record = Record::default();
         assert!(record.roll_back().is_err());
         record.run(a);
@@ -436,21 +463,21 @@ mod tests {
 
     #[test]
     fn the_record_is_written_whole_and_only_when_it_changes() {
-        let folder = tempfile::tempdir().unwrap();
-        let state = ModelStore::open(&folder.path().join("state")).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let state = ModelStore::open(&directory.path().join("state")).unwrap();
         assert_eq!(state.read().unwrap().current, None);
-        runs(&state, pair("a", "base")).unwrap();
+        runs(&state, model("a", "base")).unwrap();
         let stamp = || {
             std::fs::metadata(state.record_path())
                 .map(|m| std::os::unix::fs::MetadataExt::ino(&m))
                 .unwrap()
         };
         let before = stamp();
-        runs(&state, pair("a", "base")).unwrap();
+        runs(&state, model("a", "base")).unwrap();
         assert_eq!(stamp(), before);
-        assert_eq!(state.read().unwrap().current, Some(pair("a", "base")));
+        assert_eq!(state.read().unwrap().current, Some(model("a", "base")));
         let failed = state.update::<()>(|record| {
-            record.run(pair("b", "base"));
+            record.run(model("b", "base"));
             bail!("no")
         });
         assert!(failed.is_err() && stamp() == before);
@@ -463,25 +490,25 @@ mod tests {
         ] {
             std::fs::write(state.record_path(), damage).unwrap();
             assert!(state.read().is_err(), "{damage}");
-            assert!(runs(&state, pair("b", "base")).is_err());
+            assert!(runs(&state, model("b", "base")).is_err());
             assert_eq!(std::fs::read_to_string(state.record_path()).unwrap(), damage);
         }
     }
 
     #[test]
-    fn copies_go_by_content_and_are_swept_when_nobody_needs_them() {
-        let folder = tempfile::tempdir().unwrap();
-        let state = ModelStore::open(&folder.path().join("state")).unwrap();
+    fn copies_are_named_by_content_and_swept_when_unused() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = ModelStore::open(&directory.path().join("state")).unwrap();
         let [head, newer, newest, base] =
-            ["h1", "h2", "h3", "b"].map(|content| file(folder.path(), content));
+            ["h1", "h2", "h3", "b"].map(|content| file(directory.path(), content));
         for head in [&head, &newer, &newest] {
             state.keep(ModelPart::Head, head).unwrap();
             state.keep(ModelPart::Base, &base).unwrap();
             runs(&state, ModelId { head: head.digest, base: base.digest }).unwrap();
         }
-        std::fs::write(state.folder().join("kept/.vgg-edge-x.tmp"), "torn").unwrap();
+        std::fs::write(state.directory().join("kept/.vgg-edge-x.tmp"), "incomplete").unwrap();
         state.sweep();
-        let names = std::fs::read_dir(state.folder().join("kept")).unwrap().count();
+        let names = std::fs::read_dir(state.directory().join("kept")).unwrap().count();
         assert_eq!(names, 6, "two heads and a base, each with its signature");
         assert!(!state.kept(ModelPart::Head, head.digest).exists());
         let found = state.read_kept(ModelPart::Head, newest.digest, 100).unwrap();
@@ -489,7 +516,7 @@ mod tests {
             (found.bytes, found.signature),
             (newest.bytes.clone(), newest.signature.clone())
         );
-        // A card that rots is found out, and mended by the next copy.
+        // A copy that decays is detected, and repaired by the next one.
         std::fs::write(&found.path, "h4").unwrap();
         assert!(state.read_kept(ModelPart::Head, newest.digest, 100).is_err());
         state.keep(ModelPart::Head, &newest).unwrap();
@@ -497,14 +524,14 @@ mod tests {
     }
 
     #[test]
-    fn one_run_a_folder() {
-        let folder = tempfile::tempdir().unwrap();
-        let state = ModelStore::open(folder.path()).unwrap();
+    fn one_run_per_state_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = ModelStore::open(directory.path()).unwrap();
         let claim = state.claim().unwrap();
         assert!(state.is_running());
         assert!(state.claim().unwrap_err().to_string().contains("another edge run"));
         // Not in the way of a change.
-        runs(&state, pair("a", "b")).unwrap();
+        runs(&state, model("a", "b")).unwrap();
         drop(claim);
         assert!(!state.is_running());
     }

@@ -5,9 +5,9 @@ use std::time::Instant;
 use anyhow::Result;
 use vgg_edge::classifier::{Classification, Classifier};
 
+use crate::frame::Frame;
 use crate::model::loader::{Model, smoke_test};
 use crate::motion::MotionGate;
-use crate::picture::Picture;
 use crate::run::settings::RunSettings;
 use crate::smoothing::{Decision, LabelFilter, Smoothing};
 use crate::status::RunInfo;
@@ -101,9 +101,9 @@ impl Engine {
     ///
     /// # Errors
     /// If the model fails.
-    pub fn classify(&mut self, picture: &Picture) -> Result<Outcome> {
+    pub fn classify(&mut self, frame: &Frame) -> Result<Outcome> {
         let start = Instant::now();
-        let input = match picture.with_pixels(|pixels| self.classifier.quantize(pixels)) {
+        let input = match frame.with_pixels(|pixels| self.classifier.quantize(pixels)) {
             Ok(Ok(input)) => input,
             Ok(Err(e)) | Err(e) => return Ok(Outcome::Unreadable(e.to_string())),
         };

@@ -9,7 +9,7 @@ use vgg_edge_cli::record::{FrameResult, time};
 
 use crate::collect::{Collected, Reason};
 use crate::events::{Event, EventSink, FrameReport, LabelChange};
-use crate::picture::Picture;
+use crate::frame::Frame;
 use crate::run::engine::Outcome;
 use crate::run::main_loop::Run;
 use crate::smoothing::label;
@@ -35,14 +35,14 @@ impl Run<'_> {
 
     /// Classifies a frame and reports the result; returns the reason if it cannot be read.
     fn classify(&mut self, frame: TimedFrame) -> Result<Option<String>> {
-        let TimedFrame { name, picture, at } = frame;
-        let picture = picture.decoded();
-        self.source.judge(picture.is_ok());
-        let picture = match picture {
-            Ok(picture) => picture,
+        let TimedFrame { name, frame, at } = frame;
+        let frame = frame.decoded();
+        self.source.judge(frame.is_ok());
+        let frame = match frame {
+            Ok(frame) => frame,
             Err(e) => return Ok(Some(format!("{name}: {e}"))),
         };
-        let (mut result, decision, still) = match self.engine.classify(&picture)? {
+        let (mut result, decision, still) = match self.engine.classify(&frame)? {
             Outcome::Classified { result, decision, still } => (result, decision, still),
             Outcome::Unreadable(reason) => return Ok(Some(format!("{name}: {reason}"))),
         };
@@ -96,14 +96,14 @@ impl Run<'_> {
             let labels = labels.iter().cloned();
             (reason, result.label, labels.zip(result.scores).collect())
         });
-        let picture = Arc::new(picture);
+        let frame = Arc::new(frame);
         if let Some((reason, label, scores)) = collected
             && let Some(collector) = self.collector.get()
         {
-            let (picture, time, source) = (picture.clone(), time(), name);
-            collector.keep(Collected { picture, at, time, source, reason, label, scores });
+            let (frame, time, source) = (frame.clone(), time(), name);
+            collector.keep(Collected { frame, at, time, source, reason, label, scores });
         }
-        self.show(picture);
+        self.show(frame);
         Ok(None)
     }
 
@@ -113,11 +113,11 @@ impl Run<'_> {
 
     /// Shows an image on the page if somebody requests images; buffers that are not shown go back
     /// to the source.
-    fn show(&self, picture: Arc<Picture>) {
+    fn show(&self, frame: Arc<Frame>) {
         let unused =
-            if self.status.wants_picture() { self.status.show(picture) } else { Some(picture) };
-        if let Some(picture) = unused.and_then(Arc::into_inner) {
-            self.source.recycle(picture);
+            if self.status.wants_picture() { self.status.show(frame) } else { Some(frame) };
+        if let Some(frame) = unused.and_then(Arc::into_inner) {
+            self.source.recycle(frame);
         }
     }
 }

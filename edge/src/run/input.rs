@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::run::settings::{Input, SourceSettings};
 use crate::source::files::Source;
 use crate::source::{
-    FrameSource, LatestFrame, Lost, Next, SourceState, SourceThread, camera, pipe,
+    FrameSource, LatestFrame, Lost, Next, SourceState, SourceThread, camera, stream,
 };
 
 /// Opens the source without starting it ([`FrameSource::start`]).
@@ -22,7 +22,7 @@ pub fn open(settings: &SourceSettings) -> Result<FrameSource> {
             SourceThread::new("camera", every_frame, false, run)
         }
         Input::RawStdin(kind) => {
-            let run = move |slot: &LatestFrame| pipe::run(std::io::stdin(), kind, slot);
+            let run = move |slot: &LatestFrame| stream::run(std::io::stdin(), kind, slot);
             SourceThread::new("pipe", every_frame, true, run)
         }
         // In a thread, since a signal must end the program while it waits for bytes. Each frame
@@ -33,7 +33,7 @@ pub fn open(settings: &SourceSettings) -> Result<FrameSource> {
         Input::Files { path, color, looped, fps } => {
             let source = Source::open(&path, looped)?.colored(color);
             let Some(fps) = fps else {
-                return Ok(FrameSource::ModelLoader(source, Lost::default()));
+                return Ok(FrameSource::Files(source, Lost::default()));
             };
             let interval = Duration::from_secs(1) / fps;
             let run = move |slot: &LatestFrame| play(source, Some(interval), slot);
@@ -57,7 +57,7 @@ fn play(mut source: Source, interval: Option<Duration>, slot: &LatestFrame) -> R
                     slot.sleep(due.saturating_duration_since(Instant::now()));
                     due = (due + interval).max(Instant::now());
                 }
-                slot.put(frame.name, frame.picture);
+                slot.put(frame.name, frame.frame);
             }
             Next::Unreadable(text) => slot.unreadable(text),
             _ => return Ok(()),

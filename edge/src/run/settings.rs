@@ -13,7 +13,7 @@ use crate::collect::{self, CollectOptions};
 use crate::model::loader::{ModelLoader, TrustOptions};
 use crate::sandbox::{Needs, SandboxOptions};
 use crate::source::camera::CameraOptions;
-use crate::source::pipe;
+use crate::source::stream::StreamFormat;
 use crate::web::Access;
 
 /// All settings of `edge run`.
@@ -56,7 +56,7 @@ pub enum Input {
     /// A V4L2 camera.
     Camera(CameraOptions),
     /// Frames on stdin, of a format that was given.
-    RawStdin(pipe::Kind),
+    RawStdin(StreamFormat),
     /// An image or YUV4MPEG2 video on stdin.
     Stdin {
         /// The color encoding of video, in place of the one in its header.
@@ -166,12 +166,12 @@ impl RunSettings {
         files.into_iter().flatten().for_each(|path| needs.replaceable(path));
         match &self.source.input {
             Input::Camera(options) => needs.camera(&options.device),
-            Input::Files { path, .. } if path.is_dir() => needs.folder(path),
+            Input::Files { path, .. } if path.is_dir() => needs.directory(path),
             Input::Files { path, .. } => needs.file(path),
             Input::RawStdin(_) | Input::Stdin { .. } => {}
         }
         if let Some(collect) = &self.collect {
-            needs.writable(&collect.options.folder);
+            needs.writable(&collect.options.directory);
         }
         self.model.trust.needs(&mut needs);
         if let Some(web) = &self.web {
@@ -186,7 +186,7 @@ impl RunSettings {
     /// If one cannot be created.
     pub fn create_directories(&self) -> Result<()> {
         if let Some(collect) = &self.collect {
-            collect::make_folder(&collect.options.folder)?;
+            collect::make_directory(&collect.options.directory)?;
         }
         self.model.trust.create_state()
     }

@@ -1,4 +1,4 @@
-//! Landlock: the files and ports that are left, by rules on files and folders that are there now.
+//! Landlock: limits file and port access, by rules on files and directories that exist now.
 
 use std::path::{Path, PathBuf};
 
@@ -9,23 +9,24 @@ use landlock::{
 
 use super::Needs;
 
-/// What is asked for; a newer kernel has nothing that `edge` would need.
-const WANTED: ABI = ABI::V6;
+/// The requested version; newer ones add nothing that `edge` would need.
+const REQUESTED: ABI = ABI::V6;
 
-/// What came after the first version, which parts of the request older kernels do not know.
+/// Later versions with the kernel that introduced each and what it limits, which older kernels do
+/// not support.
 const LATER: [(i32, &str, &str); 4] = [
-    (3, "6.2", "against cutting files short"),
+    (3, "6.2", "on truncating files"),
     (4, "6.7", "on TCP ports"),
-    (5, "6.10", "on commands to devices"),
+    (5, "6.10", "on device commands (ioctl)"),
     (6, "6.12", "on signals and abstract sockets"),
 ];
 
-/// What everyone may read: what is known of the processor (tract looks for it) and its temperature.
-const FACTS: [&str; 3] =
+/// Files that are always readable: the processor's features (tract reads them) and temperature.
+const SYSTEM_FILES: [&str; 3] =
     ["/proc/cpuinfo", "/sys/devices/system/cpu", "/sys/class/thermal/thermal_zone0"];
 
-/// Restricts this thread; gives the version in force, 0 for none, and a descriptor to keep. What is
-/// not in force is added to `missing`.
+/// Restricts this thread; returns the version in force, 0 for none, and a descriptor to keep open.
+/// Limits that are not in force are added to `missing`.
 pub fn restrict(
     needs: &Needs,
     missing: &mut Vec<String>,
@@ -41,16 +42,18 @@ pub fn restrict(
         | AccessFs::Refer;
     let device = file | AccessFs::WriteFile | AccessFs::IoctlDev;
 
-    // systemd may have given the name of an abstract socket.
+    // systemd may use an abstract socket.
     let notify =
         std::env::var("NOTIFY_SOCKET").is_ok_and(|name| needs.service && name.starts_with('@'));
-    let scope = if notify { Scope::Signal.into() } else { Scope::from_all(WANTED) };
+    let scope = if notify { Scope::Signal.into() } else { Scope::from_all(REQUESTED) };
     let mut rules = Ruleset::default()
-        .handle_access(AccessFs::from_all(WANTED))?
-        .handle_access(AccessNet::from_all(WANTED))?
+        .handle_access(AccessFs::from_all(REQUESTED))?
+        .handle_access(AccessNet::from_all(REQUESTED))?
         .scope(scope)?
         .create()?;
-    for path in FACTS.map(Path::new).into_iter().chain(needs.read.iter().map(PathBuf::as_path)) {
+    for path in
+        SYSTEM_FILES.map(Path::new).into_iter().chain(needs.read.iter().map(PathBuf::as_path))
+    {
         allow(&mut rules, path, file, read)?;
     }
     for path in &needs.write {
@@ -74,18 +77,18 @@ pub fn restrict(
     let abi = match rules.restrict_self()?.landlock {
         LandlockStatus::Available { effective_abi, .. } => effective_abi as i32,
         LandlockStatus::NotEnabled => {
-            missing.push("landlock: this kernel has it, but it is not switched on (lsm=)".into());
+            missing.push("landlock: disabled in this kernel (boot parameter lsm=)".into());
             0
         }
         LandlockStatus::NotImplemented => {
-            missing.push("landlock: this kernel does not have it".into());
+            missing.push("landlock: not supported by this kernel".into());
             0
         }
     };
     if abi > 0 {
-        for (since, kernel, words) in LATER {
+        for (since, kernel, what) in LATER {
             if abi < since {
-                missing.push(format!("landlock: no limits {words} before Linux {kernel}"));
+                missing.push(format!("landlock: no limits {what} before Linux {kernel}"));
             }
         }
         if let Some(path) = needs
@@ -94,7 +97,7 @@ pub fn restrict(
             .find(|path| std::fs::canonicalize(path).is_ok_and(|p| p == Path::new("/")))
         {
             missing.push(format!(
-                "landlock: a file lies in {} itself, so all can be read",
+                "landlock: a file is in {} itself, so every file is readable",
                 path.display()
             ));
         }
@@ -102,22 +105,22 @@ pub fn restrict(
     Ok((abi, proc))
 }
 
-/// Allows one kind of access to a file, or another to a folder and all in it. What is not there
-/// needs no rule: to open it fails anyway.
+/// Allows one kind of access to a file, or another to a directory and everything in it. A path that
+/// does not exist needs no rule: opening it fails anyway.
 fn allow(
     rules: &mut RulesetCreated,
     path: &Path,
     file: BitFlags<AccessFs>,
-    folder: BitFlags<AccessFs>,
+    directory: BitFlags<AccessFs>,
 ) -> Result<(), RulesetError> {
     let (Ok(metadata), Ok(opened)) = (std::fs::metadata(path), PathFd::new(path)) else {
         return Ok(());
     };
     let is_pipe = std::os::unix::fs::FileTypeExt::is_fifo(&metadata.file_type());
-    let access = if metadata.is_dir() { folder } else { file };
+    let access = if metadata.is_dir() { directory } else { file };
     match rules.add_rule(PathBeneath::new(opened, access)) {
         Ok(_) => Ok(()),
-        // A pipe without a name, as shells make them for <(...), takes no rule and needs none.
+        // An unnamed pipe, as shells create them for <(...), accepts no rule and needs none.
         Err(_) if is_pipe => Ok(()),
         Err(e) => Err(e),
     }

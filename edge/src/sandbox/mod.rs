@@ -1,10 +1,9 @@
-//! The fence that `edge` puts around itself before it looks at what others made: files, frames,
-//! requests.
+//! The sandbox that `edge` enters before it reads untrusted data: files, frames, requests.
 //!
-//! Landlock says which files and ports there are for it, seccomp which system calls. Both hold for
-//! the thread that asks for them and for those it starts later, so [`SandboxOptions::enter`] comes
-//! before the first thread, and fails after it. Nothing is ever given back: what was not foreseen
-//! at the start, such as a head in another folder, needs a new start.
+//! Landlock limits the files and ports that it can access, seccomp the system calls. Both apply to
+//! the thread that enters and to those it starts later, so [`SandboxOptions::enter`] is called
+//! before the first thread starts, and fails after that. Limits are never lifted: access that was
+//! not requested at the start, such as to a head in another directory, needs a restart.
 
 mod landlock;
 mod seccomp;
@@ -15,31 +14,33 @@ use std::path::{Path, PathBuf};
 use ::landlock::PathFd;
 use anyhow::{Result, bail, ensure};
 
-/// How much is asked for.
+/// The protection that is requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Mode {
-    /// What the kernel can do; what it cannot is told
+    /// All that the kernel supports; what it lacks is reported
     Auto,
-    /// All of it, or edge does not start
+    /// Full protection; edge does not start without it
     Require,
-    /// None
+    /// No sandbox
     Off,
 }
 
-/// The flag.
+/// The flag of the sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, clap::Args)]
 pub struct SandboxOptions {
-    /// Shuts edge off from files, ports and system calls that it does not need (landlock, seccomp)
+    /// Deny access to files, ports and system calls that edge does not need
+    ///
+    /// Uses landlock for files and ports and seccomp for system calls.
     #[arg(long = "sandbox", value_name = "MODE", value_enum, default_value_t = Mode::Auto)]
     pub mode: Mode,
 }
 
-/// What must go on working behind the fence.
+/// The access that must remain in the sandbox. Computing it has no side effects.
 #[derive(Clone, Debug, Default)]
 pub struct Needs {
-    /// ModelLoader, and folders with all that is in them.
+    /// Files, and directories with everything in them.
     read: Vec<PathBuf>,
-    /// Folders with all that is in them.
+    /// Directories with everything in them.
     write: Vec<PathBuf>,
     cameras: bool,
     port: Option<u16>,
@@ -53,28 +54,29 @@ impl Needs {
         self.read.push(path.to_owned());
     }
 
-    /// A file that may be replaced: its folder, and the one that a link leads to now.
+    /// A file that may be replaced: its directory, and the one that a link leads to now.
     pub fn replaceable(&mut self, path: &Path) {
-        self.read.push(folder(path).to_owned());
+        self.read.push(parent(path).to_owned());
         if let Ok(target) = std::fs::canonicalize(path) {
-            self.read.push(folder(&target).to_owned());
+            self.read.push(parent(&target).to_owned());
         }
     }
 
-    /// A folder, and what links in it lead to now.
-    pub fn folder(&mut self, path: &Path) {
+    /// A directory, and the targets of links in it.
+    pub fn directory(&mut self, path: &Path) {
         self.read.push(path.to_owned());
         let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
         self.read
             .extend(entries.filter(|entry| entry.path().is_symlink()).map(|entry| entry.path()));
     }
 
-    /// A folder in which files are made, replaced and removed. It must be there.
+    /// A directory in which files are created, replaced and removed. It must exist when the sandbox
+    /// is entered.
     pub fn writable(&mut self, path: &Path) {
         self.write.push(path.to_owned());
     }
 
-    /// A camera, which may come back under another node: that is all of `/dev`.
+    /// A camera, which may come back under another node: this allows all of `/dev`.
     pub fn camera(&mut self, path: &Path) {
         self.read.push(path.to_owned());
         self.cameras = true;
@@ -91,28 +93,28 @@ impl Needs {
     }
 }
 
-fn folder(path: &Path) -> &Path {
+fn parent(path: &Path) -> &Path {
     match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     }
 }
 
-/// How much of what is asked for is in force.
+/// How much of the requested protection is in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SandboxState {
     /// All.
     Full,
     /// Some.
     Partial,
-    /// Nothing, since the kernel has nothing.
+    /// Nothing, since the kernel supports nothing.
     None,
-    /// Nothing, as was asked for.
+    /// Nothing, as requested.
     Off,
 }
 
 impl SandboxState {
-    /// One word.
+    /// The name, as in messages and metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Full => "full",
@@ -123,26 +125,26 @@ impl SandboxState {
     }
 }
 
-/// The fence as it stands.
+/// The sandbox that was entered.
 #[derive(Debug)]
 pub struct Sandbox {
     /// How much is in force.
     pub state: SandboxState,
-    /// Version of landlock's interface that is in force; 0 if it is not.
+    /// Version of landlock's interface that is in force; 0 for none.
     pub landlock: i32,
     /// Whether system calls are filtered.
     pub seccomp: bool,
-    /// What was asked for and is not in force, in words.
+    /// Descriptions of limits that were requested and are not in force.
     pub missing: Vec<String>,
-    /// The kernel forgets the rule for `/proc/self` when it forgets the folder, so that is held.
+    /// The kernel drops the rule for `/proc/self` when it drops the directory, so that is kept open.
     _proc: Option<PathFd>,
 }
 
 impl SandboxOptions {
-    /// Puts up the fence, for this thread and all to come.
+    /// Enters the sandbox, with this thread and those it starts later.
     ///
     /// # Errors
-    /// With [`Mode::Require`] what is missing; a thread that runs already.
+    /// With [`Mode::Require`], missing protection; a thread that runs already.
     pub fn enter(self, needs: &Needs) -> Result<Sandbox> {
         if self.mode == Mode::Off {
             return Ok(Sandbox {
@@ -153,28 +155,29 @@ impl SandboxOptions {
                 _proc: None,
             });
         }
-        // Where there is no /proc, the order of the code has to do. An emulator has threads of its
-        // own, but no sandbox either.
+        // Without /proc, the order of the code must suffice. An emulator has threads of its own, but
+        // no sandbox either.
         let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
-        let sandbox = fence(needs);
+        let sandbox = restrict(needs);
         ensure!(
             threads == 1 || sandbox.state == SandboxState::None,
-            "the sandbox comes too late: {threads} threads run already"
+            "internal error: the sandbox is entered too late, {threads} threads run already"
         );
         if self.mode == Mode::Require && sandbox.state != SandboxState::Full {
             bail!(
-                "--sandbox require: not to be had here: {}; --sandbox auto takes what there is",
-                sandbox.lacks()
+                "--sandbox require: not available on this system: {}; \
+                 --sandbox auto uses what is available",
+                sandbox.missing()
             );
         }
         Ok(sandbox)
     }
 }
 
-/// As [`SandboxOptions::enter`], whatever threads there are.
-fn fence(needs: &Needs) -> Sandbox {
+/// As [`SandboxOptions::enter`], without checking for other threads.
+fn restrict(needs: &Needs) -> Sandbox {
     let mut missing = Vec::new();
-    // Landlock first: its own calls are none of those that seccomp leaves.
+    // Landlock first: seccomp does not allow its system calls.
     let (landlock, proc) = match landlock::restrict(needs, &mut missing) {
         Ok((abi, proc)) => (abi, proc),
         Err(e) => {
@@ -198,16 +201,19 @@ fn fence(needs: &Needs) -> Sandbox {
 }
 
 impl Sandbox {
-    fn lacks(&self) -> String {
+    fn missing(&self) -> String {
         self.missing.join("; ")
     }
 
-    /// Says of an error of access that the fence may be why.
+    /// Adds to an access error that the sandbox may be the cause.
     pub fn explain(&self, error: anyhow::Error) -> anyhow::Error {
         let is_denied = |e: &std::io::Error| e.kind() == std::io::ErrorKind::PermissionDenied;
         let denied = error.chain().any(|cause| cause.downcast_ref().is_some_and(is_denied));
         if denied && matches!(self.state, SandboxState::Full | SandboxState::Partial) {
-            error.context("the sandbox holds edge to the folders, sources and port it was started with; restart it")
+            error.context(
+                "the sandbox limits edge to the directories, sources and port it was started with; \
+                 restart edge",
+            )
         } else {
             error
         }
@@ -228,7 +234,7 @@ impl fmt::Display for Sandbox {
         if !parts.is_empty() {
             write!(f, ": {}", parts.join(", "))?;
         }
-        if self.missing.is_empty() { Ok(()) } else { write!(f, "; missing: {}", self.lacks()) }
+        if self.missing.is_empty() { Ok(()) } else { write!(f, "; missing: {}", self.missing()) }
     }
 }
 
@@ -240,10 +246,10 @@ mod tests {
 
     use super::*;
 
-    /// Runs `inside` in a thread behind the fence; it ends with the thread.
-    fn behind(needs: Needs, inside: impl FnOnce(&Sandbox) + Send) {
+    /// Runs `inside` in a sandboxed thread; the sandbox ends with the thread.
+    fn sandboxed(needs: Needs, inside: impl FnOnce(&Sandbox) + Send) {
         std::thread::scope(|scope| {
-            let thread = scope.spawn(move || inside(&fence(&needs)));
+            let thread = scope.spawn(move || inside(&restrict(&needs)));
             assert!(thread.join().is_ok());
         });
     }
@@ -253,12 +259,12 @@ mod tests {
         assert_eq!(kind, Some(ErrorKind::PermissionDenied));
     }
 
-    /// What is claimed is in force: without landlock or seccomp in the kernel the claim must be
-    /// less, not the test.
+    /// The reported protection is in force: without landlock or seccomp in the kernel the report
+    /// must be weaker, not the test.
     #[test]
-    fn what_is_claimed_is_in_force() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| folder.path().join(name);
+    fn landlock_and_seccomp_are_in_force_as_reported() {
+        let root = tempfile::tempdir().unwrap();
+        let path = |name: &str| root.path().join(name);
         for name in ["in", "kept", "out"] {
             std::fs::create_dir(path(name)).unwrap();
         }
@@ -269,10 +275,10 @@ mod tests {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut needs = Needs::default();
-        needs.folder(&path("in"));
+        needs.directory(&path("in"));
         needs.writable(&path("kept"));
         needs.listen(port);
-        behind(needs, |sandbox| {
+        sandboxed(needs, |sandbox| {
             if sandbox.landlock > 0 {
                 refused(std::fs::read(path("out/b")));
                 refused(std::fs::read_dir(path("out")));
@@ -296,7 +302,7 @@ mod tests {
                         .map_err(Into::into),
                 );
             }
-            // What is needed works.
+            // Requested access works.
             assert_eq!(std::fs::read(path("in/a")).unwrap(), b"in/a");
             assert_eq!(std::fs::read(path("in/c")).unwrap(), b"out/c");
             std::fs::write(path("in/../kept/e"), "new").unwrap();
@@ -316,16 +322,16 @@ mod tests {
             assert_eq!(sandbox.state == SandboxState::Full, all, "{sandbox}");
             assert_eq!(sandbox.missing.is_empty(), all, "{sandbox}");
         });
-        // The other threads of this process are as they were.
+        // The other threads of this process are not restricted.
         assert!(std::fs::read(path("out/b")).is_ok());
     }
 
     #[test]
-    fn without_anything_to_write_nothing_is_opened_for_it() {
+    fn without_writable_directories_no_file_opens_for_writing() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let mut needs = Needs::default();
         needs.file(file.path());
-        behind(needs, |sandbox| {
+        sandboxed(needs, |sandbox| {
             assert!(std::fs::read(file.path()).is_ok());
             if sandbox.seccomp || sandbox.landlock > 0 {
                 refused(std::fs::OpenOptions::new().write(true).open(file.path()));
@@ -333,25 +339,25 @@ mod tests {
             }
             if sandbox.seccomp {
                 refused(TcpListener::bind("127.0.0.1:0"));
-                // For writing, whichever file: the filter does not know which one it is.
+                // For writing, whichever file: the filter does not see which one it is.
                 refused(std::fs::OpenOptions::new().write(true).open("/dev/null"));
             }
         });
     }
 
     #[test]
-    fn a_file_in_the_root_opens_everything_and_says_so() {
+    fn a_file_in_the_root_makes_everything_readable_and_is_reported() {
         let mut needs = Needs::default();
         needs.replaceable(Path::new("/head.postcard"));
-        behind(needs, |sandbox| {
+        sandboxed(needs, |sandbox| {
             assert_ne!(sandbox.state, SandboxState::Full);
-            assert_eq!(sandbox.landlock > 0, sandbox.lacks().contains("/ itself"), "{sandbox}");
+            assert_eq!(sandbox.landlock > 0, sandbox.missing().contains("/ itself"), "{sandbox}");
             assert!(std::fs::read("/etc/passwd").is_ok());
         });
     }
 
     #[test]
-    fn it_never_comes_late() {
+    fn the_sandbox_refuses_to_start_late() {
         // The other thread is the test's own.
         let thread =
             std::thread::spawn(|| SandboxOptions { mode: Mode::Auto }.enter(&Needs::default()));
@@ -366,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_of_access_are_explained() {
+    fn access_errors_name_the_sandbox() {
         let mut sandbox = Sandbox {
             state: SandboxState::Full,
             landlock: 7,
@@ -378,7 +384,7 @@ mod tests {
         let denied = || {
             anyhow::Error::from(std::io::Error::from(ErrorKind::PermissionDenied)).context("head")
         };
-        assert!(format!("{:#}", sandbox.explain(denied())).starts_with("the sandbox holds"));
+        assert!(format!("{:#}", sandbox.explain(denied())).starts_with("the sandbox limits"));
         assert_eq!(sandbox.explain(anyhow::anyhow!("other")).to_string(), "other");
         sandbox.state = SandboxState::Off;
         assert_eq!(sandbox.explain(denied()).to_string(), "head");

@@ -1,14 +1,14 @@
-//! seccomp: the system calls that are left. All others fail with EPERM, those that load or run
-//! programs, trace, mount, or reach into the kernel or other processes among them.
+//! seccomp: limits the system calls. All that are not listed fail with EPERM, among them those that
+//! load or run programs, trace, mount, or reach into the kernel or other processes.
 //!
-//! The lists are what `strace` shows of `edge` in all its ways (files, pipes, cameras, page,
-//! collecting, service, reload; glibc and musl), and what the C libraries may call in the same
-//! functions. `tests/tests/e2e/live.rs` runs these ways behind the fence.
+//! The lists are what `strace` shows of `edge` in all its modes (files, pipes, cameras, page,
+//! collection, service, reload; glibc and musl), and what the C libraries may call in the same
+//! functions. `tests/tests/e2e/live.rs` runs these modes in the sandbox.
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub fn restrict(_: &super::Needs) -> anyhow::Result<()> {
     anyhow::bail!(
-        "not on this architecture; the systemd unit of the package has a filter of its own"
+        "not supported on this architecture; the systemd unit of the package has its own filter"
     )
 }
 
@@ -36,7 +36,7 @@ mod filter {
 
     type Calls = &'static [(&'static str, c_long)];
 
-    /// Memory, threads, time, signals to itself, files that are open, looking for files.
+    /// Memory, threads, time, signals to itself, open files, file lookup.
     const ALWAYS: Calls = calls![
         SYS_brk,
         SYS_clock_getres,
@@ -102,7 +102,7 @@ mod filter {
     #[cfg(not(target_arch = "x86_64"))]
     const ALWAYS_OLD: Calls = &[];
 
-    /// With a folder to write to.
+    /// With a writable directory.
     const WRITING: Calls = calls![
         SYS_fallocate,
         SYS_fchmod,
@@ -145,12 +145,12 @@ mod filter {
     /// As a service: a datagram to systemd.
     const SERVICE: Calls = calls![SYS_connect, SYS_sendmsg, SYS_sendto];
 
-    /// Calls that libraries try, to fall back on others if the kernel does not know them: they take
-    /// structures, which no filter can look into.
+    /// Calls that libraries try, and replace by others if the kernel does not support them: they
+    /// take structures, which no filter can inspect.
     const UNKNOWN: Calls = calls![SYS_clone3, SYS_openat2];
 
-    /// Commands to terminals and sockets: TCGETS, TCGETS2, TIOCGWINSZ, FIONBIO, FIOCLEX. What types
-    /// into a terminal is not among them.
+    /// Commands to terminals and sockets: TCGETS, TCGETS2, TIOCGWINSZ, FIONBIO, FIOCLEX. The one
+    /// that types into a terminal (TIOCSTI) is not among them.
     const IOCTLS: [u64; 5] = [0x5401, 0x802c_542a, 0x5413, 0x5421, 0x5451];
     /// `_IOC_TYPE` of the commands of V4L2.
     const V4L2: u64 = (b'V' as u64) << 8;
@@ -158,15 +158,15 @@ mod filter {
     /// Filters the calls of this thread.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The kernel's error.
     pub fn restrict(needs: &Needs) -> Result<()> {
         let unknown = UNKNOWN.iter().map(|&(_, call)| (call, Vec::new())).collect();
         let unknown =
             program(unknown, SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS as u32))?;
         let allowed =
             program(rules(needs)?, SeccompAction::Errno(libc::EPERM as u32), SeccompAction::Allow)?;
-        // The kernel asks both, and the one that refuses wins. The second may not forbid what the
-        // first is made with, so this order.
+        // The kernel applies both, and the one that refuses wins. The second must not forbid the
+        // call that installs the first, hence this order.
         apply_filter(&unknown)?;
         apply_filter(&allowed)?;
         Ok(())
@@ -212,7 +212,7 @@ mod filter {
             checked(call, &[(2, MaskedEq(libc::PROT_EXEC as u64), 0)])?;
         }
         checked(libc::SYS_prctl, &[(0, Eq, libc::PR_SET_NAME as u64)])?;
-        // How a program ends itself.
+        // The calls by which a program aborts.
         let (own, abort) = (u64::from(std::process::id()), libc::SIGABRT as u64);
         checked(libc::SYS_tgkill, &[(0, Eq, own), (2, Eq, abort)])?;
         checked(libc::SYS_tkill, &[(1, Eq, abort)])?;
@@ -222,7 +222,7 @@ mod filter {
         if needs.cameras {
             checked(libc::SYS_ioctl, &[(1, MaskedEq(0xff00), V4L2)])?;
         }
-        // Where nothing is written, nothing is opened for it either, landlock or not.
+        // Without writable directories, no file is opened for writing, landlock or not.
         let writing = if needs.write.is_empty() && !needs.cameras {
             (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC) as u64
         } else {
@@ -251,7 +251,7 @@ mod filter {
 
         use super::*;
 
-        /// Allowed, but with some arguments only.
+        /// Allowed with certain arguments only.
         const CHECKED: Calls = calls![
             SYS_clone,
             SYS_ioctl,
@@ -284,7 +284,7 @@ mod filter {
             lists.concat().iter().map(|(name, _)| name.trim_start_matches("SYS_")).collect()
         }
 
-        /// The groups of calls that systemd knows, by their names.
+        /// The groups of calls that systemd defines, by name.
         fn groups() -> BTreeMap<String, Vec<String>> {
             let output =
                 Command::new("systemd-analyze").args(["syscall-filter", "--no-pager"]).output();
@@ -308,10 +308,9 @@ mod filter {
             }
         }
 
-        /// The unit's own filter must let by what this one does, and the calls that put up the
-        /// fence.
+        /// The unit's own filter must allow what this one does, and the calls that enter the sandbox.
         #[test]
-        fn the_unit_allows_what_is_left_and_the_fence_itself() {
+        fn the_systemd_unit_allows_the_listed_calls_and_entering_the_sandbox() {
             let unit = include_str!("../../../packaging/vgg-edge.service");
             let (groups, mut allowed) = (groups(), BTreeSet::new());
             for line in unit.lines().filter_map(|line| line.strip_prefix("SystemCallFilter=")) {
@@ -324,19 +323,19 @@ mod filter {
                     }
                 }
             }
-            let fence = [
+            let entering = [
                 "landlock_create_ruleset",
                 "landlock_add_rule",
                 "landlock_restrict_self",
                 "seccomp",
             ];
-            for call in names().into_iter().chain(fence) {
+            for call in names().into_iter().chain(entering) {
                 assert!(allowed.contains(call), "{call} is not allowed by the unit");
             }
         }
 
         #[test]
-        fn what_is_dangerous_is_never_allowed() {
+        fn dangerous_system_calls_are_never_allowed() {
             let needs = Needs {
                 write: vec!["/".into()],
                 cameras: true,
@@ -382,7 +381,7 @@ mod filter {
             for call in dangerous {
                 assert!(!rules.contains_key(&call), "{call}");
             }
-            // Calls that are checked have conditions: one without would allow everything.
+            // Calls with checked arguments have conditions: without any they would be allowed always.
             for (name, call) in [CHECKED, CHECKED_OLD].concat() {
                 assert!(rules.get(&call).is_some_and(|rules| !rules.is_empty()), "{name}");
             }

@@ -1,11 +1,14 @@
-// The page of `edge run --http`: state comes as server-sent events, pictures are fetched.
+// The page of `edge run --http`: the state arrives as server-sent events, images are fetched.
 'use strict';
 
-/** Bars that are shown, unless all are asked for. */
+/** Bars that are shown, unless all are requested. */
 const BARS = 8;
 /** Events that are kept. */
 const EVENTS = 200;
-/** Silence, in ms, after which a connection counts as broken; the server sends a state every few seconds at least. */
+/**
+ * Silence, in ms, after which a connection counts as broken; the server sends a state every few
+ * seconds at least.
+ */
 const SILENCE = 10_000;
 /** Temperature from which a Raspberry Pi slows itself down. */
 const HOT = 80;
@@ -15,7 +18,7 @@ const page = document.documentElement;
 let hello = null;
 let state = null;
 
-// Words and numbers.
+// Text and numbers.
 
 const set = (node, text) => {
   if (node.textContent !== text) node.textContent = text;
@@ -24,7 +27,10 @@ const none = (value) => value === null || value === undefined;
 const formats = {};
 const number = (value, digits = 0) => {
   if (none(value)) return '–';
-  formats[digits] ??= new Intl.NumberFormat(undefined, { minimumFractionDigits: digits, maximumFractionDigits: digits });
+  formats[digits] ??= new Intl.NumberFormat(undefined, {
+    minimumFractionDigits: digits,
+    maximumFractionDigits: digits,
+  });
   return formats[digits].format(value);
 };
 const percents = new Intl.NumberFormat(undefined, { style: 'percent' });
@@ -36,14 +42,15 @@ const percent = (value) => {
 };
 const duration = (seconds) => {
   if (none(seconds)) return '–';
-  const [d, h, m, s] = [seconds / 86400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60].map(Math.floor);
+  const parts = [seconds / 86400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60];
+  const [d, h, m, s] = parts.map(Math.floor);
   return d ? `${d} d ${h} h` : h ? `${h} h ${m} min` : m ? `${m} min ${s} s` : `${s} s`;
 };
 /** A number with its unit. */
 const quantity = (id, value, digits, unit) => {
-  const words = number(value, digits) + (none(value) ? '' : ' ');
-  if ($(id).textContent === (none(value) ? words : words + unit)) return;
-  $(id).textContent = words;
+  const text = number(value, digits) + (none(value) ? '' : ' ');
+  if ($(id).textContent === (none(value) ? text : text + unit)) return;
+  $(id).textContent = text;
   if (!none(value)) add($(id), 'small', unit);
 };
 const add = (parent, tag, text, name = '') => {
@@ -55,14 +62,17 @@ const add = (parent, tag, text, name = '') => {
 
 // Source and connection.
 
-/** For each state the badge and, if pictures do not flow, what is said over the last one. */
+/** For each state the badge and, unless images arrive, the message over the last one. */
 const STATES = {
   streaming: ['Live'],
   opening: ['Opening', 'Opening the source'],
-  stalled: ['Stalled', 'No new pictures', 'The source is there but gives none. This is the last one.'],
-  frozen: ['Frozen', 'The picture does not change', 'Each frame is the same, byte for byte. The camera is opened anew.'],
-  lost: ['Source lost', 'Source lost', 'It is tried again until it comes back.'],
-  ended: ['Ended', 'The source has ended', 'There is nothing more to come.'],
+  stalled: ['Stalled', 'No new images', 'The source delivers no frames. This is the last one.'],
+  frozen: [
+    'Frozen', 'The image does not change',
+    'Every frame is the same, byte for byte. Reopening the camera.',
+  ],
+  lost: ['Source lost', 'Source lost', 'Retrying until it comes back.'],
+  ended: ['Ended', 'The source has ended', 'There are no more frames.'],
 };
 let link = 'connecting';
 
@@ -76,7 +86,7 @@ function showStatus() {
     page.dataset.badge = link;
     [veil, badge, title, text] = [link, 'Connection lost', 'Connection lost', 'Retrying'];
   } else if (!veil && $('picture').hidden) {
-    [veil, title] = ['wait', source ? 'No picture yet' : 'Connecting'];
+    [veil, title] = ['wait', source ? 'No image yet' : 'Connecting'];
   }
   page.dataset.veil = veil;
   $('notice').hidden = link !== 'broken';
@@ -85,10 +95,10 @@ function showStatus() {
   set($('veil-text'), text);
   set($('source-name'), source?.name ?? '–');
   set($('source-detail'), source?.detail ?? '');
-  $('picture').alt = `Newest picture of ${source?.name}`;
+  $('picture').alt = `Newest image of ${source?.name}`;
 }
 
-// The answer.
+// The result.
 
 let spoken = '';
 let spokenAt = 0;
@@ -103,22 +113,25 @@ function showAnswer() {
   set($('score'), none(label) || none(score) ? '' : percent(score));
   $('headline').className = none(label) || unsure ? 'value unsure' : 'value';
 
-  const words = [];
+  const notes = [];
   if (none(label)) {
-    words.push(state.source?.state === 'streaming' ? 'Nothing classified yet' : 'No answer without a picture');
+    const streams = state.source?.state === 'streaming';
+    notes.push(streams ? 'Nothing classified yet' : 'No frames to classify');
   } else {
-    const best = unsure && scores && Object.keys(scores).reduce((a, b) => scores[b] > scores[a] ? b : a);
-    if (best) words.push(`Closest is ${best}`);
-    if (threshold > 0) words.push(`Threshold ${percents.format(threshold)}`);
+    const best = unsure && scores
+      && Object.keys(scores).reduce((a, b) => scores[b] > scores[a] ? b : a);
+    if (best) notes.push(`Closest is ${best}`);
+    if (threshold > 0) notes.push(`Threshold ${percents.format(threshold)}`);
   }
-  set($('words'), words.join(' · '));
+  set($('words'), notes.join(' · '));
   $('still').hidden = !still;
   const title = none(label) ? 'vgg-edge' : `${label} · vgg-edge`;
   if (document.title !== title) document.title = title;
-  // Screen readers hear changes, but no chatter.
+  // Screen readers announce changes, but not too often.
   if (text !== spoken && Date.now() - spokenAt > 2000) {
     [spoken, spokenAt] = [text, Date.now()];
-    set($('said'), none(label) ? words[0] : unsure ? `Unknown. ${words[0]}` : `${label}, ${percent(score)}`);
+    const result = unsure ? `Unknown. ${notes[0]}` : `${label}, ${percent(score)}`;
+    set($('said'), none(label) ? notes[0] : result);
   }
   showBars(labels, label);
 }
@@ -134,21 +147,24 @@ function bar(name) {
     add(item, 'span', name).title = name;
     const track = add(item, 'span', '', 'track');
     track.ariaHidden = 'true';
-    bars.set(name, { item, fill: add(track, 'i', ''), mark: add(track, 'b', ''), value: add(item, 'span', '') });
+    const [fill, mark] = [add(track, 'i', ''), add(track, 'b', '')];
+    bars.set(name, { item, fill, mark, value: add(item, 'span', '') });
   }
   return bars.get(name);
 }
 
 function showBars(labels, label) {
   const { threshold, scores } = state;
-  // A head that has just been replaced may have other labels than those of the greeting.
-  const names = scores && !labels.every((name) => Object.hasOwn(scores, name)) ? Object.keys(scores) : labels;
+  // A head that was just replaced may have other labels than those of the last `hello`.
+  const replaced = scores && !labels.every((name) => Object.hasOwn(scores, name));
+  const names = replaced ? Object.keys(scores) : labels;
   const few = names.length <= BARS;
   const stale = chosen.length !== BARS || !chosen.every((name) => names.includes(name));
   if (few || expanded) {
     chosen = names;
-  } else if (stale || Date.now() - chosenAt > 3000 || names.includes(label) && !chosen.includes(label)) {
-    // The best, in the head's order, and seldom others: a list that does not jump about.
+  } else if (stale || Date.now() - chosenAt > 3000
+      || names.includes(label) && !chosen.includes(label)) {
+    // The best, in the head's order, and chosen again seldom, so that the list does not jump.
     const weight = (name) => name === label ? 2 : scores?.[name] ?? 0;
     const best = new Set(names.toSorted((a, b) => weight(b) - weight(a)).slice(0, BARS));
     chosen = names.filter((name) => best.has(name));
@@ -165,20 +181,22 @@ function showBars(labels, label) {
     return item;
   });
   const old = $('bars').children;
-  if (items.length !== old.length || items.some((item, i) => old[i] !== item)) $('bars').replaceChildren(...items);
+  if (items.length !== old.length || items.some((item, i) => old[i] !== item)) {
+    $('bars').replaceChildren(...items);
+  }
   $('more').hidden = few;
   $('more').ariaExpanded = String(expanded);
   set($('more'), expanded ? 'Show fewer' : `${number(names.length - BARS)} more`);
 }
 
-// Figures and model.
+// Metrics and model.
 
-let figuresAt = 0;
+let metricsAt = 0;
 
-function showFigures() {
+function showMetrics() {
   // Numbers that change ten times a second cannot be read.
-  if (performance.now() - figuresAt < 400) return;
-  figuresAt = performance.now();
+  if (performance.now() - metricsAt < 400) return;
+  metricsAt = performance.now();
   quantity('fps', state.fps, 1, '/s');
   for (const id of ['latency_ms', 'age_ms']) {
     const ms = state[id];
@@ -188,15 +206,19 @@ function showFigures() {
   const hot = state.temperature_c >= HOT;
   quantity('temperature_c', state.temperature_c, 0, hot ? '°C, hot' : '°C');
   $('temperature_c').className = hot ? 'hot' : '';
-  for (const id of ['frames', 'classified', 'dropped', 'skipped', 'corrupt']) set($(id), number(state[id]));
+  for (const id of ['frames', 'classified', 'dropped', 'skipped', 'corrupt']) {
+    set($(id), number(state[id]));
+  }
   set($('collected'), number(state.collected) + (state.collect_full ? ', full' : ''));
   set($('lost'), number(state.source?.lost));
-  set($('memory_bytes'), none(state.memory_bytes) ? '–' : `${number(state.memory_bytes / 1e6)} MB`);
+  const memory = state.memory_bytes;
+  set($('memory_bytes'), none(memory) ? '–' : `${number(memory / 1e6)} MB`);
   set($('uptime_s'), duration(state.uptime_s));
 }
 
 function showModel() {
-  const { head, base, head_version, head_key, head_date, val_accuracy, labels, size, kernel, threads, edge } = hello;
+  const { head, base, head_version, head_key, head_date, val_accuracy } = hello;
+  const { labels, size, kernel, threads, edge } = hello;
   for (const [id, full] of [['head', head], ['base', base]]) {
     $(id).disabled = !full;
     $(id).title = full ? `${full}\nClick to copy` : '';
@@ -205,7 +227,8 @@ function showModel() {
   $('version').hidden = none(head_version);
   set($('head_version'), String(head_version ?? ''));
   $('head_version').title = head_key ? `Signed by key ${head_key}` : '';
-  set($('head_date'), head_date ? new Date(head_date).toLocaleDateString(undefined, { timeZone: 'UTC', dateStyle: 'medium' }) : '–');
+  const day = { timeZone: 'UTC', dateStyle: 'medium' };
+  set($('head_date'), head_date ? new Date(head_date).toLocaleDateString(undefined, day) : '–');
   set($('val_accuracy'), none(val_accuracy) ? '–' : `${number(val_accuracy * 100, 1)} %`);
   set($('labels'), number(labels.length));
   set($('size'), `${size} × ${size}`);
@@ -213,7 +236,7 @@ function showModel() {
   set($('edge'), edge);
 }
 
-/** What is wrong with the head or base that was put in place. */
+/** Shows the error of the installed head or base. */
 function showNote() {
   const { note } = state.model;
   $('model-note').hidden = none(note);
@@ -221,19 +244,19 @@ function showNote() {
 }
 
 async function copy(id) {
-  let words = 'Copied';
+  let result = 'Copied';
   try {
-    // It needs HTTPS, or the device itself.
+    // The clipboard needs HTTPS, or a browser on the device itself.
     await navigator.clipboard.writeText(hello[id]);
   } catch {
     const area = add(document.body, 'textarea', hello[id], 'hidden');
     area.select();
-    if (!document.execCommand('copy')) words = 'Not copied';
+    if (!document.execCommand('copy')) result = 'Not copied';
     area.remove();
     $(id).focus();
   }
-  set($(id), words);
-  set($('copied'), words);
+  set($(id), result);
+  set($('copied'), result);
   setTimeout(() => {
     set($('copied'), '');
     showModel();
@@ -249,12 +272,13 @@ function addEvent({ id, time, kind, text, score }) {
   const item = document.createElement('li');
   const date = new Date(time);
   const today = date.toDateString() === new Date().toDateString();
-  const words = today ? date.toLocaleTimeString() : date.toLocaleString(undefined, { dateStyle: 'short', timeStyle: 'short' });
-  add(item, 'time', words).dateTime = time;
+  const short = { dateStyle: 'short', timeStyle: 'short' };
+  const when = today ? date.toLocaleTimeString() : date.toLocaleString(undefined, short);
+  add(item, 'time', when).dateTime = time;
   add(item, 'span', kind, `kind ${kind}`);
   add(item, 'span', text, 'text');
   add(item, 'span', none(score) ? '' : percent(score), 'number');
-  // They come in order.
+  // They arrive in order.
   $('log').prepend(item);
   logged.set(id, item);
   if (logged.size > EVENTS) {
@@ -265,21 +289,23 @@ function addEvent({ id, time, kind, text, score }) {
   $('all').hidden = logged.size <= 8;
 }
 
-// Pictures.
+// Images.
 
 let shown = null;
 let loading = false;
 
-async function loadPicture() {
-  if (loading || document.hidden || link !== 'live' || none(state.picture) || state.picture === shown) return;
+async function loadImage() {
+  if (loading || document.hidden || link !== 'live') return;
+  if (none(state.picture) || state.picture === shown) return;
   loading = true;
   shown = state.picture;
   const pause = new Promise((done) => setTimeout(done, 100));
   try {
-    const answer = await fetch('/frame.jpg', { cache: 'no-store', signal: AbortSignal.timeout(SILENCE) });
-    if (answer.ok) {
+    const signal = AbortSignal.timeout(SILENCE);
+    const response = await fetch('/frame.jpg', { cache: 'no-store', signal });
+    if (response.ok) {
       const image = $('picture');
-      const url = URL.createObjectURL(await answer.blob());
+      const url = URL.createObjectURL(await response.blob());
       await new Promise((done) => {
         image.onload = image.onerror = done;
         image.src = url;
@@ -290,11 +316,11 @@ async function loadPicture() {
       showStatus();
     }
   } catch {
-    // The events tell whether the server is there, and the next picture is tried again.
+    // The events show whether the server is there, and the next image is fetched as usual.
   }
   await pause;
   loading = false;
-  loadPicture();
+  loadImage();
 }
 
 // The connection.
@@ -304,10 +330,11 @@ let heard = 0;
 let attempts = 0;
 let retry = 0;
 
-function broken(words) {
-  if (words || link !== 'broken') {
-    const since = state ? ` The values are from ${new Date(state.time).toLocaleTimeString()}.` : '';
-    set($('notice'), words ?? `Connection lost, retrying.${since}`);
+function broken(message) {
+  if (message || link !== 'broken') {
+    const time = state && new Date(state.time).toLocaleTimeString();
+    const since = time ? ` The values are from ${time}.` : '';
+    set($('notice'), message ?? `Connection lost, retrying.${since}`);
   }
   link = 'broken';
   showStatus();
@@ -322,7 +349,7 @@ function connect() {
     handle(JSON.parse(event.data));
   });
   listen('hello', (data) => {
-    // Another edge may bring another page.
+    // Another version of edge may have another page.
     if (hello && hello.edge !== data.edge) location.reload();
     if (hello?.run !== data.run) {
       logged.clear();
@@ -338,14 +365,14 @@ function connect() {
     link = 'live';
     showStatus();
     showAnswer();
-    showFigures();
+    showMetrics();
     showNote();
-    loadPicture();
+    loadImage();
   });
   listen('log', addEvent);
   mine.onerror = () => {
     broken();
-    // The browser tries again by itself, unless the server has answered with an error.
+    // The browser retries by itself, unless the server responded with an error.
     if (mine.readyState === EventSource.CLOSED) later();
   };
 }
@@ -357,27 +384,31 @@ function disconnect() {
   events = null;
 }
 
-/** Tries again after a while, and asks why there are no events. */
+/** Retries after a while, and finds out why there are no events. */
 async function later() {
   retry = setTimeout(connect, Math.min(1000 * 2 ** attempts++, 15_000));
   try {
-    const { ok, status, body } = await fetch('/events', { cache: 'no-store', signal: AbortSignal.timeout(SILENCE) });
-    if (status === 401) broken('This page needs a token: open its address with ?token= and the token at the end.');
-    else if (!ok) broken(`The device answers with error ${status}, retrying.`);
+    const signal = AbortSignal.timeout(SILENCE);
+    const { ok, status, body } = await fetch('/events', { cache: 'no-store', signal });
+    if (status === 401) {
+      broken('This page needs a token: add ?token= and the token to its address.');
+    } else if (!ok) {
+      broken(`The device responds with error ${status}, retrying.`);
+    }
     await body?.cancel();
   } catch {
-    // It is not there, which the page says already.
+    // The server is gone, which the page shows already.
   }
 }
 
-// A cable that is pulled makes no noise.
+// An unplugged cable raises no error.
 setInterval(() => {
   if (!events || retry || performance.now() - heard < SILENCE) return;
   broken();
   connect();
 }, 1000);
 
-// Nobody looks: nothing is sent. A browser allows few connections to a server, over all its tabs.
+// A hidden page receives nothing: a browser allows few connections to a server over all its tabs.
 document.onvisibilitychange = () => {
   if (document.hidden) disconnect();
   else if (!events) connect();

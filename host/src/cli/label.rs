@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Result, anyhow, bail};
 use serde_json::json;
 use vgg_edge::Head;
-use vgg_edge_cli::terminal::{UsageError, note, print_line};
+use vgg_edge_cli::terminal::{UsageError, interrupted, note, print_line};
 
 use crate::PROGRAM;
 use crate::labeling::{Desk, check_class, serve};
@@ -86,7 +86,7 @@ pub fn run(args: Args) -> Result<()> {
             vgg_edge::image::decode::EXTENSIONS.join(", ")
         );
     }
-    let summary = serve(desk, args.http, |address| {
+    let summary = serve(desk, args.http, interrupted, |address| {
         let url = format!("http://{address}/");
         if args.json {
             print_line(json!({ "url": url, "dir": args.dir, "data": data, "pictures": pictures }))?;

@@ -1,21 +1,24 @@
-// The page of `host label`: one picture, one key, the next picture.
+// The page of `host label`: one image, one key, the next image.
 'use strict';
 
-/** Keys of the classes; N, S, U and X are taken. */
+/** Keys of the classes; N, S, U and X are used by actions. */
 const KEYS = '123456789abcdefghijklmopqrtvwyz';
-/** How often, in ms, it is looked for a server that has gone. */
+/** Time, in ms, between two attempts to reach a server that is gone. */
 const RETRY = 2000;
 
 const $ = (id) => document.getElementById(id);
 const token = document.querySelector('meta[name=token]').content;
 let state = null;
-/** While something is on its way, keys mean nothing: they were meant for the picture that is seen. */
+/** While a request is pending, keys are ignored: they were meant for the image that is shown. */
 let busy = true;
-/** Number of the picture that is seen, or known not to be showable; nobody decides on what was not seen. */
+/**
+ * Number of the image that is shown, or that cannot be shown; no decision is made on an image
+ * before that.
+ */
 let seen = null;
 let link = true;
 
-// Words.
+// Text.
 
 const percents = new Intl.NumberFormat(undefined, { style: 'percent' });
 const percent = (value) => value > 0 && value < 0.005 ? '<' + percents.format(0.01)
@@ -26,51 +29,51 @@ const add = (parent, tag, name = '', text = '') => {
   node.textContent = text;
   return node;
 };
-const tell = (words) => {
-  // The same words twice are news as well.
+const notify = (message) => {
+  // The same message twice is announced twice.
   $('notice').textContent = '';
-  $('notice').hidden = !words;
-  $('notice').textContent = words ?? '';
+  $('notice').hidden = !message;
+  $('notice').textContent = message ?? '';
 };
 
 // The server.
 
-/** Asks, shows what comes, and gives what went wrong. */
-async function ask(order) {
+/** Sends an action, or fetches the state; shows the state and returns the error. */
+async function request(action) {
   busy = true;
   show();
-  let trouble = null;
+  let error = null;
   try {
-    const answer = await fetch(order ? '/do' : '/state', !order ? { cache: 'no-store' } : {
+    const response = await fetch(action ? '/do' : '/state', !action ? { cache: 'no-store' } : {
       method: 'POST',
       headers: { 'Content-Type': 'application/json', 'X-Vgg-Edge-Token': token },
-      body: JSON.stringify(order),
+      body: JSON.stringify(action),
     });
-    if (answer.ok) {
-      ({ state, trouble } = await answer.json());
+    if (response.ok) {
+      ({ state, trouble: error } = await response.json());
     } else {
-      trouble = (await answer.text()).trim();
+      error = (await response.text()).trim();
     }
     link = true;
   } catch {
     link = false;
-    trouble = 'host label cannot be reached; nothing is moved until it is back.';
-    setTimeout(ask, RETRY);
+    error = 'host label cannot be reached; nothing is moved until it is back.';
+    setTimeout(request, RETRY);
   }
   busy = !link;
-  tell(trouble);
+  notify(error);
   show();
-  return trouble;
+  return error;
 }
 
-/** Does something with the picture that is seen. */
+/** Performs an action on the image that is shown. */
 async function act(verb, more = {}) {
   const { item } = state ?? {};
   if (busy || !item || seen !== item.id) return;
-  const words = more.class ?? (verb === 'skip' ? 'Skipped' : 'Rejected');
-  const trouble = await ask({ [verb]: { id: item.id, ...more } });
-  if (trouble) return;
-  $('said').textContent = `${words}. ` + (state.item ? `Next: ${state.item.suggestion ?? state.item.file}` : 'All done');
+  const done = more.class ?? (verb === 'skip' ? 'Skipped' : 'Rejected');
+  if (await request({ [verb]: { id: item.id, ...more } })) return;
+  const next = state.item?.suggestion ?? state.item?.file;
+  $('said').textContent = `${done}. ` + (next ? `Next: ${next}` : 'All done');
 }
 
 const actions = {
@@ -80,43 +83,44 @@ const actions = {
   skip: () => act('skip'),
   reject: () => act('reject'),
   async undo() {
-    if (busy || !state.steps || await ask({ undo: {} })) return;
+    if (busy || !state.steps || await request({ undo: {} })) return;
     $('said').textContent = `Undone. ${state.item?.suggestion ?? state.item?.file ?? ''}`;
   },
   new() {
     if (busy) return;
     $('name').value = '';
     $('wrong').textContent = '';
-    $('dialog').querySelector('label').textContent = state.item ? 'Name; this picture goes into it' : 'Name';
+    const label = state.item ? 'Name; this image is moved into it' : 'Name';
+    $('dialog').querySelector('label').textContent = label;
     $('dialog').showModal();
   },
   again() {
-    if (!busy && state.skipped) ask({ again: {} });
+    if (!busy && state.skipped) request({ again: {} });
   },
 };
 
-// What is shown.
+// Display.
 
 let shown = null;
 const next = new Image();
 
-function showPicture() {
+function showImage() {
   const { item } = state;
   const id = item?.id ?? null;
   if (id === shown) return;
   shown = id;
   seen = null;
-  const picture = $('picture');
-  picture.hidden = true;
+  const image = $('picture');
+  image.hidden = true;
   if (item) {
-    picture.alt = `Picture ${item.file}`;
-    picture.src = `/picture/${id}`;
+    image.alt = `Image ${item.file}`;
+    image.src = `/picture/${id}`;
   } else {
-    picture.removeAttribute('src');
+    image.removeAttribute('src');
   }
   $('veil-title').textContent = item ? 'Loading' : '';
   $('veil-text').textContent = '';
-  // Most pictures are there when their turn comes.
+  // Most images are loaded by the time they are shown.
   if (state.next !== null) next.src = `/picture/${state.next}`;
 }
 
@@ -129,19 +133,19 @@ $('picture').onload = () => {
 $('picture').onerror = async () => {
   const id = shown;
   if (id === null) return;
-  let words = '';
+  let reason = '';
   try {
-    const answer = await fetch(`/picture/${id}`, { cache: 'no-store' });
-    words = answer.ok ? 'The file is damaged.' : (await answer.text()).trim();
-    // It may have gone, which the state tells.
-    if (answer.status === 404) return void await ask();
+    const response = await fetch(`/picture/${id}`, { cache: 'no-store' });
+    reason = response.ok ? 'The file is damaged.' : (await response.text()).trim();
+    // The file may be gone, which the state shows.
+    if (response.status === 404) return void await request();
   } catch {
-    return void await ask();
+    return void await request();
   }
   if (id !== shown) return;
   seen = id;
-  $('veil-title').textContent = 'This picture cannot be shown';
-  $('veil-text').textContent = words;
+  $('veil-title').textContent = 'This image cannot be shown';
+  $('veil-text').textContent = reason;
   show();
 };
 
@@ -175,22 +179,25 @@ function show() {
     return;
   }
   const { item, total, open, sorted, rejected, skipped, gone, classes } = state;
-  showPicture();
+  showImage();
   const left = open + skipped;
   $('bar').max = total;
   $('bar').value = total - left;
-  $('count').textContent = left ? `${total - left} of ${total} · ${left} left` : `${total} of ${total}`;
+  const done = `${total - left} of ${total}`;
+  $('count').textContent = left ? `${done} · ${left} left` : done;
   document.title = `${left} left · vgg-edge label`;
   $('file').textContent = item?.file ?? state.folder;
   const time = item?.time ? new Date(item.time) : null;
-  const words = { unsure: 'edge was unsure', changed: 'the label changed' };
+  const medium = { dateStyle: 'medium', timeStyle: 'medium' };
+  const reasons = { unsure: 'low score', changed: 'the label changed' };
   const details = [
-    time && !Number.isNaN(time.getTime()) ? time.toLocaleString(undefined, { dateStyle: 'medium', timeStyle: 'medium' }) : item?.time,
-    item?.source, words[item?.reason] ?? item?.reason,
+    time && !Number.isNaN(time.getTime()) ? time.toLocaleString(undefined, medium) : item?.time,
+    item?.source, reasons[item?.reason] ?? item?.reason,
   ];
   $('detail').textContent = details.filter(Boolean).join(' · ');
-  $('words').textContent = !item ? '' : !item.label ? 'edge said nothing of it'
-    : `edge said ${item.label}` + (item.scores?.[item.label] !== undefined ? `, ${percent(item.scores[item.label])}` : '');
+  const score = item?.scores?.[item.label];
+  $('words').textContent = !item ? '' : !item.label ? 'not classified by edge'
+    : `edge: ${item.label}` + (score !== undefined ? `, ${percent(score)}` : '');
 
   const idle = busy || !item || seen !== item.id;
   const items = classes.map(({ name, count }, index) => {
@@ -201,27 +208,34 @@ function show() {
     // Not `disabled`, which takes the focus away.
     button.ariaDisabled = String(idle);
     number.textContent = count;
-    number.title = `${count} pictures in it`;
-    button.ariaLabel = `${name}, ${count} in it` + (given === null ? '' : `, score ${percent(given)}`) + (top ? ', suggested' : '');
+    number.title = `${count} images`;
+    const details = given === null ? '' : `, score ${percent(given)}`;
+    button.ariaLabel = `${name}, ${count} images${details}${top ? ', suggested' : ''}`;
     score.hidden = given === null;
     value.fill.style.width = `${(given ?? 0) * 100}%`;
     value.text.textContent = given === null ? '' : percent(given);
     return node;
   });
   const old = $('classes').children;
-  if (items.length !== old.length || items.some((node, i) => old[i] !== node)) $('classes').replaceChildren(...items);
+  if (items.length !== old.length || items.some((node, i) => old[i] !== node)) {
+    $('classes').replaceChildren(...items);
+  }
 
-  // At the end the keys keep their place, but have nothing to do.
+  // At the end the buttons keep their places, but are disabled.
   $('accept').disabled = !item?.suggestion;
   $('skip').disabled = $('reject').disabled = !item;
   $('undo').disabled = !state.steps;
   if (!item) {
-    const told = [`${sorted} sorted`, `${rejected} rejected`, gone && `${gone} gone`, skipped && `${skipped} skipped`];
-    $('veil-title').textContent = skipped ? 'Only skipped ones are left' : 'All done';
-    $('veil-text').textContent = told.filter(Boolean).join(', ') + (sorted ? `. To train: host train ${state.data} -o head.postcard` : '');
-    $('again').textContent = `Look at ${skipped === 1 ? 'it' : `the ${skipped}`} again`;
+    const counts = [
+      `${sorted} sorted`, `${rejected} rejected`,
+      gone && `${gone} gone`, skipped && `${skipped} skipped`,
+    ];
+    const train = sorted ? `. To train: host train ${state.data} -o head.postcard` : '';
+    $('veil-title').textContent = skipped ? 'Only skipped images are left' : 'All done';
+    $('veil-text').textContent = counts.filter(Boolean).join(', ') + train;
+    $('again').textContent = `Show ${skipped === 1 ? 'it' : `the ${skipped}`} again`;
   } else if (!classes.length && seen === item.id) {
-    $('words').textContent = 'no classes yet: press N';
+    $('words').textContent = 'No classes yet: press N';
   }
   $('again').hidden = !!item || !skipped;
   $('veil').hidden = !$('picture').hidden;
@@ -229,7 +243,7 @@ function show() {
 
 // Keys and clicks.
 
-/** After a click with the mouse or a finger the space bar is free again; who came by Tab keeps the focus. */
+/** Frees the space bar after a click by mouse or finger; after Tab a button keeps the focus. */
 function release(event) {
   if (event.detail) event.currentTarget.blur();
 }
@@ -245,13 +259,14 @@ document.onkeydown = (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || $('dialog').open) return;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   const confirms = key === ' ' || key === 'Enter';
-  // A button that has the focus is pressed by these.
+  // These keys press a focused button.
   if (confirms && document.activeElement?.closest('button')) return;
-  const verb = confirms ? (state?.item ? 'accept' : 'again') : { s: 'skip', x: 'reject', u: 'undo', n: 'new' }[key];
+  const verbs = { s: 'skip', x: 'reject', u: 'undo', n: 'new' };
+  const verb = confirms ? (state?.item ? 'accept' : 'again') : verbs[key];
   const place = key.length === 1 ? KEYS.indexOf(key) : -1;
   if (!verb && place < 0) return;
   event.preventDefault();
-  // A key that is held down must not empty the folder.
+  // A key that is held down must not empty the directory.
   if (event.repeat) return;
   if (verb) actions[verb]();
   else if (state?.classes[place]) act('sort', { class: state.classes[place].name });
@@ -263,11 +278,11 @@ $('dialog').querySelector('form').onsubmit = async (event) => {
   if (busy) return;
   const name = $('name').value.trim();
   const id = state.item && seen === state.item.id ? state.item.id : null;
-  const trouble = await ask({ new: { id, class: name } });
-  if (!trouble || state.item?.id !== id) return $('dialog').close();
-  // Said where one looks.
-  tell(null);
-  $('wrong').textContent = trouble;
+  const error = await request({ new: { id, class: name } });
+  if (!error || state.item?.id !== id) return $('dialog').close();
+  // The error is shown in the dialog instead.
+  notify(null);
+  $('wrong').textContent = error;
 };
 
-ask();
+request();

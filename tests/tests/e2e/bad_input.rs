@@ -253,7 +253,7 @@ fn sources_that_give_nothing() {
         edge.args(["run", "--head"]).arg(small_head()).arg("--source").arg(source);
         edge
     };
-    fail(&mut run_on(dir.path()), 1, "no pictures in this folder");
+    fail(&mut run_on(dir.path()), 1, "no images in this directory");
     fail(&mut run_on(&dir.path().join("none")), 1, "cannot read");
     fs::write(dir.path().join("a.png"), "junk").unwrap();
     fail(&mut run_on(dir.path()), 1, "no frame could be read");

@@ -399,7 +399,7 @@ fn a_camera_that_fails_is_survived() {
     let mut edge = Edge::run(machine, CAMERA, &[&options[..], &["--frozen", "1"]].concat());
     for seconds in ["1", "2"] {
         let words = edge.state(machine, "frozen", same);
-        assert_eq!(words, format!("the same picture, byte for byte, for {seconds} s"));
+        assert_eq!(words, format!("the same image, byte for byte, for {seconds} s"));
         edge.state(machine, "streaming", same);
     }
     edge.end(machine, same);
@@ -483,7 +483,7 @@ fn damaged_jpegs_are_counted_and_left_out() {
     machine.show(&feeder, 1);
     let whole = |found: &Value| assert!(jpeg.expected.contains(found), "{found}");
     let words = edge.state(machine, "stalled", whole);
-    assert_eq!(words, "no frame that can be decoded for 1 s");
+    assert_eq!(words, "no decodable frame for 1 s");
     // It is opened anew, but that does not make it one; nor is it told of again and again.
     machine.play(&feeder, 100);
     machine.show(&feeder, 2);

@@ -958,7 +958,8 @@ fn a_head_elsewhere_is_out_of_reach_until_a_restart() {
         if landlock {
             let line = live.log("keeping the old settings");
             assert!(
-                line.contains("the sandbox holds edge to the folders") && line.contains("restart"),
+                line.contains("the sandbox limits edge to the directories")
+                    && line.contains("restart"),
                 "{line}"
             );
             // What was foreseen is still read.
@@ -986,14 +987,18 @@ fn all_of_the_sandbox_or_nothing_runs() {
             edge.arg("--source").arg(folder.path());
         }
         edge.args(["--sandbox", "require"]);
-        if full { drop(succeed(&mut edge)) } else { drop(fail(&mut edge, 1, "not to be had here")) }
+        if full {
+            drop(succeed(&mut edge))
+        } else {
+            drop(fail(&mut edge, 1, "not available on this system"))
+        }
     }
     // Under qemu-user there is neither landlock nor seccomp, and it says so.
     let mut edge = Device::Aarch64.edge();
     edge.args(["classify", "--head"]).arg(small_head()).arg(folder.path().join("0.bmp"));
     let words = String::from_utf8(run(&mut edge).stderr).unwrap();
     assert!(words.contains("sandbox none; missing: landlock: "), "{words}");
-    fail(edge.args(["--sandbox", "require"]), 1, "not to be had here");
+    fail(edge.args(["--sandbox", "require"]), 1, "not available on this system");
 }
 
 /// Pipes, which have no names, and links that lead out of the folder.

@@ -489,7 +489,7 @@ fn a_replayed_head_is_refused_after_a_restart_and_the_last_good_one_runs() {
     assert_eq!(labels(&edge.frame()), ["cat", "dog", "fox"]);
     let words = edge.stop();
     assert!(
-        words.contains("runs the last good head")
+        words.contains("running the last good head")
             && words.contains("version 1 is older than version 2"),
         "{words}"
     );
@@ -695,7 +695,7 @@ fn rolling_back_holds_until_something_else_is_put_in_place() {
     let flags = ["--watch", "--http", &address];
     let mut edge = Edge::start(&mut place.edge(&flags));
     edge.frame();
-    fail(&mut rollback(), 1, "no pair to go back to");
+    fail(&mut rollback(), 1, "no earlier model to roll back to");
     place.put("head", &bytes(&scene.heads[1]));
     edge.expect("swapped", "");
     let answer = &ndjson(&succeed(&mut rollback()))[0];
@@ -844,7 +844,8 @@ fn what_cannot_be_kept_is_told() {
         event = edge.model();
     }
     assert!(
-        event["state"] == "refused" && event.to_string().contains("state folder cannot take it"),
+        event["state"] == "refused"
+            && event.to_string().contains("cannot record it in the state directory"),
         "{event}"
     );
     assert_eq!(labels(&edge.frame()), ["green", "red"]);
@@ -877,7 +878,7 @@ fn settings_name_keys_and_a_state_folder() {
     fail(
         Device::Native.edge().args(["rollback", "--config"]).arg(&config),
         1,
-        "no pair to go back to",
+        "no earlier model to roll back to",
     );
     std::fs::write(&config, text.replace(&format!(", {:?}]", place.path("b.pub")), "]")).unwrap();
     // Neither what is in place nor what was kept is signed by the only key that is left.

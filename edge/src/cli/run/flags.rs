@@ -19,7 +19,7 @@ use crate::collect::CollectOptions;
 use crate::model::loader::TrustOptions;
 use crate::run::settings::{CollectSettings, Input, SourceSettings, WebSettings};
 use crate::source::camera::CameraOptions;
-use crate::source::pipe;
+use crate::source::stream::StreamFormat;
 use crate::web::{Access, check_token};
 
 /// Largest token file in bytes.
@@ -47,7 +47,7 @@ pub struct SourceFlags {
     ///
     /// For example yuv420:640x480. If rows are padded, FORMAT:WIDTHxHEIGHT:STRIDE.
     #[arg(long, value_name = "LAYOUT", value_parser = parse_raw)]
-    pub raw: Option<pipe::Kind>,
+    pub raw: Option<StreamFormat>,
 
     /// Frames per second
     ///
@@ -284,10 +284,10 @@ impl SourceFlags {
                 frozen: Duration::from_secs(camera.freeze_timeout),
                 color,
             }),
-            Self { raw: Some(pipe::Kind::Raw(layout)), .. } => {
-                Input::RawStdin(pipe::Kind::Raw(view.color(layout)))
+            Self { raw: Some(StreamFormat::Raw(layout)), .. } => {
+                Input::RawStdin(StreamFormat::Raw(view.color(layout)))
             }
-            Self { raw: Some(pipe::Kind::Jpeg), .. } => Input::RawStdin(pipe::Kind::Jpeg),
+            Self { raw: Some(StreamFormat::Jpeg), .. } => Input::RawStdin(StreamFormat::Jpeg),
             Self { .. } if is_stdin => Input::Stdin { color },
             Self { looped, fps, .. } => Input::Files { path: path.clone(), color, looped, fps },
         };
@@ -299,9 +299,9 @@ impl CollectFlags {
     /// Returns the settings of collecting, if it is on.
     pub fn resolve(self) -> Option<CollectSettings> {
         let options = CollectOptions {
-            folder: self.collect?,
-            most: self.collect_max,
-            most_bytes: self.collect_megabytes.saturating_mul(1_000_000),
+            directory: self.collect?,
+            max_images: self.collect_max,
+            max_bytes: self.collect_megabytes.saturating_mul(1_000_000),
             every: Duration::from_secs_f32(self.collect_every),
         };
         Some(CollectSettings { options, threshold: self.collect_threshold })

@@ -3,7 +3,7 @@
 use vgg_edge::pixel::{parse_layout, parse_size};
 
 use crate::source::camera::{is_jpeg_name, parse_format};
-use crate::source::pipe;
+use crate::source::stream::StreamFormat;
 
 /// A fourcc, or the first that is understood. A type of its own, as clap treats an `Option` as a
 /// flag that may be missing.
@@ -15,7 +15,7 @@ pub struct CameraFormat(pub Option<[u8; 4]>);
 /// # Errors
 /// A description of the expected text.
 pub fn parse_format_name(text: &str) -> Result<CameraFormat, String> {
-    parse_format(text).map(CameraFormat)
+    parse_format(text).map(CameraFormat).map_err(|e| e.to_string())
 }
 
 /// Parses a size in pixels.
@@ -32,8 +32,12 @@ pub fn parse_resolution(text: &str) -> Result<(u32, u32), String> {
 ///
 /// # Errors
 /// A description of the expected text.
-pub fn parse_raw(text: &str) -> Result<pipe::Kind, String> {
-    if is_jpeg_name(text) { Ok(pipe::Kind::Jpeg) } else { parse_layout(text).map(pipe::Kind::Raw) }
+pub fn parse_raw(text: &str) -> Result<StreamFormat, String> {
+    if is_jpeg_name(text) {
+        Ok(StreamFormat::Jpeg)
+    } else {
+        parse_layout(text).map(StreamFormat::Raw)
+    }
 }
 
 fn parse_number(text: &str, range: std::ops::RangeInclusive<f32>) -> Result<f32, String> {

@@ -1,5 +1,5 @@
-//! Live frames on standard input: raw, or one JPEG after the other; as `rpicam-vid -o -` and
-//! `ffmpeg -f rawvideo -` write them.
+//! Live streams on standard input: raw frames, or one JPEG after the other; as
+//! `rpicam-vid -o -` and `ffmpeg -f rawvideo -` write them.
 
 use std::io::{ErrorKind, Read};
 use std::sync::Arc;
@@ -8,56 +8,56 @@ use anyhow::{Context, Result, bail};
 use vgg_edge::pixel::Layout;
 
 use super::{LatestFrame, SourceState};
-use crate::picture::Picture;
+use crate::frame::Frame;
 
-/// Most bytes of one JPEG: what is longer has lost its end.
-const LONGEST_JPEG: usize = 64 << 20;
+/// Most bytes of one JPEG: a longer one has lost its end marker.
+const MAX_JPEG_BYTES: usize = 64 << 20;
 
-/// What the pipe carries.
+/// The content of the stream.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Kind {
+pub enum StreamFormat {
     /// Raw frames.
     Raw(Layout),
     /// JPEG files.
     Jpeg,
 }
 
-/// Puts the frames of a pipe into the slot until it ends or is stopped.
+/// Passes on the frames of a stream until it ends or is stopped.
 ///
 /// # Errors
-/// If the pipe fails or breaks off within a frame.
-pub fn run(mut input: impl Read, kind: Kind, slot: &LatestFrame) -> Result<()> {
+/// If the stream fails or ends within a frame.
+pub fn run(mut input: impl Read, format: StreamFormat, latest: &LatestFrame) -> Result<()> {
     let name: Arc<str> = "stdin".into();
-    let detail = match kind {
-        Kind::Raw(layout) => layout.to_string(),
-        Kind::Jpeg => "JPEG".into(),
+    let detail = match format {
+        StreamFormat::Raw(layout) => layout.to_string(),
+        StreamFormat::Jpeg => "JPEG".into(),
     };
-    slot.report(SourceState::Opening, format!("waiting for {detail}"));
+    latest.report(SourceState::Opening, format!("waiting for {detail}"));
     let mut splitter = Splitter::default();
     let mut frames = 0u64;
-    while !slot.stopped() {
-        let mut buffer = slot.buffer();
-        let picture = match kind {
-            Kind::Raw(layout) => {
+    while !latest.stopped() {
+        let mut buffer = latest.buffer();
+        let frame = match format {
+            StreamFormat::Raw(layout) => {
                 buffer.resize(layout.frame_bytes(), 0);
                 match read_full(&mut input, &mut buffer).context("stdin: cannot read")? {
                     0 => break,
                     n if n < buffer.len() => {
                         bail!("stdin: ends within frame {frames} ({n} of {} bytes)", buffer.len())
                     }
-                    _ => Picture::Raw(layout, buffer),
+                    _ => Frame::Raw(layout, buffer),
                 }
             }
-            Kind::Jpeg => match splitter.next(&mut input, &mut buffer)? {
-                true => Picture::Jpeg(buffer),
+            StreamFormat::Jpeg => match splitter.next(&mut input, &mut buffer)? {
+                true => Frame::Jpeg(buffer),
                 false => break,
             },
         };
         if frames == 0 {
-            slot.report(SourceState::Streaming, &*detail);
+            latest.report(SourceState::Streaming, &*detail);
         }
         frames += 1;
-        slot.put(name.clone(), picture);
+        latest.put(name.clone(), frame);
     }
     Ok(())
 }
@@ -75,10 +75,10 @@ fn read_full(input: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize>
     Ok(filled)
 }
 
-/// Cuts a stream of JPEG files at their ends.
+/// Splits a stream of JPEG files.
 #[derive(Default)]
 pub struct Splitter {
-    /// What was read beyond the last file.
+    /// Bytes read beyond the last file.
     rest: Vec<u8>,
 }
 
@@ -86,7 +86,7 @@ impl Splitter {
     /// Appends the next file to `out`; false at the end of the stream.
     ///
     /// # Errors
-    /// A stream that fails, ends within a file, or is none of JPEGs.
+    /// A stream that fails, ends within a file, or is not one of JPEGs.
     pub fn next(&mut self, input: &mut impl Read, out: &mut Vec<u8>) -> Result<bool> {
         let mut data = std::mem::take(&mut self.rest);
         let mut scan = Scan::default();
@@ -104,8 +104,8 @@ impl Splitter {
                 out.extend_from_slice(&data);
                 return Ok(true);
             }
-            if data.len() > LONGEST_JPEG {
-                bail!("stdin: a JPEG of over {LONGEST_JPEG} bytes; is it Motion JPEG?");
+            if data.len() > MAX_JPEG_BYTES {
+                bail!("stdin: a JPEG of over {MAX_JPEG_BYTES} bytes; is it Motion JPEG?");
             }
             let before = data.len();
             data.resize(before + 65536, 0);
@@ -126,7 +126,7 @@ impl Splitter {
     }
 }
 
-/// Where the search for a file's end stands.
+/// The progress of the search for a file's end.
 #[derive(Default)]
 struct Scan {
     at: usize,
@@ -167,7 +167,7 @@ impl Scan {
 mod tests {
     use super::*;
 
-    /// Gives a few bytes at a time.
+    /// Returns a few bytes at a time.
     struct Drip<'a>(&'a [u8], usize);
 
     impl Read for Drip<'_> {
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_of_jpegs_is_cut_at_their_ends() {
+    fn a_stream_of_jpegs_is_split_at_their_ends() {
         // A thumbnail's end within a segment, an escaped 0xff and a restart marker within the scan,
         // bytes between files.
         let first = [
