@@ -1,56 +1,71 @@
 //! `edge.toml`: the flags of `edge run` in a file.
 //!
-//! Each key is the long name of a flag. The file becomes arguments that stand before those of the
-//! command line, so that the command line has the last word, and clap checks values and tells
-//! errors for both.
+//! Each key is the long name of a flag, or an earlier name of it. The file becomes arguments before
+//! those of the command line, so that the command line has priority, and clap checks the values of
+//! both.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use clap::{ArgAction, CommandFactory};
+use clap::{Arg, ArgAction, CommandFactory};
 use toml::Value;
 use vgg_edge_cli::terminal::UsageError;
 
-/// Largest file that is read, in bytes.
+/// Maximum size of a settings file in bytes.
 const LIMIT: u64 = 1 << 20;
 
-/// The arguments with those of the configuration file put in, if `run --config FILE` is among them.
+/// Returns the arguments, with those of the settings file inserted if they contain
+/// `run --config FILE`.
 ///
 /// # Errors
-/// A file that cannot be read, is no TOML, or has keys that are no flags.
+/// A file that cannot be read or is not valid TOML, and keys that are not flags.
 pub fn expand<C: CommandFactory>(arguments: &[OsString]) -> Result<Vec<OsString>> {
-    let is_run = arguments.get(1).is_some_and(|name| name == "run");
-    let Some(path) = is_run.then(|| config_path(&arguments[2..])).flatten() else {
+    // Flags before the command, such as -q, have no values.
+    let is_flag = |argument: &OsString| argument.as_encoded_bytes().starts_with(b"-");
+    let command = arguments.iter().skip(1).position(|argument| !is_flag(argument));
+    let command = command.map(|index| index + 1).filter(|&index| arguments[index] == "run");
+    let Some((start, path)) =
+        command.and_then(|index| Some((index + 1, config_path(&arguments[index + 1..])?)))
+    else {
         return Ok(arguments.to_vec());
     };
-    let text = String::from_utf8(vgg_edge::durable_fs::read_limited(&path, LIMIT)?)
-        .with_context(|| format!("{}: not UTF-8", path.display()))?;
-    let flags = to_flags::<C>(&path, &text)?;
-    Ok(arguments[..2]
+    let flags = to_flags::<C>(&path, &read(&path)?)?;
+    Ok(arguments[..start]
         .iter()
         .cloned()
         .chain(flags.into_iter().map(Into::into))
-        .chain(arguments[2..].iter().cloned())
+        .chain(arguments[start..].iter().cloned())
         .collect())
 }
 
-/// The state folder that a configuration file names.
-///
-/// # Errors
-/// A file that cannot be read or names none.
-pub fn state_folder(path: &Path) -> Result<PathBuf> {
-    let name = path.display();
-    let text = String::from_utf8(vgg_edge::durable_fs::read_limited(path, LIMIT)?)
-        .with_context(|| format!("{name}: not UTF-8"))?;
-    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| {
-        UsageError(format!("{name}: {}", e.to_string().trim_end()))
-    })?;
-    let state = table.get("state").and_then(Value::as_str);
-    Ok(state.with_context(|| format!("{name}: it names no state folder (state = \"DIR\")"))?.into())
+fn read(path: &Path) -> Result<String> {
+    String::from_utf8(vgg_edge::durable_fs::read_limited(path, LIMIT)?)
+        .with_context(|| format!("{}: not valid UTF-8", path.display()))
 }
 
-/// The last `--config FILE` or `--config=FILE`.
+/// Returns the state directory that a settings file names.
+///
+/// # Errors
+/// A file that cannot be read, and one that does not name a state directory.
+pub fn state_directory(path: &Path) -> Result<PathBuf> {
+    let table = parse(path, &read(path)?)?;
+    let state = table.get("state").and_then(Value::as_str);
+    let missing = || format!("{}: no state directory; add state = \"DIR\"", path.display());
+    Ok(state.with_context(missing)?.into())
+}
+
+fn parse(path: &Path, text: &str) -> Result<toml::Table> {
+    text.parse().map_err(|e: toml::de::Error| {
+        // The error's own message quotes the line, which may be as long as the file.
+        let before = e.span().and_then(|span| text.get(..span.start));
+        let line = before.map_or(1, |before| before.matches('\n').count() + 1);
+        let message = e.message().replace('\n', ", ");
+        UsageError(format!("{}, line {line}: {message}", path.display())).into()
+    })
+}
+
+/// Returns the file of the last `--config FILE` or `--config=FILE`.
 fn config_path(arguments: &[OsString]) -> Option<PathBuf> {
     let mut found = None;
     for (index, argument) in arguments.iter().enumerate() {
@@ -64,68 +79,71 @@ fn config_path(arguments: &[OsString]) -> Option<PathBuf> {
     found
 }
 
-/// The settings in a file's text as flags; `path` is for messages.
+/// Returns the settings in a file's text as flags; `path` is for messages.
 ///
 /// # Errors
-/// Text that is no TOML, and keys that are no flags.
+/// Text that is not valid TOML, keys that are not flags, and values of another type.
 pub fn to_flags<C: CommandFactory>(path: &Path, text: &str) -> Result<Vec<String>> {
     let name = path.display();
-    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| {
-        // The error's own words quote the line, which may be as long as the file.
-        let line = e
-            .span()
-            .and_then(|span| text.get(..span.start))
-            .map_or(1, |before| before.matches('\n').count() + 1);
-        UsageError(format!("{name}, line {line}: {}", e.message().replace('\n', ", ")))
-    })?;
+    let table = parse(path, text)?;
     let mut command = C::command();
-    // Names of flags are known to clap only once the command is built.
+    // clap knows the names of flags only once the command is built.
     command.build();
     let run = command.find_subcommand("run").context("no command run")?;
     let mut flags = Vec::new();
     for (key, value) in table {
-        let known = run
-            .get_arguments()
-            .find(|argument| argument.get_long() == Some(&*key) && key != "config");
-        let Some(known) = known else {
-            let longs: Vec<&str> = run
+        let Some(flag) = run.get_arguments().find(|flag| is_named(flag, &key)) else {
+            let known: Vec<&str> = run
                 .get_arguments()
-                .filter_map(|a| a.get_long())
-                .filter(|l| !matches!(*l, "help" | "config"))
+                .filter_map(Arg::get_long)
+                .filter(|long| !matches!(*long, "help" | "config"))
                 .collect();
             bail!(UsageError(format!(
-                "{name}: no setting {key:?}; there are {}",
-                longs.join(", ")
+                "{name}: no setting {key:?}; the settings are {}",
+                known.join(", ")
             )));
         };
-        let switch = matches!(known.get_action(), ArgAction::SetTrue);
-        match value {
-            Value::Boolean(on) if switch => flags.extend(on.then(|| format!("--{key}"))),
-            // A flag whose value may be left out.
-            Value::Boolean(on) if known.get_num_args().is_some_and(|n| n.min_values() == 0) => {
-                flags.extend(on.then(|| format!("--{key}")));
-            }
-            _ if switch => bail!(UsageError(format!("{name}: {key} is true or false"))),
-            Value::String(text) => flags.push(format!("--{key}={text}")),
-            Value::Integer(number) => flags.push(format!("--{key}={number}")),
-            Value::Float(number) => flags.push(format!("--{key}={number}")),
-            Value::Array(parts) if parts.iter().all(Value::is_integer) => {
-                let parts: Vec<String> = parts.iter().map(Value::to_string).collect();
-                flags.push(format!("--{key}={}", parts.join(",")));
-            }
-            // A flag that can be given more than once.
-            Value::Array(parts)
-                if matches!(known.get_action(), ArgAction::Append)
-                    && parts.iter().all(Value::is_str) =>
-            {
-                flags.extend(
-                    parts.iter().filter_map(Value::as_str).map(|text| format!("--{key}={text}")),
-                );
-            }
-            other => bail!(UsageError(format!("{name}: {key} cannot be a {}", other.type_str()))),
-        }
+        let found = to_arguments(flag, &key, value);
+        flags.extend(found.map_err(|problem| UsageError(format!("{name}: {key} {problem}")))?);
     }
     Ok(flags)
+}
+
+/// Whether a flag has such a long name, or had it in an earlier version.
+fn is_named(flag: &Arg, key: &str) -> bool {
+    let aliases = flag.get_all_aliases().unwrap_or_default();
+    key != "config" && (flag.get_long() == Some(key) || aliases.contains(&key))
+}
+
+/// Returns a setting as arguments.
+///
+/// # Errors
+/// What is wrong with the type of the value, as the end of a sentence.
+fn to_arguments(flag: &Arg, key: &str, value: Value) -> Result<Vec<String>, String> {
+    let is_switch = matches!(flag.get_action(), ArgAction::SetTrue | ArgAction::Count);
+    let is_optional = flag.get_num_args().is_some_and(|number| number.min_values() == 0);
+    let is_repeatable = matches!(flag.get_action(), ArgAction::Append);
+    Ok(match value {
+        Value::Boolean(on) if is_switch || is_optional => {
+            if on {
+                vec![format!("--{key}")]
+            } else {
+                Vec::new()
+            }
+        }
+        _ if is_switch => return Err("is true or false".into()),
+        Value::String(text) => vec![format!("--{key}={text}")],
+        Value::Integer(number) => vec![format!("--{key}={number}")],
+        Value::Float(number) => vec![format!("--{key}={number}")],
+        Value::Array(parts) if parts.iter().all(Value::is_integer) => {
+            let parts: Vec<String> = parts.iter().map(Value::to_string).collect();
+            vec![format!("--{key}={}", parts.join(","))]
+        }
+        Value::Array(parts) if is_repeatable && parts.iter().all(Value::is_str) => {
+            parts.iter().filter_map(Value::as_str).map(|text| format!("--{key}={text}")).collect()
+        }
+        other => return Err(format!("cannot be of type {}", other.type_str())),
+    })
 }
 
 #[cfg(test)]
@@ -137,9 +155,10 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_the_names_of_flags() {
+    fn settings_keys_are_the_names_of_flags() {
         let found = flags(
-            "head = \"h\"\nfps = 30\nsmooth = 0.5\njson = true\nloop = false\ncrop = [1, 2, 3, 4]\non-motion = true",
+            "head = \"h\"\nfps = 30\nsmooth = 0.5\njson = true\nloop = false\n\
+             crop = [1, 2, 3, 4]\non-motion = true",
         )
         .unwrap();
         let mut found: Vec<&str> = found.iter().map(String::as_str).collect();
@@ -153,8 +172,8 @@ mod tests {
             ["--trust=a.pub", "--trust=b.pub"]
         );
         assert_eq!(flags("trust = \"a.pub\"").unwrap(), ["--trust=a.pub"]);
-        for (wrong, words) in [
-            ("heads = 1", "no setting \"heads\"; there are"),
+        for (wrong, message) in [
+            ("heads = 1", "no setting \"heads\"; the settings are"),
             ("config = \"x\"", "no setting"),
             ("json = 1", "true or false"),
             ("fps = {}", "cannot be"),
@@ -162,16 +181,40 @@ mod tests {
             ("json = true\nhead = ", "edge.toml, line 2: "),
         ] {
             let error = flags(wrong).unwrap_err().to_string();
-            assert!(error.contains(words), "{error}");
+            assert!(error.contains(message), "{error}");
         }
     }
 
     #[test]
-    fn the_file_is_found_among_the_arguments() {
+    fn settings_keys_of_earlier_versions_still_work() {
+        use clap::Parser;
+        let old = "head = \"h\"\ndevice = \"/dev/video0\"\ncapture = \"8x6\"\nstall = 2\n\
+                   frozen = 3\nhold = 4\ncollect = \"c\"\ncollect-below = 0.5";
+        let new = old
+            .replace("capture", "resolution")
+            .replace("stall", "stall-timeout")
+            .replace("frozen", "freeze-timeout")
+            .replace("hold", "min-frames")
+            .replace("collect-below", "collect-threshold");
+        let parsed = |text: &str| {
+            let start = ["edge", "run"].map(str::to_owned).into_iter();
+            let cli = crate::Cli::try_parse_from(start.chain(flags(text).unwrap())).unwrap();
+            let crate::Command::Run(args) = cli.command else { panic!("not edge run") };
+            let settings = args.resolve().unwrap();
+            format!("{:?} {:?} {:?}", settings.source, settings.decision, settings.collect)
+        };
+        assert_eq!(parsed(old), parsed(&new));
+        assert!(parsed(old).contains("size: (8, 6)") && parsed(old).contains("min_frames: 4"));
+    }
+
+    #[test]
+    fn settings_file_is_found_among_the_arguments() {
         let arguments = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
         assert_eq!(config_path(&arguments("--head h --config a.toml")), Some("a.toml".into()));
         assert_eq!(config_path(&arguments("--config=a --config=b")), Some("b".into()));
         assert_eq!(config_path(&arguments("-- --config=a")), None);
+        let flags_first = arguments("edge -q -v run --config none.toml");
+        assert!(expand::<crate::Cli>(&flags_first).is_err(), "the file is not there");
         let untouched = arguments("edge classify --config x");
         assert_eq!(expand::<crate::Cli>(&untouched).unwrap(), untouched);
     }

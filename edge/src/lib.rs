@@ -1,18 +1,23 @@
-//! `edge`: runs the quantized VGG16 base and a shipped head on the device.
+//! `edge`: runs the quantized VGG16 base and a head on the device.
 
 mod cli;
 mod collect;
 mod config;
+mod events;
 mod frame;
 pub mod fuzzing;
+mod health;
 mod jpeg;
+mod metrics;
 mod model;
 mod motion;
+mod run;
 mod sandbox;
 mod service;
 mod smoothing;
 mod source;
 mod status;
+mod system;
 mod web;
 
 use std::ffi::OsString;
@@ -20,17 +25,19 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use vgg_edge_cli::terminal::{Signals, catch_interrupts};
 
 /// The name in messages.
 const PROGRAM: &str = "edge";
 
-/// Classifies pictures and video with a head that `host train` made.
+/// Classify images and video with a head from `host train`
 #[derive(Parser)]
 #[command(
     name = PROGRAM,
     version,
     after_help = "Exit codes: 0 done, 1 failed, 2 usage.\n\
-                  Results go to stdout, words to stderr. Try: edge run --head head.postcard --source samples/surfaces.y4m"
+                  Results go to stdout, messages to stderr.\n\
+                  Try: edge run --head head.postcard --source samples/surfaces.y4m"
 )]
 struct Cli {
     #[command(flatten)]
@@ -59,25 +66,24 @@ pub fn main() -> ExitCode {
         Err(error) => return vgg_edge_cli::terminal::report(PROGRAM, error.chain()),
     };
     vgg_edge_cli::logging::init(PROGRAM, cli.verbosity);
-    // A service has no terminal that could hang up; there SIGHUP means to read everything again.
+    // A service has no terminal that could hang up; there SIGHUP requests a reload.
     let reloads = matches!(cli.command, Command::Run(_)) && !std::io::stderr().is_terminal();
-    let outcome = vgg_edge_cli::terminal::catch_interrupts(reloads)
-        .map_err(anyhow::Error::from)
-        .and_then(|()| match cli.command {
-            Command::Classify(args) => cli::classify::run(args),
-            Command::Run(args) => cli::run::run(*args, &|| run_args(&arguments)),
-            Command::Rollback(args) => cli::rollback::run(args),
-            Command::Devices(args) => cli::devices::run(args),
-            Command::Info(args) => cli::info::run(args),
-            Command::Bench(args) => cli::bench::run(args, start),
-        });
+    let signals = catch_interrupts(reloads).and_then(|()| Signals::install(reloads));
+    let outcome = signals.map_err(anyhow::Error::from).and_then(|signals| match cli.command {
+        Command::Classify(args) => cli::classify::run(args),
+        Command::Run(args) => cli::run::run(*args, &|| run_args(&arguments), &signals),
+        Command::Rollback(args) => cli::rollback::run(args),
+        Command::Devices(args) => cli::devices::run(args),
+        Command::Info(args) => cli::info::run(args),
+        Command::Bench(args) => cli::bench::run(args, start, &signals.cancel),
+    });
     match outcome {
         Ok(()) => ExitCode::from(vgg_edge_cli::terminal::DONE),
         Err(error) => vgg_edge_cli::terminal::report(PROGRAM, error.chain()),
     }
 }
 
-/// The arguments of `run` once more, with the configuration as it is now.
+/// Parses the arguments of `run` again, with the settings file as it is now.
 fn run_args(arguments: &[OsString]) -> anyhow::Result<cli::run::Args> {
     let cli = Cli::try_parse_from(config::expand::<Cli>(arguments)?)?;
     match cli.command {

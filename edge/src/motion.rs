@@ -1,23 +1,23 @@
-//! Whether anything has moved since the last frame that was classified.
+//! Motion detection: whether a frame differs from the last one that was classified.
 
-/// Side of the blocks that are compared, in pixels of the base's input.
+/// Side of the compared blocks, in pixels of the base's input.
 const BLOCK: usize = 8;
 
-/// A gate that lets a frame through if some part of it has changed.
+/// A gate that passes a frame if some block of it has changed.
 pub struct MotionGate {
     level: f32,
     last: Vec<u8>,
 }
 
 impl MotionGate {
-    /// `level` is the mean difference, in steps of the quantized input (about a grey level of 255),
-    /// that a block of 8x8 pixels must show.
+    /// Creates a gate that passes the first frame. `level` is the least mean difference of an 8x8
+    /// block, in steps of the quantized input (about gray levels, of 255).
     pub fn new(level: f32) -> Self {
         Self { level, last: Vec::new() }
     }
 
-    /// Whether the input `[3, size, size]` differs from the last one that did. Slow drift adds up,
-    /// since it is not compared with the frame before but with the one that was classified.
+    /// Whether the input `[3, size, size]` differs from the last one that passed. Slow drift adds
+    /// up, since the comparison is not with the frame before but with the one that passed.
     pub fn moves(&mut self, input: &[u8], size: usize) -> bool {
         let moves = self.last.len() != input.len() || self.largest(input, size) >= self.level;
         if moves {
@@ -27,7 +27,7 @@ impl MotionGate {
         moves
     }
 
-    /// The largest mean difference of a block.
+    /// Returns the largest mean difference of a block.
     fn largest(&self, input: &[u8], size: usize) -> f32 {
         let across = size.div_ceil(BLOCK).max(1);
         let mut sums = vec![0u32; across * across];
@@ -53,27 +53,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn noise_stays_below_and_a_small_thing_is_seen() {
+    fn motion_gate_ignores_noise_and_sees_a_small_object() {
         let still = vec![100u8; 3 * 64 * 64];
         let mut gate = MotionGate::new(6.0);
-        assert!(gate.moves(&still, 64), "the first frame always counts");
+        assert!(gate.moves(&still, 64), "the first frame always passes");
         let noise: Vec<u8> = (0..still.len()).map(|i| 97 + (i * 7 % 7) as u8).collect();
         assert!(!gate.moves(&still, 64) && !gate.moves(&noise, 64));
         // A quarter of one block of 64 moves by 60.
-        let mut thing = still.clone();
+        let mut object = still.clone();
         for plane in 0..3 {
             for y in 20..24 {
-                thing[plane * 4096 + y * 64 + 40..][..4].fill(160);
+                object[plane * 4096 + y * 64 + 40..][..4].fill(160);
             }
         }
-        assert!(gate.moves(&thing, 64));
-        assert!(!gate.moves(&thing, 64) && gate.moves(&still, 64));
+        assert!(gate.moves(&object, 64));
+        assert!(!gate.moves(&object, 64) && gate.moves(&still, 64));
     }
 
     #[test]
-    fn drift_adds_up() {
+    fn motion_gate_adds_up_drift() {
         let mut gate = MotionGate::new(6.0);
         let moved = (0..=12u8).filter(|&v| gate.moves(&vec![100 + v; 3 * 32 * 32], 32)).count();
-        assert_eq!(moved, 3, "at the start and after each six steps");
+        assert_eq!(moved, 3, "at the start and after every six steps");
     }
 }

@@ -1,4 +1,4 @@
-//! What systemd is told, if it asked (sd_notify(3)); without it, nothing happens.
+//! Notifications to systemd (sd_notify(3)); without systemd they do nothing.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;
@@ -8,69 +8,77 @@ use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
-/// The service's side of the conversation.
+/// The readiness and the watchdog of a service.
 pub struct Service {
-    /// Half of the watchdog's time, if there is a watchdog.
-    every: Option<Duration>,
+    /// Half of the watchdog's timeout, if there is a watchdog.
+    interval: Option<Duration>,
     last: Instant,
-    status: String,
 }
 
 impl Service {
-    /// Asks the environment.
+    /// Reads the watchdog's timeout from the environment.
     pub fn new() -> Self {
-        let every = sd_notify::watchdog_enabled().map(|time| time / 2);
-        Self { every, last: Instant::now(), status: String::new() }
+        let interval = sd_notify::watchdog_enabled().map(|time| time / 2);
+        Self { interval, last: Instant::now() }
     }
 
-    /// Everything is loaded.
+    /// Reports that everything is loaded.
     pub fn ready(&self) {
-        tell(&[NotifyState::Ready]);
+        notify(&[NotifyState::Ready]);
     }
 
-    /// Settings are read again; [`Service::ready`] follows.
+    /// Reports that settings are read again; [`Service::ready`] follows.
     pub fn reloading(&self) {
         match NotifyState::monotonic_usec_now() {
-            Ok(now) => tell(&[NotifyState::Reloading, now]),
-            Err(_) => tell(&[NotifyState::Reloading]),
+            Ok(now) => notify(&[NotifyState::Reloading, now]),
+            Err(_) => notify(&[NotifyState::Reloading]),
         }
     }
 
-    /// The end has come.
+    /// Reports that the service is stopping.
     pub fn stopping(&self) {
-        tell(&[NotifyState::Stopping]);
+        notify(&[NotifyState::Stopping]);
     }
 
-    /// Alive; to be called often, from the loop that must not hang.
+    /// Feeds the watchdog; to be called often, from the loop that must not hang.
     pub fn alive(&mut self) {
-        if let Some(every) = self.every
-            && self.last.elapsed() >= every / 2
+        if let Some(interval) = self.interval
+            && self.last.elapsed() >= interval / 2
         {
             self.last = Instant::now();
-            tell(&[NotifyState::Watchdog]);
-        }
-    }
-
-    /// One line for `systemctl status`.
-    pub fn status(&mut self, words: &str) {
-        if self.status != words {
-            words.clone_into(&mut self.status);
-            tell(&[NotifyState::Status(words)]);
+            notify(&[NotifyState::Watchdog]);
         }
     }
 }
 
-/// A manager that cannot be told restarts the service by itself; nothing better could be done here.
-fn tell(state: &[NotifyState]) {
+/// The line in `systemctl status`.
+#[derive(Default)]
+pub struct ServiceStatus {
+    last: String,
+}
+
+impl ServiceStatus {
+    /// Sets the line.
+    pub fn set(&mut self, text: &str) {
+        if self.last != text {
+            text.clone_into(&mut self.last);
+            notify(&[NotifyState::Status(text)]);
+        }
+    }
+}
+
+/// Sends a notification. Errors are ignored: a manager that misses the watchdog restarts the
+/// service by itself.
+fn notify(state: &[NotifyState]) {
     let socket = std::env::var_os("NOTIFY_SOCKET").unwrap_or_default();
     let _ = match socket.as_bytes().strip_prefix(b"@") {
-        Some(name) => tell_abstract(name, state),
+        Some(name) => notify_abstract(name, state),
         None => sd_notify::notify(state),
     };
 }
 
-/// Tells it at an abstract socket, which sd-notify 0.5 takes for a path.
-fn tell_abstract(name: &[u8], state: &[NotifyState]) -> io::Result<()> {
+/// Sends it to an abstract socket, which sd-notify 0.5 takes for a path.
+fn notify_abstract(name: &[u8], state: &[NotifyState]) -> io::Result<()> {
     let socket = UnixDatagram::unbound()?;
     socket.connect_addr(&SocketAddr::from_abstract_name(name)?)?;
     let lines: String = state.iter().map(|state| format!("{state}\n")).collect();

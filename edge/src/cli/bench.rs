@@ -1,4 +1,4 @@
-//! `edge bench`: how fast the base runs here.
+//! `edge bench`: the speed of the base on this device.
 
 use std::time::Instant;
 
@@ -6,14 +6,15 @@ use anyhow::{Result, bail};
 use serde_json::json;
 use vgg_edge::Backbone;
 use vgg_edge_cli::options::BaseOptions;
-use vgg_edge_cli::terminal::{Interrupted, interrupted, print_line};
+use vgg_edge_cli::terminal::{CancelToken, print_line};
 
-use crate::cli::options::{Threads, memory};
+use crate::cli::options::Threads;
+use crate::system::memory;
 
-/// Measures the base on this device
+/// Measure the base on this device
 ///
-/// Runs one picture of noise after the other through the base; the median counts. Start-up is the
-/// time from the start of the process to the first feature map.
+/// Images of noise run through the base one after the other; the median time is reported. Start-up
+/// is the time from the start of the process to the first feature map.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  edge bench --size 224 --threads 4 --runs 20 --json")]
 pub struct Args {
@@ -23,54 +24,56 @@ pub struct Args {
     #[command(flatten)]
     threads: Threads,
 
-    /// Height and width of the input in pixels
+    /// Height and width of the input, in pixels
     #[arg(long, value_name = "PIXELS", default_value_t = 64)]
     size: u32,
 
-    /// Pictures that are run together, as `host extract` does with small ones; a camera gives one
-    /// at a time
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    /// Images per pass
+    ///
+    /// `host extract` runs small images in batches; a camera delivers one at a time.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=256)
+    )]
     batch: u32,
 
-    /// Measures each layer by itself, in its place in the chain; the least of all runs counts
+    /// Measure each layer by itself, as the minimum of all runs
     #[arg(long)]
     layers: bool,
 
-    /// How often they are run
-    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Number of measured passes
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 30,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
     runs: u32,
 
-    /// Prints one object, with --layers one a layer
+    /// Print one JSON object, with --layers one per layer
     #[arg(long)]
     json: bool,
 }
 
-/// Runs the command; `start` is when the process began.
-pub fn run(args: Args, start: Instant) -> Result<()> {
+/// Runs the command; `start` is the start of the process.
+pub fn run(args: Args, start: Instant, cancel: &CancelToken) -> Result<()> {
     let base = args.base.load()?;
     base.contract().check_size(args.size)?;
-    // Noise, so that no feature map is all zero.
-    let mut state = 0x2545_f491u32;
-    let pictures = args.batch as usize;
-    let input: Vec<u8> = (0..3 * pictures * args.size as usize * args.size as usize)
-        .map(|_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 24) as u8
-        })
-        .collect();
+    let images = args.batch as usize;
+    let input = noise(3 * images * args.size as usize * args.size as usize);
     if args.layers {
-        return layers(&args, &base, &input);
+        return measure_layers(&args, &base, &input);
     }
     let mut runner = base.runner(args.threads.pool()?)?;
-    runner.batch(&input, pictures, args.size)?;
+    runner.batch(&input, images, args.size)?;
     let startup_ms = start.elapsed().as_secs_f64() * 1e3;
     let mut times = Vec::with_capacity(args.runs as usize);
     for _ in 0..args.runs {
-        if interrupted() {
-            return Err(Interrupted.into());
-        }
+        cancel.check()?;
         let start = Instant::now();
-        std::hint::black_box(runner.batch(&input, pictures, args.size)?);
+        std::hint::black_box(runner.batch(&input, images, args.size)?);
         times.push(start.elapsed().as_secs_f64() * 1e3 / f64::from(args.batch));
     }
     times.sort_by(f64::total_cmp);
@@ -92,7 +95,8 @@ pub fn run(args: Args, start: Instant) -> Result<()> {
         }))?;
     } else {
         print_line(format_args!(
-            "{median:.2} ms an image at {0}x{0} (best {1:.2}), {gmac_per_s:.1} GMAC/s, kernel {2}, {3} threads, start-up {startup_ms:.0} ms, peak memory {4:.1} MiB",
+            "{median:.2} ms per image at {0}x{0} (best {1:.2}), {gmac_per_s:.1} GMAC/s, \
+             kernel {2}, {3} threads, start-up {startup_ms:.0} ms, peak memory {4:.1} MiB",
             args.size,
             times[0],
             base.kernel().name(),
@@ -103,8 +107,18 @@ pub fn run(args: Args, start: Instant) -> Result<()> {
     Ok(())
 }
 
-/// One line a layer.
-fn layers(args: &Args, base: &Backbone, input: &[u8]) -> Result<()> {
+/// Returns bytes of noise, so that no feature map is all zero.
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x2545_f491u32;
+    let next = |_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    (0..length).map(next).collect()
+}
+
+/// Prints one line per layer.
+fn measure_layers(args: &Args, base: &Backbone, input: &[u8]) -> Result<()> {
     let pool = args.threads.pool()?;
     let times = base.time_layers(pool.as_deref(), input, args.size, args.runs);
     let mut side = args.size as usize;

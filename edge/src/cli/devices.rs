@@ -1,28 +1,27 @@
-//! `edge devices`: cameras, and what they offer.
+//! `edge devices`: lists cameras with their formats.
 
 use std::path::Path;
 
 use anyhow::Result;
+use log::{info, warn};
 use serde_json::{Value, json};
 use v4l::frameinterval::FrameIntervalEnum;
 use v4l::framesize::FrameSizeEnum;
 use v4l::video::Capture;
 use v4l::{Device, FourCC};
-use vgg_edge_cli::terminal::{note, print_line};
+use vgg_edge_cli::terminal::print_line;
 
-use crate::PROGRAM;
 use crate::source::camera;
 
-/// Lists capture devices with their formats, sizes and rates
+/// List cameras with their formats, resolutions and frame rates
 ///
-/// Formats that edge does not understand are marked with a minus. Nodes that do not capture are
-/// left out.
+/// Formats that edge cannot decode are marked with a minus. Nodes that do not capture are left
+/// out.
 #[derive(clap::Args)]
-#[command(
-    after_help = "Example:\n  edge devices\n  edge run --head head.postcard --device /dev/video0 --format YUYV --capture 640x480"
-)]
+#[command(after_help = "Examples:\n  edge devices\n  \
+    edge run --head head.postcard --device /dev/video0 --format YUYV --resolution 640x480")]
 pub struct Args {
-    /// Prints NDJSON, an object a device
+    /// Print NDJSON, one object per device
     #[arg(long)]
     json: bool,
 }
@@ -37,16 +36,16 @@ pub fn run(args: Args) -> Result<()> {
                 if args.json { print_line(device)? } else { print_text(&device)? }
             }
             Ok(None) => {}
-            Err(e) => note(PROGRAM, format_args!("{}: {e}", path.display())),
+            Err(e) => warn!("{}: {e}", path.display()),
         }
     }
     if found == 0 {
-        note(PROGRAM, "no camera found (is this user in the group video?)");
+        info!("no camera found (is this user in the group video?)");
     }
     Ok(())
 }
 
-/// A device, or `None` if it does not capture.
+/// Describes a device; `None` if it does not capture.
 fn describe(path: &Path) -> std::io::Result<Option<Value>> {
     let device = Device::with_path(path)?;
     let camera::Identity { driver, card, bus } = camera::Identity::of(&device)?;
@@ -69,14 +68,17 @@ fn describe(path: &Path) -> std::io::Result<Option<Value>> {
     ))
 }
 
-/// Sizes with the rates at each; a range is told by its ends.
+/// Returns the sizes of a format, each with its frame rates; of a range, its ends.
 fn sizes(device: &Device, fourcc: FourCC) -> Vec<Value> {
     let sizes = device.enum_framesizes(fourcc).unwrap_or_default();
     sizes
         .into_iter()
         .map(|size| match size.size {
             FrameSizeEnum::Discrete(size) => {
-                json!({ "size": format!("{}x{}", size.width, size.height), "fps": rates(device, fourcc, size.width, size.height) })
+                json!({
+                    "size": format!("{}x{}", size.width, size.height),
+                    "fps": rates(device, fourcc, size.width, size.height),
+                })
             }
             FrameSizeEnum::Stepwise(range) => json!({
                 "from": format!("{}x{}", range.min_width, range.min_height),

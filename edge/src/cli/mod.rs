@@ -1,4 +1,4 @@
-//! One file a command: its arguments and what it does.
+//! The commands: one file each, with its flags and its work.
 
 pub mod bench;
 pub mod classify;

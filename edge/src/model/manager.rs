@@ -44,17 +44,6 @@ pub enum Origin {
     RolledBack,
 }
 
-impl Origin {
-    /// The state in events.
-    pub fn event(self) -> &'static str {
-        match self {
-            Self::InPlace => "swapped",
-            Self::LastGood => "last-good",
-            Self::RolledBack => "rolled-back",
-        }
-    }
-}
-
 /// Builds and tests the engine of a model.
 pub type Make<T> = Box<dyn Fn(&Model) -> Result<T> + Send>;
 
@@ -350,7 +339,7 @@ fn guarded<R>(work: impl FnOnce() -> Result<R>) -> Result<R> {
 fn claim(files: &ModelLoader, before: Option<&(PathBuf, File)>) -> Result<Option<(PathBuf, File)>> {
     match files.state() {
         Some(state) if before.is_none_or(|(directory, _)| directory != state.directory()) => {
-            Ok(Some((state.directory().to_owned(), state.claim()?)))
+            Ok(Some((state.directory().to_owned(), state.unverified_info()?)))
         }
         _ => Ok(None),
     }

@@ -224,7 +224,7 @@ impl ModelStore {
 
     /// Whether an `edge run` uses the directory.
     pub fn is_running(&self) -> bool {
-        self.claim().is_err()
+        self.unverified_info().is_err()
     }
 
     /// Reads the record; it is empty at first.
@@ -527,9 +527,9 @@ mod tests {
     fn one_run_per_state_directory() {
         let directory = tempfile::tempdir().unwrap();
         let state = ModelStore::open(directory.path()).unwrap();
-        let claim = state.claim().unwrap();
+        let claim = state.unverified_info().unwrap();
         assert!(state.is_running());
-        assert!(state.claim().unwrap_err().to_string().contains("another edge run"));
+        assert!(state.unverified_info().unwrap_err().to_string().contains("another edge run"));
         // Not in the way of a change.
         runs(&state, model("a", "b")).unwrap();
         drop(claim);

@@ -127,7 +127,7 @@ impl Routes {
             let mut last_entry = 0;
             let (mut message, mut hello) = ("retry: 1000\n".to_owned(), String::new());
             loop {
-                let current = status.hello();
+                let current = status.run_info_json();
                 if current != hello {
                     push_event(&mut message, "hello", &current);
                     hello = current;
@@ -136,7 +136,7 @@ impl Routes {
                     push_event(&mut message, "log", entry);
                     last_entry = id;
                 }
-                push_event(&mut message, "state", status.now());
+                push_event(&mut message, "state", status.snapshot_json());
                 if !sender.send(std::mem::take(&mut message)).await {
                     return;
                 }

@@ -80,7 +80,7 @@ fn sandbox_hides_a_head_in_a_new_directory_until_a_restart() {
         write(&head);
         live.signal("-HUP");
         if landlock {
-            let line = live.log("kept the old settings");
+            let line = live.log("keeping the old settings");
             assert!(
                 line.contains("the sandbox limits edge to the directories") && line.contains("restart"),
                 "{line}"
@@ -89,7 +89,7 @@ fn sandbox_hides_a_head_in_a_new_directory_until_a_restart() {
             write(small_head());
             live.signal("-HUP");
         }
-        live.log("read again");
+        live.log("reloaded");
         std::fs::write(&config, format!("head = {head:?}\nsandbox = \"require\"\n")).unwrap();
         live.signal("-HUP");
         live.log("the sandbox cannot change");

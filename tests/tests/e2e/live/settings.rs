@@ -37,7 +37,7 @@ fn command_line_overrides_the_settings_file() {
 #[test]
 fn conflicting_flags_are_refused() {
     for (args, words) in [
-        (&["--source", "x", "--raw", "nv12:4x4"][..], "--source - only"),
+        (&["--source", "x", "--raw", "nv12:4x4"][..], "--source -"),
         (&["--source", "-", "--loop"], "--loop"),
         (&["--device", "/dev/video0", "--loop"], "--loop"),
         (&["--source", "-", "--fps", "5"], "--fps"),
@@ -72,7 +72,7 @@ fn metrics_counters_survive_a_change_of_source() {
     let before = live.metric(dropped);
     write(1);
     live.signal("-HUP");
-    live.log("read again");
+    live.log("reloaded");
     assert!(live.metric(dropped) >= before, "{} after {before}", live.metric(dropped));
     let words = live.stop();
     let last: f64 =
@@ -96,7 +96,7 @@ fn reload_on_hangup_keeps_the_old_head_if_the_new_one_is_damaged() {
     let first = live.info();
     std::fs::write(&head, b"VGGEHEADjunk").unwrap();
     live.signal("-HUP");
-    assert!(live.log("kept the old settings").contains("head"));
+    assert!(live.log("keeping the old settings").contains("head"));
     assert_eq!(live.info(), first);
 
     let data = folder.path().join("data");
@@ -109,14 +109,14 @@ fn reload_on_hangup_keeps_the_old_head_if_the_new_one_is_damaged() {
             .arg(&head),
     );
     live.signal("-HUP");
-    live.log("read again");
+    live.log("reloaded");
     assert_ne!(live.info(), first);
     let classified = live.metric("vgg_edge_frames_total{outcome=\"classified\"}");
     live.until("/metrics", |_, _| {
         live.metric("vgg_edge_frames_total{outcome=\"classified\"}") > classified
     });
     let words = live.stop();
-    assert!(words.contains("the old settings stay"), "{words}");
+    assert!(words.contains("keeping the old settings"), "{words}");
 }
 
 /// A reload that fails half-way, at the directory for collected frames, keeps the old head, and the
@@ -149,11 +149,11 @@ fn failed_reload_changes_nothing() {
     let first = live.info();
     write(&head, &config);
     live.signal("-HUP");
-    live.log("kept the old settings");
+    live.log("keeping the old settings");
     assert_eq!(live.info(), first);
     write(&head, &folder.path().join("kept"));
     live.signal("-HUP");
-    live.log("read again");
+    live.log("reloaded");
     assert_ne!(live.info(), first);
     live.stop();
 }

@@ -203,12 +203,12 @@ fn stream_on_stdin_survives_a_reload() {
     goes_on(&live);
     write("color = \"bt709\"\n");
     live.signal("-HUP");
-    live.log("cannot be taken in another way");
+    live.log("cannot change how stdin is decoded");
     goes_on(&live);
     // Camera settings, which do not affect stdin. The old names of these keys still work.
     write("stall = 9\nfrozen = 5\ncapture = \"320x240\"\nthreshold = 0.4\n");
     live.signal("-HUP");
-    live.log("read again");
+    live.log("reloaded");
     goes_on(&live);
     let words = live.stop();
     assert!(words.contains(" 0 unreadable"), "{words}");

@@ -120,7 +120,7 @@ fn http_token_is_reloaded() {
     assert_eq!((status(&live, old), status(&live, new)), (200, 401));
     std::fs::remove_file(&file).unwrap();
     live.signal("-HUP");
-    while !live.words.recv_timeout(PATIENCE).unwrap().contains("the old settings stay") {}
+    while !live.words.recv_timeout(PATIENCE).unwrap().contains("keeping the old settings") {}
     assert_eq!((status(&live, old), status(&live, new)), (200, 401));
     std::fs::write(&file, new).unwrap();
     live.signal("-HUP");
@@ -141,7 +141,7 @@ fn frames_are_classified_while_the_page_has_no_address() {
     let output = run(&mut edge);
     let words = String::from_utf8(output.stderr).unwrap();
     assert!(
-        output.status.success() && words.contains("page: goes on without, and tries again"),
+        output.status.success() && words.contains("page: not available, trying again"),
         "{words}"
     );
     assert_eq!(results(&String::from_utf8(output.stdout).unwrap()).len(), 8);

@@ -327,7 +327,7 @@ fn settings_name_keys_and_a_state_directory() {
     fail(
         Device::Native.edge().args(["rollback", "--config"]).arg(&config),
         1,
-        "names no state folder",
+        "no state directory",
     );
     assert!(scene.folder.path().exists());
 }

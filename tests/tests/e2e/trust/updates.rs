@@ -132,7 +132,7 @@ fn damaged_head_is_reported_once_and_changes_nothing() {
     place.put("head", &good);
     edge.expect("swapped", &digest(&scene.heads[1]));
     let words = edge.stop();
-    assert_eq!(words.matches("refused, what ran goes on").count(), 4, "{words}");
+    assert_eq!(words.matches("refused, the running model stays").count(), 4, "{words}");
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn rollback_persists_until_another_head_is_installed() {
         edge.args(["rollback", "--json", "--state"]).arg(place.path("state"));
         edge
     };
-    fail(&mut rollback(), 1, "no such state folder");
+    fail(&mut rollback(), 1, "no such state directory");
     place.put("head", &bytes(&scene.heads[0]));
     // A free port; if another program takes it meanwhile, the test fails with a clear message.
     let address =
@@ -247,7 +247,7 @@ fn rollback_persists_until_another_head_is_installed() {
     // A state directory serves only one run at a time.
     fail(&mut place.edge(&["--frames", "1"]), 1, "another edge run");
     let info = succeed(Device::Native.edge().args(["info", "--state"]).arg(place.path("state")));
-    assert!(info.contains("kept ") && !info.contains("held back"), "{info}");
+    assert!(info.contains("kept ") && !info.contains("rejected"), "{info}");
     edge.stop();
 }
 
