@@ -84,16 +84,3 @@ pub fn classify(
         Ok(())
     }
 }
-
-/// [`classify`] with the process-wide flag of [`terminal::catch_interrupts`], for programs without
-/// a token of their own.
-///
-/// # Errors
-/// As [`classify`].
-pub fn classify_files(
-    _program: &str,
-    classifier: &mut Classifier,
-    options: &ClassifyOptions,
-) -> Result<(), ClassifyError> {
-    classify(classifier, options, &terminal::process_token())
-}

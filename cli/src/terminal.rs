@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -90,52 +90,16 @@ impl Signals {
     }
 }
 
-static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
-static HUNG_UP: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
-
-/// Whether SIGINT, SIGTERM or, unless the program reloads on it, SIGHUP arrived since
-/// [`catch_interrupts`].
-pub fn interrupted() -> bool {
-    INTERRUPTED.load(Ordering::Relaxed)
-}
-
-/// The token that [`catch_interrupts`] cancels.
-pub(crate) fn process_token() -> CancelToken {
-    CancelToken(INTERRUPTED.clone())
-}
-
-/// Whether SIGHUP arrived since the last call, for a program that reloads on it.
-pub fn hung_up() -> bool {
-    HUNG_UP.swap(false, Ordering::Relaxed)
-}
-
-/// Installs handlers for SIGINT and SIGTERM, reported by [`interrupted`]; a second one ends the
-/// process at once. SIGHUP does the same, or is reported by [`hung_up`] if the program `reloads`.
-///
-/// # Errors
-/// The system's error if it refuses a handler.
-pub fn catch_interrupts(reloads: bool) -> io::Result<()> {
-    let ends = [SIGINT, SIGTERM].into_iter().chain((!reloads).then_some(SIGHUP));
-    for signal in ends {
-        // In this order: the first signal finds the flag unset.
-        flag::register_conditional_shutdown(signal, FAILED.into(), INTERRUPTED.clone())?;
-        flag::register(signal, INTERRUPTED.clone())?;
-    }
-    if reloads {
-        flag::register(SIGHUP, HUNG_UP.clone())?;
-    }
-    Ok(())
-}
-
 /// Prints a message if the program still runs one second after Ctrl-C. A long step that cannot be
 /// shortened looks like a hang otherwise, and a second Ctrl-C would end it without saving.
-pub fn explain_interrupts(program: &'static str) {
+pub fn explain_interrupts(cancel: &CancelToken) {
+    let cancel = cancel.clone();
     let watch = move || {
-        while !interrupted() {
+        while !cancel.is_canceled() {
             std::thread::sleep(Duration::from_millis(100));
         }
         std::thread::sleep(Duration::from_secs(1));
-        note(program, "stopping after the current step; Ctrl-C again ends at once, without saving");
+        log::warn!("stopping after the current step; Ctrl-C again ends at once, without saving");
     };
     // The program works without the thread too.
     drop(std::thread::Builder::new().name("interrupts".into()).spawn(watch));

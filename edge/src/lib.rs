@@ -25,7 +25,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use vgg_edge_cli::terminal::{Signals, catch_interrupts};
+use vgg_edge_cli::terminal::Signals;
 
 /// The name in messages.
 const PROGRAM: &str = "edge";
@@ -68,9 +68,9 @@ pub fn main() -> ExitCode {
     vgg_edge_cli::logging::init(PROGRAM, cli.verbosity);
     // A service has no terminal that could hang up; there SIGHUP requests a reload.
     let reloads = matches!(cli.command, Command::Run(_)) && !std::io::stderr().is_terminal();
-    let signals = catch_interrupts(reloads).and_then(|()| Signals::install(reloads));
+    let signals = Signals::install(reloads);
     let outcome = signals.map_err(anyhow::Error::from).and_then(|signals| match cli.command {
-        Command::Classify(args) => cli::classify::run(args),
+        Command::Classify(args) => cli::classify::run(args, &signals.cancel),
         Command::Run(args) => cli::run::run(*args, &|| run_args(&arguments), &signals),
         Command::Rollback(args) => cli::rollback::run(args),
         Command::Devices(args) => cli::devices::run(args),

@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 use vgg_edge::Fingerprint;
 use vgg_edge::container::{Envelope, EnvelopeError};
 
-
 /// Format version that is written and read.
 const FORMAT: u32 = 2;
 

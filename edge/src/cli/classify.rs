@@ -3,8 +3,8 @@
 use anyhow::Result;
 use log::warn;
 use vgg_edge_cli::options::ClassifyOptions;
+use vgg_edge_cli::terminal::CancelToken;
 
-use crate::PROGRAM;
 use crate::cli::options::Threads;
 use crate::model::loader::{ModelLoader, TrustOptions};
 use crate::sandbox::{Needs, SandboxOptions, SandboxState};
@@ -30,7 +30,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(Args { options, trust, threads, sandbox }: Args) -> Result<()> {
+pub fn run(Args { options, trust, threads, sandbox }: Args, cancel: &CancelToken) -> Result<()> {
     let mut needs = Needs::default();
     options.files.iter().for_each(|path| needs.file(path));
     // With the signatures beside them. A base that is not found is reported when it is loaded.
@@ -49,5 +49,5 @@ pub fn run(Args { options, trust, threads, sandbox }: Args) -> Result<()> {
     loader.note_versions(&model)?;
     let mut classifier = model.classifier(threads.pool()?)?;
     drop(model);
-    Ok(vgg_edge_cli::classify::classify_files(PROGRAM, &mut classifier, &options)?)
+    Ok(vgg_edge_cli::classify::classify(&mut classifier, &options, cancel)?)
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
 use vgg_edge::kernels::{Algorithm, Kernel};
-use vgg_edge::signature::{SignedFile, SignatureInfo, TrustedKeys};
+use vgg_edge::signature::{SignatureInfo, SignedFile, TrustedKeys};
 use vgg_edge::{Backbone, Head};
 use vgg_edge_cli::options::BaseOptions;
 use vgg_edge_cli::terminal::print_line;
@@ -101,8 +101,11 @@ impl HeadInfo {
     fn load(path: &Path, trust: &[PathBuf], base: &Backbone) -> Result<Self> {
         let file = SignedFile::read(path, vgg_edge::head::MAX_BYTES)?;
         let verified = !trust.is_empty();
-        let signed =
-            if verified { Some(TrustedKeys::load(trust)?.verify(&file)?) } else { file.unverified_info() };
+        let signed = if verified {
+            Some(TrustedKeys::load(trust)?.verify(&file)?)
+        } else {
+            file.unverified_info()
+        };
         let head = Head::from_bytes(&file.bytes);
         let head =
             head.map_err(|source| vgg_edge::Error::HeadFile { path: path.to_owned(), source })?;

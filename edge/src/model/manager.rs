@@ -339,7 +339,7 @@ fn guarded<R>(work: impl FnOnce() -> Result<R>) -> Result<R> {
 fn claim(files: &ModelLoader, before: Option<&(PathBuf, File)>) -> Result<Option<(PathBuf, File)>> {
     match files.state() {
         Some(state) if before.is_none_or(|(directory, _)| directory != state.directory()) => {
-            Ok(Some((state.directory().to_owned(), state.unverified_info()?)))
+            Ok(Some((state.directory().to_owned(), state.claim()?)))
         }
         _ => Ok(None),
     }

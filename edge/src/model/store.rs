@@ -224,7 +224,7 @@ impl ModelStore {
 
     /// Whether an `edge run` uses the directory.
     pub fn is_running(&self) -> bool {
-        self.unverified_info().is_err()
+        self.claim().is_err()
     }
 
     /// Reads the record; it is empty at first.
@@ -300,7 +300,12 @@ impl ModelStore {
     ///
     /// # Errors
     /// If it cannot be read, or has changed.
-    pub fn read_kept(&self, part: ModelPart, digest: Fingerprint, limit: u64) -> Result<SignedFile> {
+    pub fn read_kept(
+        &self,
+        part: ModelPart,
+        digest: Fingerprint,
+        limit: u64,
+    ) -> Result<SignedFile> {
         let file = SignedFile::read(&self.kept(part, digest), limit)?;
         if file.digest != digest {
             bail!("{}: damaged", file.path.display());
@@ -527,9 +532,9 @@ mod tests {
     fn one_run_per_state_directory() {
         let directory = tempfile::tempdir().unwrap();
         let state = ModelStore::open(directory.path()).unwrap();
-        let claim = state.unverified_info().unwrap();
+        let claim = state.claim().unwrap();
         assert!(state.is_running());
-        assert!(state.unverified_info().unwrap_err().to_string().contains("another edge run"));
+        assert!(state.claim().unwrap_err().to_string().contains("another edge run"));
         // Not in the way of a change.
         runs(&state, model("a", "b")).unwrap();
         drop(claim);

@@ -6,8 +6,7 @@ use anyhow::Result;
 use vgg_edge::Head;
 use vgg_edge::classifier::Classifier;
 use vgg_edge_cli::options::ClassifyOptions;
-
-use crate::PROGRAM;
+use vgg_edge_cli::terminal::CancelToken;
 
 /// Classify images
 ///
@@ -21,9 +20,9 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(Args { options }: Args) -> Result<()> {
-    let head = Arc::new(Head::load(&options.head)?);
+pub fn run(Args { options }: Args, cancel: &CancelToken) -> Result<()> {
+    let head = Arc::new(Head::open(&options.head)?);
     let base = options.base.load()?;
     let mut classifier = Classifier::new(&base, head)?;
-    Ok(vgg_edge_cli::classify::classify_files(PROGRAM, &mut classifier, &options)?)
+    Ok(vgg_edge_cli::classify::classify(&mut classifier, &options, cancel)?)
 }

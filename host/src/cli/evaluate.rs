@@ -46,7 +46,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args, cancel: &CancelToken) -> Result<()> {
-    let head = Head::load(&args.head)?;
+    let head = Head::open(&args.head)?;
     let base = args.base.load()?;
     head.check_base(&base)?;
     let order = args.report.prepare(&base)?;
@@ -75,7 +75,8 @@ pub fn run(args: Args, cancel: &CancelToken) -> Result<()> {
             features: &features,
             items: &listing.items,
         };
-        threads.install(|| made.report(order, vec![report::Part { name, rows }]))?;
+        threads
+            .install(|| made.write_report(order, vec![report::DataSplit { name, rows }], cancel))?;
     }
     if args.json {
         let mut json = evaluation.to_json(&head.labels);

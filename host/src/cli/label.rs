@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use serde_json::json;
 use vgg_edge::Head;
-use vgg_edge_cli::terminal::{UsageError, print_line};
+use vgg_edge_cli::terminal::{CancelToken, UsageError, print_line};
 
 use crate::labeling::{LabelSession, check_class, serve};
 
@@ -65,7 +65,7 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> Result<()> {
+pub fn run(args: Args, cancel: &CancelToken) -> Result<()> {
     if !args.http.ip().is_loopback() {
         return Err(UsageError(format!(
             "--http {} is reachable from other machines; use 127.0.0.1 or only a port",
@@ -77,7 +77,7 @@ pub fn run(args: Args) -> Result<()> {
         check_class(class).map_err(|error| UsageError(format!("--classes {class:?}: {error}")))?;
     }
     let classes = match &args.head {
-        Some(head) => Some(Head::load(head)?.labels),
+        Some(head) => Some(Head::open(head)?.labels),
         None => args.classes,
     };
     let session = LabelSession::open(&args.dir, args.to.as_deref(), classes.as_deref())?;
@@ -92,16 +92,26 @@ pub fn run(args: Args) -> Result<()> {
             vgg_edge::image::decode::EXTENSIONS.join(", ")
         );
     }
-    let summary = serve(session, args.http, |address| {
-        let url = format!("http://{address}/");
-        if args.json {
-            print_line(json!({ "url": url, "dir": args.dir, "data": data, "pictures": images }))?;
-        } else {
-            print_line(&url)?;
-            log::info!("{images} images to sort into {}; press Ctrl-C when done", data.display());
-        }
-        Ok(())
-    })?;
+    let summary = serve(
+        session,
+        args.http,
+        || cancel.is_canceled(),
+        |address| {
+            let url = format!("http://{address}/");
+            if args.json {
+                print_line(
+                    json!({ "url": url, "dir": args.dir, "data": data, "pictures": images }),
+                )?;
+            } else {
+                print_line(&url)?;
+                log::info!(
+                    "{images} images to sort into {}; press Ctrl-C when done",
+                    data.display()
+                );
+            }
+            Ok(())
+        },
+    )?;
     if args.json {
         print_line(summary)?;
         return Ok(());

@@ -66,8 +66,8 @@ impl Command {
             Self::Extract(args) => extract::run(args, cancel),
             Self::Merge(args) => merge::run(args, cancel),
             Self::Evaluate(args) => evaluate::run(args, cancel),
-            Self::Classify(args) => classify::run(args),
-            Self::Label(args) => label::run(args),
+            Self::Classify(args) => classify::run(args, cancel),
+            Self::Label(args) => label::run(args, cancel),
             Self::Summary(args) => summary::run(args),
             Self::Inspect(args) => inspect::run(args),
             Self::Keygen(args) => keygen::run(args),
@@ -83,12 +83,10 @@ impl Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     logging::init(PROGRAM, cli.verbosity);
-    terminal::explain_interrupts(PROGRAM);
-    // Both: some commands still poll the static that `catch_interrupts` sets.
-    let outcome = terminal::catch_interrupts(false)
-        .and_then(|()| Signals::install(false))
-        .map_err(anyhow::Error::from)
-        .and_then(|signals| cli.command.run(&signals.cancel));
+    let outcome = Signals::install(false).map_err(anyhow::Error::from).and_then(|signals| {
+        terminal::explain_interrupts(&signals.cancel);
+        cli.command.run(&signals.cancel)
+    });
     match outcome {
         Ok(()) => ExitCode::from(terminal::DONE),
         Err(error) => terminal::report(PROGRAM, error.chain()),

@@ -47,24 +47,24 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 struct LabelService {
-    desk: Mutex<LabelSession>,
+    session: Mutex<LabelSession>,
     page: String,
     token: AccessToken,
 }
 
 impl LabelService {
-    fn new(desk: LabelSession, token: &str) -> Self {
+    fn new(session: LabelSession, token: &str) -> Self {
         Self {
-            desk: Mutex::new(desk),
+            session: Mutex::new(session),
             page: include_str!("page.html").replace("{{token}}", token),
             token: AccessToken::new(token),
         }
     }
 
-    fn desk(&self) -> MutexGuard<'_, LabelSession> {
+    fn session(&self) -> MutexGuard<'_, LabelSession> {
         // A step that panicked has left no half-done work: the files are the truth, and they are
         // whole.
-        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -74,7 +74,7 @@ impl LabelService {
 /// # Errors
 /// If the address is not available, and the errors of `ready`.
 pub fn serve(
-    desk: LabelSession,
+    session: LabelSession,
     address: SocketAddr,
     canceled: impl Fn() -> bool,
     ready: impl FnOnce(SocketAddr) -> Result<()>,
@@ -88,7 +88,7 @@ pub fn serve(
         .block_on(async { LIMITS.listen(address) })
         .with_context(|| format!("--http {address}: cannot listen"))?;
     let token = random_token().context("/dev/urandom: cannot read")?;
-    let service = Arc::new(LabelService::new(desk, &token));
+    let service = Arc::new(LabelService::new(session, &token));
     ready(listener.local_addr()?)?;
     let cancellation = async {
         while !canceled() {
@@ -103,7 +103,7 @@ pub fn serve(
     });
     runtime.shutdown_background();
     // A move in progress holds the lock.
-    Ok(service.desk().summary())
+    Ok(service.session().summary())
 }
 
 impl Service for LabelService {
@@ -167,18 +167,18 @@ enum Action {
 }
 
 impl Action {
-    fn run(self, desk: &mut LabelSession) -> Result<(), UserError> {
+    fn run(self, session: &mut LabelSession) -> Result<(), UserError> {
         match self {
-            Self::Sort { id, class } => desk.decide(id, Choice::Class(class)),
+            Self::Sort { id, class } => session.decide(id, Choice::Class(class)),
             Self::New { id, class } => {
-                desk.add_class(&class)?;
-                id.map_or(Ok(()), |id| desk.decide(id, Choice::Class(class)))
+                session.add_class(&class)?;
+                id.map_or(Ok(()), |id| session.decide(id, Choice::Class(class)))
             }
-            Self::Reject { id } => desk.decide(id, Choice::Reject),
-            Self::Skip { id } => desk.decide(id, Choice::Skip),
-            Self::Undo {} => desk.undo(),
+            Self::Reject { id } => session.decide(id, Choice::Reject),
+            Self::Skip { id } => session.decide(id, Choice::Skip),
+            Self::Undo {} => session.undo(),
             Self::Again {} => {
-                desk.unskip();
+                session.unskip();
                 Ok(())
             }
         }
@@ -210,7 +210,7 @@ async fn route(request: Request<Incoming>, service: Arc<LabelService>) -> Respon
             match serde_json::from_slice::<Action>(&body.to_bytes()) {
                 Ok(action) => {
                     blocking(move || {
-                        let outcome = action.run(&mut service.desk());
+                        let outcome = action.run(&mut service.session());
                         state(&service, outcome)
                     })
                     .await
@@ -230,14 +230,14 @@ async fn blocking(work: impl FnOnce() -> Response + Send + 'static) -> Response 
 
 /// Returns the state that the page is to show, with the error of the last action.
 fn state(service: &LabelService, outcome: Result<(), UserError>) -> Response {
-    let (state, vanished) = service.desk().state();
-    let error = outcome.err().or(vanished);
+    let (state, vanished) = service.session().state();
+    let error = outcome.err().or(vanished).map(|error| error.to_string());
     content("application/json", json!({ "state": state, "trouble": error }).to_string())
 }
 
 /// Returns an image as it is if browsers support its format, otherwise as a JPEG.
 fn image(service: &LabelService, id: usize) -> Response {
-    let Some((file, path)) = service.desk().picture(id) else {
+    let Some((file, path)) = service.session().picture(id) else {
         return text(StatusCode::NOT_FOUND, "this image no longer exists\n");
     };
     let message = |error: &dyn std::fmt::Display| format!("{}: {error}\n", path.display());
@@ -282,12 +282,10 @@ mod tests {
     #[test]
     fn actions() {
         let read = |text: &str| serde_json::from_str::<Action>(text);
-        assert!(
-            matches!(
-                read(r#"{"sort":{"id":3,"class":"a"}}"#),
-                Ok(Action::Sort { id: 3, class }) if class == "a"
-            )
-        );
+        assert!(matches!(
+            read(r#"{"sort":{"id":3,"class":"a"}}"#),
+            Ok(Action::Sort { id: 3, class }) if class == "a"
+        ));
         assert!(matches!(read(r#"{"undo":{}}"#), Ok(Action::Undo {})));
         for bad in [
             r#"{"sort":{"id":-1,"class":"a"}}"#,
@@ -339,8 +337,9 @@ mod tests {
             for id in 0..3 {
                 std::fs::write(inbox.join(format!("{id}.png")), [id]).unwrap();
             }
-            let desk = LabelSession::open(&inbox, Some(&data), Some(&["a".into(), "b".into()])).unwrap();
-            let service = Arc::new(LabelService::new(desk, SECRET));
+            let session =
+                LabelSession::open(&inbox, Some(&data), Some(&["a".into(), "b".into()])).unwrap();
+            let service = Arc::new(LabelService::new(session, SECRET));
             edge::fuzzing::converse(bytes, |client| http::serve_stream(client, service)).unwrap();
             let has_token = bytes.windows(SECRET.len()).any(|window| window == SECRET.as_bytes());
             let left = (0..3).filter(|id| inbox.join(format!("{id}.png")).exists()).count();

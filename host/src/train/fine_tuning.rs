@@ -21,7 +21,8 @@ use crate::metrics;
 use crate::progress::Progress;
 use crate::report::ReportSettings;
 use crate::trainer::{
-    self, Dataset, DenseWeights, FineTuneState, FineTuned, Model, ProgressEvent, TrainConfig, TrainedHead,
+    self, Dataset, DenseWeights, FineTuneState, FineTuned, Model, ProgressEvent, TrainConfig,
+    TrainedHead,
 };
 
 /// Extension of the checkpoint of fine-tuning.
@@ -273,7 +274,7 @@ impl Job<'_> {
     /// Returns validation accuracy and loss of the head that was written for the frozen backbone,
     /// in the arithmetic of the device; `None` if it is not there any more.
     fn frozen_metrics(&self) -> Option<(f64, f64)> {
-        let head = Head::load(&self.settings.output.head)
+        let head = Head::open(&self.settings.output.head)
             .ok()
             .filter(|head| head.base == self.base.fingerprint())?;
         head.training.metrics.val_accuracy.zip(head.training.metrics.val_loss)
@@ -296,7 +297,9 @@ impl Job<'_> {
         let extract = ExtractSettings { cache: None, ..self.settings.data.extract.clone() };
         let features = self.features_of(base, &preprocess, &extract)?;
         // The f32 weights that the report compares with are those of the frozen backbone.
-        let order = self.order.map(|order| ReportSettings { folder: order.folder.clone(), float: None });
+        let order = self
+            .order
+            .map(|order| ReportSettings { directory: order.directory.clone(), float: None });
         let job = Job {
             augmentation: None,
             config: self.config.clone(),

@@ -18,8 +18,8 @@ use crate::features::workers::FeatureWorkers;
 use crate::metrics;
 use crate::report::ReportSettings;
 use crate::trainer::{
-    self, Dataset, DenseWeights, FeatureSource, ProgressEvent, Progress, HeadState, TrainConfig, TrainError,
-    TrainedHead,
+    self, Dataset, DenseWeights, FeatureSource, HeadState, Progress, ProgressEvent, TrainConfig,
+    TrainError, TrainedHead,
 };
 
 /// Extension of the checkpoint of a head.

@@ -88,7 +88,8 @@ impl Job<'_> {
         measured: &Measured,
         rows: SplitRows<'_>,
     ) -> Result<()> {
-        let mut parts = vec![report::DataSplit { name: "training".into(), rows: rows.train.to_vec() }];
+        let mut parts =
+            vec![report::DataSplit { name: "training".into(), rows: rows.train.to_vec() }];
         if measured.val.is_some() {
             parts.push(report::DataSplit { name: "validation".into(), rows: rows.val.to_vec() });
         }
@@ -104,7 +105,7 @@ impl Job<'_> {
             features: self.features,
             items: self.items,
         };
-        made.report(order, parts)
+        made.write_report(order, parts, self.cancel)
     }
 
     /// Prints the result.

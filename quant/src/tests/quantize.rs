@@ -19,16 +19,16 @@ use crate::{Error, onnx};
 fn calibrated(base: &FloatBase, options: &Options, threads: usize) -> QuantBase {
     let inputs = || vec![inputs_of(base, &frames(12, 1))];
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-    pool.install(|| quantize(base, inputs(), options, Kernel::Portable, |_| Ok(()))).unwrap()
+    pool.install(|| quantize(base, inputs(), options, Kernel::PORTABLE, |_| Ok(()))).unwrap()
 }
 
 fn relative_error(float: &FloatBase, base: &QuantBase) -> f64 {
     let bytes = onnx::int8_model(base);
-    let loaded = Backbone::from_bytes(Path::new("int8"), &bytes, Kernel::Portable).unwrap();
-    let layers = loaded.unpacked_layers();
+    let loaded = Backbone::from_bytes(Path::new("int8"), &bytes, Kernel::PORTABLE).unwrap();
+    let layers = loaded.layers_with_weights();
     let inputs = inputs_of(float, &frames(6, 99));
     let reports =
-        crate::compare::compare(float, &layers, &loaded.scales(), &inputs, Kernel::Portable)
+        crate::compare::compare(float, &layers, &loaded.scales(), &inputs, Kernel::PORTABLE)
             .unwrap();
     reports.last().unwrap().relative_error
 }
@@ -84,7 +84,7 @@ fn calibration_images_without_information_are_refused() {
     let base = small();
     let run = |base: &FloatBase, frames: &[Image]| {
         let inputs = vec![inputs_of(base, frames)];
-        quantize(base, inputs, &Options::default(), Kernel::Portable, |_| Ok(()))
+        quantize(base, inputs, &Options::default(), Kernel::PORTABLE, |_| Ok(()))
     };
     assert!(run(&base, &[]).unwrap_err().to_string().contains("no images"));
     let black = Image::new(8, 8, vec![0; 192]).unwrap();
@@ -185,14 +185,14 @@ fn a_tail_is_extracted_trained_and_replaced() {
     let float = small();
     let model = onnx::int8_model(&calibrated(&float, &Options::default(), 2));
     let load =
-        |bytes: &[u8]| Backbone::from_bytes(Path::new("int8"), bytes, Kernel::Portable).unwrap();
+        |bytes: &[u8]| Backbone::from_bytes(Path::new("int8"), bytes, Kernel::PORTABLE).unwrap();
     let base = load(&model);
     let mut taken = tail(&model, "block2").unwrap();
 
     // In f32 on the outputs of the frozen part it gives the features of the base, except for
     // rounding.
     let inputs = inputs_of(&float, &frames(8, 1));
-    let (frozen, real) = features(&base.truncated(2), &inputs, 32);
+    let (frozen, real) = features(&base.prefix(2), &inputs, 32);
     let (_, wanted) = features(&base, &inputs, 32);
     let through = |tail: &Tail| -> Vec<Map<f32>> {
         real.iter()
@@ -218,7 +218,7 @@ fn a_tail_is_extracted_trained_and_replaced() {
             tail,
             frozen.clone(),
             &Options::default(),
-            Kernel::Portable,
+            Kernel::PORTABLE,
             "fine-tuned",
             |_| Ok(()),
         )
@@ -233,7 +233,7 @@ fn a_tail_is_extracted_trained_and_replaced() {
     assert!(distance(&found, &wanted) > 0.2);
 
     // The layers before are the same, in their tensors and in their outputs.
-    assert_eq!(features(&tuned.truncated(2), &inputs, 32).0, frozen);
+    assert_eq!(features(&tuned.prefix(2), &inputs, 32).0, frozen);
     let tensors = |bytes: &[u8]| {
         let graph = pb::ModelProto::decode(bytes).unwrap().graph.unwrap();
         graph

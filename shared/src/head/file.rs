@@ -124,15 +124,6 @@ impl Head {
         let bytes = ENVELOPE.read(path)?;
         Self::from_bytes(&bytes).map_err(|source| Error::HeadFile { path: path.to_owned(), source })
     }
-
-    /// The former name of [`Head::open`].
-    ///
-    /// # Errors
-    /// As [`Head::open`].
-    #[doc(hidden)]
-    pub fn load(path: &Path) -> Result<Self> {
-        Self::open(path)
-    }
 }
 
 fn inconsistent(error: postcard::Error) -> HeadFileError {

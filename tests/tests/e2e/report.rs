@@ -187,9 +187,7 @@ fn report_escapes_names_and_lists_unusual_data() {
         ],
     );
     assert_eq!(found[..3], ["true", "0", "true"], "thumbnails, markup, names");
-    for words in
-        ["label conflict", "in training and validation", "twin & other.bmp", "twin.bmp"]
-    {
+    for words in ["label conflict", "in training and validation", "twin & other.bmp", "twin.bmp"] {
         assert!(found[3].contains(words), "{words}: {}", found[3]);
     }
     assert!(
@@ -273,5 +271,8 @@ fn report_compares_int8_with_f32_weights() {
     let mut tune = train(&at("int8.onnx"));
     let output = run(tune.args(["--fine-tune", "block5_conv3", "--fine-tune-epochs", "1"]));
     let words = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success() && words.contains("--float belongs to the frozen backbone"), "{words}");
+    assert!(
+        output.status.success() && words.contains("--float belongs to the frozen backbone"),
+        "{words}"
+    );
 }

@@ -36,7 +36,7 @@ pub fn parse_raw(text: &str) -> Result<StreamFormat, String> {
     if is_jpeg_name(text) {
         Ok(StreamFormat::Jpeg)
     } else {
-        parse_layout(text).map(StreamFormat::Raw)
+        parse_layout(text).map(StreamFormat::Raw).map_err(|e| e.to_string())
     }
 }
 

@@ -265,7 +265,13 @@ impl HeadComparison<'_> {
             None => "validated on 20 % of each class".to_owned(),
         };
         let images = splits.pool();
-        let int8 = extract(self.int8, self.preprocess, &images.items, &self.args.extract)?;
+        let int8 = extract(
+            self.int8,
+            self.preprocess,
+            &images.items,
+            &self.args.extract.resolve(),
+            cancel,
+        )?;
         let float = self.float_features(&images.items, &int8, cancel)?;
         let classes = images.classes_of(&int8.items);
         let mut report = HeadReport { data, float: Vec::new(), int8: Vec::new() };

@@ -19,7 +19,7 @@ use vgg_edge::image::decode::has_image_extension;
 use super::directory::{Directory, Placed};
 use crate::dataset;
 
-pub use class_name::{ClassNameError, check_class};
+pub use class_name::check_class;
 pub use error::UserError;
 pub use frames::FRAMES;
 use frames::{EdgePrediction, Frames};

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::class_name::ClassNameError;
 use super::class_name::MAX_BYTES;
 use super::*;
 

@@ -82,7 +82,8 @@ fn sandbox_hides_a_head_in_a_new_directory_until_a_restart() {
         if landlock {
             let line = live.log("keeping the old settings");
             assert!(
-                line.contains("the sandbox limits edge to the directories") && line.contains("restart"),
+                line.contains("the sandbox limits edge to the directories")
+                    && line.contains("restart"),
                 "{line}"
             );
             // Paths known at the start can still be read.
@@ -110,7 +111,11 @@ fn required_sandbox_is_complete_or_an_error() {
             edge.arg("--source").arg(folder.path());
         }
         edge.args(["--sandbox", "require"]);
-        if full { drop(succeed(&mut edge)) } else { drop(fail(&mut edge, 1, "not available on this system")) }
+        if full {
+            drop(succeed(&mut edge))
+        } else {
+            drop(fail(&mut edge, 1, "not available on this system"))
+        }
     }
     // qemu-user supports neither landlock nor seccomp, and `edge` reports that.
     let mut edge = Device::Aarch64.edge();

@@ -215,7 +215,7 @@ fn other_base(path: &Path) {
 
 /// Writes a copy of a head for another base, with a prefix to its labels.
 fn moved(head: &Path, base: &Path, prefix: &str, path: &Path) {
-    let mut head = Head::load(head).unwrap();
+    let mut head = Head::open(head).unwrap();
     head.base = Fingerprint::of(&bytes(base));
     head.labels.iter_mut().for_each(|label| label.insert_str(0, prefix));
     head.save(path).unwrap();

@@ -177,7 +177,7 @@ fn untrusted_signatures_are_refused() {
     // Unsigned, modified, signed for another file.
     place.put_signed("head", &scene.heads[0]);
     refused(&["old"], "it is not signed");
-    let mut altered = Head::load(&scene.heads[0]).unwrap();
+    let mut altered = Head::open(&scene.heads[0]).unwrap();
     altered.labels[0] = "altered".into();
     altered.save(&place.path("altered")).unwrap();
     place.put_signed("head", &first);
@@ -281,7 +281,7 @@ fn a_replayed_head_is_refused_after_a_restart_and_the_last_good_one_runs() {
 
     // A modified copy in the state directory is not accepted either.
     let kept = place.path("state/kept").join(format!("head-{}.postcard", digest(&new)));
-    let mut forged = Head::load(&kept).unwrap();
+    let mut forged = Head::open(&kept).unwrap();
     forged.labels[0] = "forged".into();
     forged.save(&kept).unwrap();
     let mut edge = Edge::start(&mut place.edge(&flags));

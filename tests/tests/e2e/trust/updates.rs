@@ -94,7 +94,7 @@ fn label_change_due_to_a_new_head_is_reported() {
     );
     let change = edge.line();
     assert_eq!(change["event"], "label", "{change}");
-    let labels = |head: &Path| Head::load(head).unwrap().labels;
+    let labels = |head: &Path| Head::open(head).unwrap().labels;
     assert!(labels(first).iter().any(|label| change["from"] == **label), "{change}");
     assert!(labels(other).iter().any(|label| change["to"] == **label), "{change}");
     edge.stop();
@@ -117,7 +117,7 @@ fn damaged_head_is_reported_once_and_changes_nothing() {
     std::fs::remove_file(place.path("head")).unwrap();
     edge.expect("refused", "cannot read");
     // A head whose numbers are each valid, but overflow together.
-    let mut huge = Head::load(&scene.heads[1]).unwrap();
+    let mut huge = Head::open(&scene.heads[1]).unwrap();
     let last = huge.layers.last_mut().unwrap();
     last.kernel.fill(f32::MAX);
     last.bias.fill(f32::MAX);
@@ -350,7 +350,8 @@ fn full_disk_is_reported_when_a_new_head_is_installed() {
         event = edge.model();
     }
     assert!(
-        event["state"] == "refused" && event.to_string().contains("cannot record it in the state directory"),
+        event["state"] == "refused"
+            && event.to_string().contains("cannot record it in the state directory"),
         "{event}"
     );
     assert_eq!(labels(&edge.frame()), ["green", "red"]);
