@@ -2,7 +2,7 @@
 //!
 //! - `state.json`: the highest versions, the running model, the one before, and the one that was
 //!   rolled back from.
-//! - `kept/head-SHA256.postcard`, `kept/base-SHA256.onnx`, each with its `.minisig`: copies of these
+//! - `kept/head-SHA256.postcard`, `kept/base-SHA256.onnx`, each with its `.minisig`: copies of
 //!   models.
 //! - `lock`, `running`: locks, for changes of `state.json` and for the one `edge run` that uses the
 //!   directory.
@@ -172,7 +172,7 @@ impl Record {
     pub fn roll_back(&mut self) -> Result<ModelId> {
         let (Some(current), Some(previous)) = (self.current, self.previous) else {
             bail!(
-                "no earlier model to roll back to; one is stored once a second head or base is accepted"
+                "no earlier model to roll back to; one is stored once a second head or base runs"
             );
         };
         (self.current, self.previous, self.held) = (Some(previous), Some(current), Some(current));

@@ -136,7 +136,7 @@ pub struct Sandbox {
     pub seccomp: bool,
     /// Descriptions of limits that were requested and are not in force.
     pub missing: Vec<String>,
-    /// The kernel drops the rule for `/proc/self` when it drops the directory, so that is kept open.
+    /// The kernel drops the rule for `/proc/self` with the directory, which is kept open for that.
     _proc: Option<PathFd>,
 }
 
@@ -155,7 +155,7 @@ impl SandboxOptions {
                 _proc: None,
             });
         }
-        // Without /proc, the order of the code must suffice. An emulator has threads of its own, but
+        // Without /proc, the order of the code must suffice. An emulator has its own threads, but
         // no sandbox either.
         let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
         let sandbox = restrict(needs);

@@ -308,7 +308,7 @@ mod filter {
             }
         }
 
-        /// The unit's own filter must allow what this one does, and the calls that enter the sandbox.
+        /// The filter of the unit must allow the calls of this one and those entering the sandbox.
         #[test]
         fn the_systemd_unit_allows_the_listed_calls_and_entering_the_sandbox() {
             let unit = include_str!("../../../packaging/vgg-edge.service");
@@ -381,7 +381,7 @@ mod filter {
             for call in dangerous {
                 assert!(!rules.contains_key(&call), "{call}");
             }
-            // Calls with checked arguments have conditions: without any they would be allowed always.
+            // Calls with checked arguments have conditions; without, they would always be allowed.
             for (name, call) in [CHECKED, CHECKED_OLD].concat() {
                 assert!(rules.get(&call).is_some_and(|rules| !rules.is_empty()), "{name}");
             }
