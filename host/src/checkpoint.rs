@@ -1,5 +1,5 @@
 //! `HEAD.checkpoint`: the state from which an interrupted training is resumed.
-//! `ARCHITECTURE.md` has the table.
+//! `docs/formats.md` has the table.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -45,7 +45,7 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// Returns the settings with the smallest error (`BENCHMARKS.md`).
+    /// Returns the settings with the smallest error (`docs/benchmarks.md`).
     fn default() -> Self {
         Self {
             method: Method::Percentile(99.9999),

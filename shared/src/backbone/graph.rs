@@ -1,8 +1,8 @@
 //! The ONNX file in tract: parsing, the checks of its chain of convolutions, and the pass that
 //! folds the chain into one op.
 //!
-//! tract's own quantized convolution is not used because of its speed (`ARCHITECTURE.md`, Backbone
-//! file); its parser, shape analysis and runtime are. Only the three operators of a base are
+//! tract's own quantized convolution is not used because of its speed (`docs/design.md`,
+//! Backbone); its parser, shape analysis and runtime are. Only the three operators of a base are
 //! registered: with all of ONNX the program for the device is four times as large.
 
 use std::collections::BTreeMap;

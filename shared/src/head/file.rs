@@ -1,5 +1,5 @@
 //! The head file: a postcard payload in the envelope of [`crate::container`].
-//! `ARCHITECTURE.md` has the table.
+//! `docs/formats.md` has the table.
 
 use std::path::Path;
 

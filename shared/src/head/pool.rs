@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::preprocess::Preprocess;
 
-/// The pooling of the feature map `[h, w, channels]` before the dense layers. `ARCHITECTURE.md` has
-/// the arithmetic.
+/// The pooling of the feature map `[h, w, channels]` before the dense layers.
+///
+/// `docs/exactness.md` has the arithmetic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Pool {
     /// All values, in the order h, w, channel (Keras `Flatten`).

@@ -2,7 +2,7 @@
 //! set, and one small file for each instruction set.
 //!
 //! [`Stack`] runs a chain of [`ConvLayer`]s, each with ReLU and, where requested, 2x2 max pooling.
-//! The arithmetic is specified in `ARCHITECTURE.md`; [`algo::reference`] is that specification in
+//! The arithmetic is specified in `docs/exactness.md`; [`algo::reference`] is that specification in
 //! code, and every kernel is tested against it.
 //!
 //! Each module uses only modules above it in this list:

@@ -2,7 +2,7 @@
 
 use crate::kernels::layout::BLOCK;
 
-/// Steps 3 and 4 of the convolution (`ARCHITECTURE.md`) for an output zero point of 0.
+/// Steps 3 and 4 of the convolution (`docs/exactness.md`) for an output zero point of 0.
 ///
 /// Clamping comes before rounding, which is the same since both bounds are integers; rounding to
 /// nearest even is that of an addition of 1.5 * 2^23, which every CPU does alike and which needs no

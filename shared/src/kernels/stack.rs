@@ -198,7 +198,7 @@ impl Visitor for ChooseAlgorithms<'_> {
 
     fn visit<I: Isa, D: Dot>(self, _: I, _: D) -> Vec<Algorithm> {
         // On Cortex-A76 `sdot` takes half the time of Winograd's `smlal`, which needs a quarter of
-        // the multiplications: `BENCHMARKS.md`.
+        // the multiplications: `docs/benchmarks.md`.
         let best = if D::PREFERRED { Algorithm::Dot } else { Algorithm::Winograd };
         let choose = |(index, layer): (usize, &ConvLayer)| {
             [best, Algorithm::Winograd]

@@ -1,5 +1,5 @@
 //! Runs every target on its corpus and on a fixed number of mutated copies, or on
-//! `VGG_EDGE_HOSTILE_CASES`. `RELIABILITY.md` lists the long runs, and those under libFuzzer.
+//! `VGG_EDGE_HOSTILE_CASES`. `docs/testing.md` lists the long runs, and those under libFuzzer.
 
 #![allow(
     clippy::unwrap_used,

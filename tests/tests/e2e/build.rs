@@ -119,10 +119,10 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Every `unsafe` is listed in RELIABILITY.md, which has a count and a reason for each file.
+/// Every `unsafe` is listed in docs/testing.md, which has a count and a reason for each file.
 #[test]
 fn unsafe_code_is_listed() {
-    let text = std::fs::read_to_string(root().join("RELIABILITY.md")).unwrap();
+    let text = std::fs::read_to_string(root().join("docs/testing.md")).unwrap();
     let mut listed = BTreeMap::new();
     for row in text.lines().filter(|line| line.starts_with("| `") && line.contains(".rs` |")) {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
@@ -141,6 +141,6 @@ fn unsafe_code_is_listed() {
             found.insert(file.strip_prefix(root()).unwrap().to_str().unwrap().to_owned(), count);
         }
     }
-    assert_eq!(found, listed, "as it is in the code, and in RELIABILITY.md");
+    assert_eq!(found, listed, "as it is in the code, and in docs/testing.md");
     assert!(found.len() > 3);
 }

@@ -3,7 +3,7 @@
 //!
 //! Programs run under strace; `tests::disk` computes what the disk may contain if the power fails
 //! after any of their calls. `VGG_EDGE_LOSSES` is the number of such disks that each test checks;
-//! `RELIABILITY.md` lists the long run.
+//! `docs/testing.md` lists the long run.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};

@@ -1,4 +1,4 @@
-//! File of features: a part of a data set, or after `host merge` all of it. `ARCHITECTURE.md` has
+//! File of features: a part of a data set, or after `host merge` all of it. `docs/formats.md` has
 //! the table.
 
 use std::fs::File;
