@@ -59,7 +59,7 @@ pub struct Args {
     #[command(flatten)]
     camera: CameraFlags,
 
-    #[command(flatten, next_help_heading = "Image")]
+    #[command(flatten)]
     view: ViewOptions,
 
     #[command(flatten)]
@@ -228,12 +228,12 @@ mod tests {
             ("config", None),
             ("source", Some("Source")),
             ("resolution", Some("Camera")),
-            ("crop", Some("Image")),
+            ("crop", Some("Input")),
             ("min-frames", Some("Decision")),
             ("json", Some("Output")),
             ("collect", Some("Collecting")),
             ("http", Some("Web page")),
-            ("base", Some("Model")),
+            ("base", Some("Backbone")),
             ("trust", Some("Model")),
             ("sandbox", Some("Sandbox")),
         ] {
