@@ -247,13 +247,13 @@ pub struct ModelFlags {
     pub base: BaseOptions,
 
     /// Use a new head, or a new base and its head, once it is moved into place
-    #[arg(long)]
+    #[arg(long, help_heading = "Model")]
     pub watch: bool,
 
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Model")]
     pub trust: TrustOptions,
 
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Model")]
     pub threads: Threads,
 }
 

@@ -93,7 +93,7 @@ fn sandbox_hides_a_head_in_a_new_directory_until_a_restart() {
         live.log("reloaded");
         std::fs::write(&config, format!("head = {head:?}\nsandbox = \"require\"\n")).unwrap();
         live.signal("-HUP");
-        live.log("the sandbox cannot change");
+        live.log("cannot change the sandbox");
         live.stop();
     }
 }

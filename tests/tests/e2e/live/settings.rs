@@ -41,7 +41,7 @@ fn conflicting_flags_are_refused() {
         (&["--source", "-", "--loop"], "--loop"),
         (&["--device", "/dev/video0", "--loop"], "--loop"),
         (&["--source", "-", "--fps", "5"], "--fps"),
-        (&["--source", "x", "--http", "0.0.0.0:8080"], "wants a --http-token"),
+        (&["--source", "x", "--http", "0.0.0.0:8080"], "needs an --http-token"),
     ] {
         fail(edge_run().args(args), 2, words);
     }
