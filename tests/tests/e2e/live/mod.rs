@@ -58,9 +58,8 @@ fn answer(line: &Value) -> String {
 /// Writes four images of each of the head's two classes.
 fn two_scenes(folder: &Path) {
     for number in 0..8u32 {
+        let mut scene = picture(40, 40, 7);
         let channel = usize::from(number >= 4);
-        // Images that the head was trained on, so that it tells them apart.
-        let mut scene = picture(40, 40, 3 + 100 * channel as u32);
         scene.pixels_mut().for_each(|pixel| pixel.0[channel] = 255 - pixel.0[channel] / 8);
         let bytes = encode(&DynamicImage::ImageRgb8(scene), ImageFormat::Bmp);
         std::fs::write(folder.join(format!("{number}.bmp")), bytes).unwrap();
