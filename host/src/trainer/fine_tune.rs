@@ -52,13 +52,13 @@ pub struct Model<'a> {
 ///
 /// Of `config`, classes and their weights, dropout (on the outputs of hidden layers), label
 /// smoothing (in training), optimizer (at a constant rate), epochs, batch size, seed and patience
-/// count. The best epoch is chosen as by [`train`](super::train), the state before training among
+/// count. The best epoch is chosen as by [`train`](super::train()), the state before training among
 /// them: fine-tuning never returns a model that measures worse. `from` is the state at which an
 /// earlier call stopped. `on_event` is called after each batch and each epoch, and ends training by
 /// breaking; the result is the best of the complete epochs.
 ///
 /// # Errors
-/// As [`train`](super::train).
+/// As [`train`](super::train()).
 pub fn fine_tune(
     config: &TrainConfig,
     model: Model,

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! (with any number of hidden layers, each with its dropout; with `batch_norm` these are
-//! `Dense(units, use_bias=False) -> BatchNormalization -> ReLU -> Dropout`), and [`train`] does
+//! `Dense(units, use_bias=False) -> BatchNormalization -> ReLU -> Dropout`), and [`train()`] does
 //! what `model.fit` of Keras 3 does:
 //!
 //! - Kernels start `glorot_uniform`, uniform in `±sqrt(6 / (inputs + outputs))`, biases at zero.
@@ -31,8 +31,8 @@
 //! - [`BatchNorm`] uses mean and variance of the batch in training and moving means otherwise; it
 //!   is folded into the layer in the end.
 //!
-//! Beyond Keras, the weights of the best epoch are the ones returned; [`train`] defines which it
-//! is. [`fine_tune`] trains the last convolutions of the base with the head, by the same loop.
+//! Beyond Keras, the weights of the best epoch are the ones returned; [`train()`] defines which it
+//! is. [`fine_tune()`] trains the last convolutions of the base with the head, by the same loop.
 //!
 //! # Structure
 //!
