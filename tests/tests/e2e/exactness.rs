@@ -146,6 +146,7 @@ fn unit_tests_pass_on_arm() {
                     "--quiet",
                     "--locked",
                     "--release",
+                    "--lib",
                     "-p",
                     "vgg-edge",
                     "-p",
